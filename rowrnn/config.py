@@ -1,0 +1,296 @@
+"""The configuration of one experiment: every default and every range check is in this file.
+
+A configuration is a tree of frozen dataclasses, read from TOML with `load`, written with `dump`,
+and checked as a whole with `check`. The module imports nothing heavy, so that a bad value is
+reported before jax is loaded.
+
+>>> config = Config(model=ModelConfig(hidden_size=64))
+>>> config.model.projection_size
+128
+>>> check(Config(train=TrainConfig(batch_size=0)))
+Traceback (most recent call last):
+rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 1048576
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from rowrnn.errors import ConfigError
+
+DEFAULT_EPOCHS = 10
+
+
+def _between(default: Any, low: float, high: float, *, open_high: bool = False) -> Any:
+    """A field whose value lies in [low, high], or in [low, high) with `open_high`."""
+    return field(default=default, metadata={"low": low, "high": high, "open_high": open_high})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: each row through a linear projection, an LSTM over the rows, a readout."""
+
+    projection_size: int = _between(128, 0, 65_536)
+    """Width of the linear layer in front of the LSTM; 0 feeds the rows directly."""
+    hidden_size: int = _between(128, 1, 65_536)
+    """Units of each LSTM layer."""
+    layers: int = _between(1, 1, 64)
+    """LSTM layers, one on top of the other."""
+    dropout: float = _between(0.0, 0.0, 1.0, open_high=True)
+    """Share of the activations dropped between LSTM layers and before the readout."""
+    forget_bias: float = _between(1.0, -100.0, 100.0)
+    """Added to the forget gate at run time, beside its learned bias."""
+    init: Literal["modern", "notebook"] = "modern"
+    """modern: Glorot, orthogonal recurrence. notebook: as the 2015 notebook drew them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the operands of matrix products; parameters and sums stay float32."""
+    backend: Literal["scan"] = "scan"
+    """Which implementation of the recurrence runs."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, where they lie and how they are split and augmented."""
+
+    dataset: Literal["mnist_sample", "mnist", "fashion_mnist", "kmnist", "idx"] = "mnist_sample"
+    """mnist_sample ships with rowrnn; idx reads the four IDX files in data.dir."""
+    dir: str = ""
+    """idx: the directory of the files. Otherwise the TFDS data directory (TFDS_DATA_DIR)."""
+    manual_dir: str = ""
+    """Directory with the original files, used by `data prepare` instead of the network."""
+    validation_size: int | None = _between(None, 0, 1_000_000_000)
+    """First training images set apart; unset: 5000 of 50,000 or more, otherwise none."""
+    shift: int = _between(0, 0, 1_000)
+    """Augmentation: training images move by up to this many pixels along each axis."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer, its schedule and what is done to gradients and averages."""
+
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
+    """Optax's transformation of that name."""
+    learning_rate: float = _between(1e-3, 0.0, 1e3)
+    """Peak of the schedule."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine decays to zero at the last step."""
+    warmup_steps: int = _between(0, 0, 1_000_000_000)
+    """Linear warm-up from zero."""
+    weight_decay: float = _between(1e-4, 0.0, 1e3)
+    """Decoupled weight decay of adamw and muon, on kernels only."""
+    momentum: float = _between(0.9, 0.0, 1.0, open_high=True)
+    """First-moment decay: beta1 of adam and adamw, momentum of sgd and muon."""
+    beta2: float = _between(0.999, 0.0, 1.0, open_high=True)
+    """Second-moment decay of adam and adamw."""
+    epsilon: float = _between(1e-8, 0.0, 1.0)
+    """Denominator offset of adam and adamw."""
+    clip_norm: float = _between(0.0, 0.0, 1e9)
+    """Largest global norm of the gradients; 0 does not clip."""
+    ema_decay: float = _between(0.0, 0.0, 1.0, open_high=True)
+    """Decay of the moving average of the parameters that is then evaluated; 0 keeps none."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, batch, seed and what is shown and measured on the way."""
+
+    seed: int = _between(0, 0, 2**32 - 1)
+    """Fixes initialisation, data order, dropout and augmentation."""
+    batch_size: int = _between(128, 1, 2**20)
+    """Examples per step."""
+    examples: int | None = _between(None, 1, 10**15)
+    """Length in examples: steps are taken while step * batch_size < examples."""
+    epochs: int | None = _between(None, 1, 10**9)
+    """Length in passes over the training part; 10 where neither length is given."""
+    label_smoothing: float = _between(0.0, 0.0, 1.0, open_high=True)
+    """Share of the target spread evenly over all classes."""
+    precision: Literal["default", "high", "highest"] = "default"
+    """Matrix-product precision, as jax names it; on a CPU all three are float32."""
+    display: Literal["progress", "notebook", "none"] = "progress"
+    """progress: a live bar on stderr. notebook: the lines of the 2015 notebook on stdout."""
+    log_every_steps: int = _between(50, 1, 1_000_000_000)
+    """Steps between two entries of the metrics log (and two lines of the notebook display)."""
+    eval_every_steps: int = _between(0, 0, 1_000_000_000)
+    """Steps between two evaluations on the validation part; 0: each epoch."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When states are saved; a stop always saves."""
+
+    every_steps: int = _between(0, 0, 1_000_000_000)
+    """Steps between two saves; 0: each epoch."""
+    keep: int = _between(2, 1, 1_000_000)
+    """How many of the latest checkpoints stay, beside the best on validation."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How many devices one run uses."""
+
+    devices: int = _between(0, 0, 1_000_000)
+    """Devices that share each batch; 0: every accelerator, or a single CPU device."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+
+def load(path: str | Path) -> Config:
+    """Reads and checks a TOML file; what it leaves out has its default.
+
+    Raises `ConfigError` where the file is missing, is not UTF-8 or not TOML, or holds an unknown
+    name or a value out of range.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"config {path}: {error.strerror}; give the path of a TOML file, "
+            "such as experiments/quickstart.toml"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"config {path}: byte {error.start} is not UTF-8; save the file as UTF-8 text"
+        ) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"config {path}: not valid TOML: {error}") from error
+    try:
+        config = from_dict(tables)
+        check(config)
+    except ConfigError as error:
+        raise ConfigError(f"config {path}: {error}") from error
+    return config
+
+
+def from_dict(tables: Mapping[str, Any]) -> Config:
+    """Builds a configuration from nested tables such as TOML gives; unknown names raise."""
+    names = [f.name for f in dataclasses.fields(Config)]
+    sections = {}
+    for name, table in tables.items():
+        if name not in names:
+            raise ConfigError(f"unknown section [{name}]{_nearest(name, names)}")
+        section_type = type(getattr(Config, name))
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{name} = {table!r}: must be a table, written as [{name}]")
+        fields = [f.name for f in dataclasses.fields(section_type)]
+        for key in table:
+            if key not in fields:
+                raise ConfigError(f"unknown name {name}.{key}{_nearest(key, fields)}")
+        sections[name] = section_type(**table)
+    return Config(**sections)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The nested tables of a configuration; values that are unset (None) are left out."""
+    return {
+        name: {key: value for key, value in table.items() if value is not None}
+        for name, table in dataclasses.asdict(config).items()
+    }
+
+
+def dump(config: Config) -> str:
+    """The configuration as TOML, every value spelt out; `load` reads it back unchanged."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` naming the first field whose value is of the wrong type or range."""
+    for section in dataclasses.fields(config):
+        table = getattr(config, section.name)
+        hints = typing.get_type_hints(type(table))
+        for spec in dataclasses.fields(table):
+            value = getattr(table, spec.name)
+            problem = _problem(value, hints[spec.name], spec.metadata)
+            if problem:
+                raise ConfigError(f"{section.name}.{spec.name} = {value!r}: {problem}")
+    if config.train.examples is not None and config.train.epochs is not None:
+        raise ConfigError(
+            f"train.examples = {config.train.examples} and train.epochs = {config.train.epochs}: "
+            "only one of the two can set the length; leave the other out"
+        )
+    if config.data.dataset == "idx" and not config.data.dir:
+        raise ConfigError(
+            "data.dir is empty: the dataset 'idx' needs the directory of the four IDX files; "
+            "add --data.dir DIR"
+        )
+
+
+def check_fits(config: Config, train_size: int) -> None:
+    """Raises `ConfigError` where the batch is larger than the training part of the data."""
+    if config.train.batch_size > train_size:
+        raise ConfigError(
+            f"train.batch_size = {config.train.batch_size}: must be at most {train_size}, "
+            f"the number of training images in {config.data.dataset}"
+        )
+
+
+def total_steps(config: Config, train_size: int) -> int:
+    """Steps of the whole run, for a training part of `train_size` images.
+
+    `train.examples` follows the notebook's loop, which starts at step 1 and goes on while
+    ``step * batch_size < examples``:
+
+    >>> total_steps(Config(train=TrainConfig(examples=100_000, batch_size=128)), 55_000)
+    781
+    """
+    batch = config.train.batch_size
+    if config.train.examples is not None:
+        return max(1, (config.train.examples - 1) // batch)
+    return (config.train.epochs or DEFAULT_EPOCHS) * (train_size // batch)
+
+
+def differences(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
+    """The fields in which two configurations differ, as (dotted name, old value, new value)."""
+    olds, news = dataclasses.asdict(old), dataclasses.asdict(new)
+    for section, table in olds.items():
+        for key, value in table.items():
+            if value != news[section][key]:
+                yield f"{section}.{key}", value, news[section][key]
+
+
+def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
+    """What is wrong with a value, or an empty string."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        if value in options:
+            return ""
+        return f"must be one of {', '.join(options)}{_nearest(str(value), options)}"
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return ""
+        hint = next(option for option in options if option is not type(None))
+    if hint is str:
+        return "" if isinstance(value, str) else "must be a string, in quotes"
+    kinds = int if hint is int else (int, float)
+    low, high, open_high = limits["low"], limits["high"], limits["open_high"]
+    # nan and inf fail the comparisons.
+    if isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high:
+        if not (open_high and value == high):
+            return ""
+    noun = "an integer" if hint is int else "a number"
+    until = "up to but not including" if open_high else "to"
+    return f"must be {noun} from {low} {until} {high}"
+
+
+def _nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """A hint at the nearest valid name, or the list of all of them."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; valid names: {', '.join(valid)}"
