@@ -280,10 +280,10 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
         return "" if isinstance(value, str) else "must be a string, in quotes"
     kinds = int if hint is int else (int, float)
     low, high, open_high = limits["low"], limits["high"], limits["open_high"]
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
     # nan and inf fail the comparisons.
-    if isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high:
-        if not (open_high and value == high):
-            return ""
+    if is_number and low <= value <= high and not (open_high and value == high):
+        return ""
     noun = "an integer" if hint is int else "a number"
     until = "up to but not including" if open_high else "to"
     return f"must be {noun} from {low} {until} {high}"
