@@ -1,0 +1,80 @@
+"""Figures, drawn with matplotlib's objects alone: no pyplot, no window, no global state."""
+
+import os
+
+import numpy as np
+
+
+def confusion_matrix(confusion: np.ndarray, path: str | os.PathLike[str], title: str) -> None:
+    """Draws a confusion matrix as a PNG in which the errors stand out.
+
+    `confusion` is an integer array [C, C]: examples of the true class (row) that were given the
+    predicted class (column). Each count stands in its cell, zeros left empty. The diagonal, which
+    would drown everything else, is grey; the other cells are coloured by their share of their
+    row, on a scale that ends at the largest error. Beside each row stands the accuracy of its
+    class. Raises `OSError` where `path` cannot be written.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "confusion.png")
+    ...     confusion_matrix(np.array([[95, 5], [2, 98]]), path, "two classes, 193 of 200 right")
+    ...     os.path.getsize(path) > 0
+    True
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    confusion = np.asarray(confusion)
+    classes = len(confusion)
+    totals = confusion.sum(axis=1)
+    shares = confusion / np.maximum(totals, 1)[:, None]
+    errors = np.ma.masked_array(shares, mask=np.eye(classes, dtype=bool))
+    worst = max(errors.max(), 1e-3) if classes > 1 else 1e-3
+
+    cell = np.clip(6 / classes, 0.3, 1.2)  # inches
+    figure = Figure(figsize=(cell * classes + 1.8, cell * classes + 2), dpi=120)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.88")  # what the diagonal shows
+    # One hue from white: the lightness alone says it, to every kind of colour vision.
+    image = axes.imshow(errors, cmap="Oranges", vmin=0, vmax=worst)
+    for true, predicted in zip(*np.nonzero(confusion), strict=True):
+        axes.text(
+            predicted,
+            true,
+            str(confusion[true, predicted]),
+            ha="center",
+            va="center",
+            fontsize=min(11, 22 * cell),
+            color="white" if true != predicted and shares[true, predicted] > worst / 2 else "black",
+        )
+    axes.set_title(title, parse_math=False, fontsize=12, pad=12)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_xticks(range(classes))
+    axes.set_yticks(range(classes))
+    # White lines between the cells.
+    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+
+    right = axes.secondary_yaxis("right")
+    accuracies = [
+        f"{100 * share:.1f} %" if total else "–"
+        for share, total in zip(shares.diagonal(), totals, strict=True)
+    ]
+    right.set_yticks(range(classes), accuracies)
+    right.set_ylabel("accuracy of the class")
+    right.tick_params(length=0)
+    right.spines[:].set_visible(False)
+
+    bar = figure.colorbar(
+        image, ax=axes, location="bottom", shrink=0.6, aspect=30, format=PercentFormatter(1)
+    )
+    bar.set_label("errors, share of the true class")
+    bar.outline.set_visible(False)
+    figure.savefig(path, format="png")

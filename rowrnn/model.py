@@ -1,0 +1,132 @@
+"""The network, in Flax Linen over the pure functions of `rowrnn.lstm`: pixels to logits."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jax.nn.initializers import Initializer
+
+from rowrnn.config import ModelConfig
+from rowrnn.lstm import Affine, Carry, lstm, zero_carry
+
+Params = dict[str, Affine]
+"""``projection`` (where there is one), ``lstm_0``, ``lstm_1``, …, ``readout``."""
+
+PIXEL_SCALE = 1 / 255
+"""Turns uint8 pixels into the range 0 to 1."""
+
+
+class RowRNN(nn.Module):
+    """Reads each image row by row through stacked LSTMs and classifies the last hidden state.
+
+    >>> model = RowRNN(ModelConfig(), classes=10)
+    >>> images = jnp.zeros((2, 28, 28), jnp.uint8)
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> logits, carries = model.apply(variables, images)
+    >>> logits.shape, len(carries), carries[0][0].shape
+    ((2, 10), 1, (2, 128))
+
+    Attributes:
+        config: sizes, initialisers, dtype and backend.
+        classes: number of classes, C.
+    """
+
+    config: ModelConfig
+    classes: int
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        carries: Sequence[Carry] | None = None,
+        *,
+        every_row: bool = False,
+        dropout: bool = False,
+    ) -> tuple[jax.Array, list[Carry]]:
+        """Runs the network.
+
+        Args:
+            images: [B, T, F], uint8.
+            carries: one (c, h) for each layer, each [B, H]; zeros where not given. This is the
+                notebook's `istate`.
+            every_row: whether to give the logits after every row instead of after the last.
+            dropout: whether to drop activations; needs an rng named "dropout".
+
+        Returns:
+            Logits, [B, C] or with `every_row` [T, B, C], and the carries after the last row.
+        """
+        config = self.config
+        rows, inputs, scale = images.transpose(1, 0, 2), images.shape[-1], PIXEL_SCALE
+        projection = None
+        if config.projection_size:
+            projection = self._affine("projection", inputs, config.projection_size)
+            inputs = config.projection_size
+        if carries is None:
+            carries = [zero_carry(images.shape[0], config.hidden_size)] * config.layers
+        last_carries = []
+        for layer, carry in enumerate(carries):
+            is_last = layer == config.layers - 1
+            rows, carry = lstm(
+                self._cell(f"lstm_{layer}", inputs),
+                rows,
+                carry,
+                projection=projection,
+                input_scale=scale,
+                forget_bias=config.forget_bias,
+                dtype=jnp.dtype(config.dtype),
+                every_row=every_row or not is_last,
+                backend=config.backend,
+            )
+            last_carries.append(carry)
+            rows = nn.Dropout(config.dropout, deterministic=not dropout)(rows)
+            projection, inputs, scale = None, config.hidden_size, 1.0
+        readout = self._affine("readout", config.hidden_size, self.classes)
+        # The readout is small and decides the loss: it stays in float32 whatever the dtype.
+        return rows @ readout.kernel + readout.bias, last_carries
+
+    def _affine(self, name: str, inputs: int, outputs: int) -> Affine:
+        """The parameters of a linear layer: projection or readout."""
+
+        def init(key):
+            if self.config.init == "notebook":
+                kernel_key, bias_key = jax.random.split(key)
+                normal = initializers.normal(1.0)
+                return Affine(normal(kernel_key, (inputs, outputs)), normal(bias_key, (outputs,)))
+            kernel = initializers.glorot_uniform()(key, (inputs, outputs))
+            return Affine(kernel, jnp.zeros(outputs))
+
+        return self.param(name, init)
+
+    def _cell(self, name: str, inputs: int) -> Affine:
+        """The parameters of one LSTM layer."""
+        hidden = self.config.hidden_size
+        init = _uniform_unit_scaling if self.config.init == "notebook" else _glorot_orthogonal
+
+        def init_cell(key):
+            return Affine(init(key, inputs, hidden), jnp.zeros(4 * hidden))
+
+        return self.param(name, init_cell)
+
+
+def _uniform_unit_scaling(key: jax.Array, inputs: int, hidden: int) -> jax.Array:
+    """TensorFlow's default in 2015: uniform with variance 1/fan-in, so ±sqrt(3 / fan-in)."""
+    limit = (3 / (inputs + hidden)) ** 0.5
+    return jax.random.uniform(key, (inputs + hidden, 4 * hidden), minval=-limit, maxval=limit)
+
+
+def _glorot_orthogonal(key: jax.Array, inputs: int, hidden: int) -> jax.Array:
+    """Glorot-uniform input kernels and orthogonal recurrent ones, gate by gate."""
+    input_key, recurrent_key = jax.random.split(key)
+    return jnp.concatenate(
+        [
+            _per_gate(initializers.glorot_uniform(), input_key, (inputs, hidden)),
+            _per_gate(initializers.orthogonal(), recurrent_key, (hidden, hidden)),
+        ]
+    )
+
+
+def _per_gate(init: Initializer, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Four independent draws side by side, [shape[0], 4 * shape[1]]."""
+    return jnp.concatenate([init(k, shape) for k in jax.random.split(key, 4)], axis=1)

@@ -1,0 +1,108 @@
+"""Devices: starting jax, the mesh and what lies where. The only room that knows of devices."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rowrnn.config import ParallelConfig
+from rowrnn.errors import ConfigError
+from rowrnn.state import TrainState
+from rowrnn.step import Batch
+
+
+def start(config: ParallelConfig) -> None:
+    """Prepares jax for a run; what is asked for must come before its first computation."""
+    if config.devices > 1:
+        # Raises where the backend runs already; `make_mesh` checks that it has enough devices.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", config.devices)
+
+
+def make_mesh(config: ParallelConfig) -> Mesh:
+    """A mesh with axes "seed" and "data", all its devices on "data".
+
+    Raises `ConfigError` where fewer devices are there than asked for.
+    """
+    devices = jax.devices()
+    count = config.devices or (1 if devices[0].platform == "cpu" else len(devices))
+    if count > len(devices):
+        raise ConfigError(
+            f"parallel.devices = {count}: this process has {len(devices)} "
+            f"{devices[0].platform} device(s); ask for at most that many"
+        )
+    grid = np.array(devices[:count]).reshape(1, count)
+    return Mesh(grid, ("seed", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_divides(mesh: Mesh, batch_size: int) -> None:
+    """Raises `ConfigError` where the batch cannot be divided evenly over the devices."""
+    count = mesh.shape["data"]
+    if batch_size % count:
+        raise ConfigError(
+            f"train.batch_size = {batch_size}: must be a multiple of {count}, "
+            "the number of devices that share each batch"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def divide(mesh: Mesh, batch: Batch) -> Batch:
+    """Inside a jitted function: spreads the examples of a batch over the axis "data"."""
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("data")))
+
+
+def put_split(mesh: Mesh, images: np.ndarray, labels: np.ndarray) -> Batch:
+    """A whole split on every device."""
+    everywhere = replicated(mesh)
+    return Batch(jax.device_put(images, everywhere), jax.device_put(labels, everywhere))
+
+
+def create_state(mesh: Mesh, create: Callable[[int], TrainState], seed: int) -> TrainState:
+    """A new state on every device, made there: typed keys cannot be copied between processes."""
+    return jax.jit(create, out_shardings=replicated(mesh))(seed)
+
+
+def put_state(mesh: Mesh, state: TrainState) -> TrainState:
+    """A restored state on every device, by a jitted function for the same reason."""
+    return jax.jit(_copy, out_shardings=replicated(mesh))(state)
+
+
+def compile_replicated(
+    mesh: Mesh, function: Callable, *arguments: Any, donate: tuple[int, ...] = ()
+) -> Callable:
+    """Compiles a function whose arguments and results lie whole on every device of the mesh.
+
+    The compiled function takes arguments of exactly these shapes and types.
+    """
+    everywhere = replicated(mesh)
+    jitted = jax.jit(
+        function, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=donate
+    )
+    return jitted.lower(*arguments).compile()
+
+
+def describe(mesh: Mesh) -> dict[str, object]:
+    """What ran: platform, kind and number of devices, and the cores of the machine."""
+    device = mesh.devices.flat[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "devices": int(mesh.devices.size),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+    }
+
+
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)

@@ -1,0 +1,63 @@
+"""What a run carries from step to step, and how it begins."""
+
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rowrnn.config import Config
+from rowrnn.model import Params, RowRNN
+from rowrnn.optimizer import make_optimizer
+
+
+class TrainState(NamedTuple):
+    """The state of one run; every field is an array or a tree of arrays.
+
+    Attributes:
+        step: updates done, int32.
+        params: parameters of the model.
+        opt_state: state of the Optax transformation.
+        key: typed key that data order, augmentation and dropout are drawn from.
+        ema: moving average of the parameters, or None where the config keeps none.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    key: jax.Array
+    ema: Params | None
+
+
+def create(
+    config: Config, total_steps: int, shape: tuple[int, int], classes: int, seed: int | jax.Array
+) -> TrainState:
+    """The state before the first step, a pure function of its arguments.
+
+    Args:
+        config: model and optimizer; `config.train.seed` is not read, `seed` is.
+        total_steps: length of the run, for the schedule.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes.
+        seed: may be traced, so that `vmap` makes many states at once.
+
+    >>> state = create(Config(), 100, (28, 28), 10, seed=0)
+    >>> state.params["lstm_0"].kernel.shape
+    (256, 512)
+    """
+    init_key, key = jax.random.split(jax.random.key(seed))
+    images = jnp.zeros((1, *shape), jnp.uint8)
+    params = cast(Params, RowRNN(config.model, classes).init(init_key, images)["params"])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(config.optimizer, total_steps).init(params),
+        key=key,
+        # A copy: the state is donated, and one buffer cannot be donated twice.
+        ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+    )
+
+
+def evaluation_params(state: TrainState) -> Params:
+    """The parameters to evaluate: their moving average where one is kept."""
+    return state.params if state.ema is None else state.ema

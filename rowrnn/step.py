@@ -1,0 +1,177 @@
+"""The training step and the ways of running it: pure, jit-able, without I/O.
+
+There is one `train_step`. A *chunk* of steps (`run_chunk`) runs on the device without coming back
+to the host, over images that already lie there. Data order, augmentation and dropout are functions
+of (seed, step) alone, never of where a chunk begins or ends.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rowrnn import metrics
+from rowrnn.config import Config
+from rowrnn.metrics import Metrics
+from rowrnn.model import Params, RowRNN
+from rowrnn.optimizer import make_optimizer
+from rowrnn.state import TrainState
+
+EVAL_BATCH = 1_000
+
+# What is drawn from a run's key; each purpose has its own stream.
+_ORDER, _SHIFT, _DROPOUT = 0, 1, 2
+
+
+class Batch(NamedTuple):
+    """Images [B, T, F] uint8 and labels [B] int32; a whole split has the same form."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(config: Config, total_steps: int, classes: int) -> TrainStep:
+    """The pure function ``train_step(state, batch) -> (state, metrics)`` of an experiment.
+
+    One step augments the batch, computes loss and gradients, updates the parameters through Optax
+    and, where asked for, their moving average. The metrics are those of the forward pass, before
+    the update.
+    """
+    model = RowRNN(config.model, classes)
+    tx = make_optimizer(config.optimizer, total_steps)
+    ema_decay = config.optimizer.ema_decay
+
+    def loss_fn(params, images, labels, dropout_key):
+        logits, _ = model.apply(
+            {"params": params},
+            images,
+            dropout=config.model.dropout > 0,
+            rngs={"dropout": dropout_key},
+        )
+        losses = metrics.cross_entropy(logits, labels, config.train.label_smoothing)
+        return losses.mean(), metrics.from_logits(logits, losses, labels)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        images = batch.images
+        if config.data.shift:
+            shift_key = _stream(state.key, _SHIFT, state.step)
+            images = random_shift(shift_key, images, config.data.shift)
+        dropout_key = _stream(state.key, _DROPOUT, state.step)
+        grads, sums = jax.grad(loss_fn, has_aux=True)(
+            state.params, images, batch.labels, dropout_key
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = cast(Params, optax.apply_updates(state.params, updates))
+        ema = state.ema
+        if ema is not None:
+            ema = cast(Params, optax.incremental_update(params, ema, 1 - ema_decay))
+        finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.global_norm(grads))
+        sums = dataclasses.replace(sums, nonfinite=1 - finite.astype(jnp.int32))
+        return TrainState(state.step + 1, params, opt_state, state.key, ema), sums
+
+    return train_step
+
+
+def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int) -> jax.Array:
+    """The order of one pass: a permutation of `size` examples, a function of (key, epoch)."""
+    return jax.random.permutation(_stream(key, _ORDER, epoch), size)
+
+
+def take_batch(train: Batch, order: jax.Array, step: jax.Array, batch_size: int) -> Batch:
+    """The batch of a step; the remainder of each pass is dropped.
+
+    Args:
+        train: the training part, images [N, T, F] and labels [N].
+        order: what `epoch_order` gave for the epoch of this step, [N].
+        step: index of the step in the whole run.
+        batch_size: B.
+    """
+    in_epoch = step % (train.labels.shape[0] // batch_size)
+    index = jax.lax.dynamic_slice_in_dim(order, in_epoch * batch_size, batch_size)
+    return Batch(jnp.take(train.images, index, axis=0), jnp.take(train.labels, index))
+
+
+def run_chunk(
+    train_step: TrainStep,
+    state: TrainState,
+    train: Batch,
+    order: jax.Array,
+    steps: int | jax.Array,
+    batch_size: int,
+    place: Callable[[Batch], Batch] = lambda batch: batch,
+) -> tuple[TrainState, Metrics]:
+    """Runs `steps` steps of one epoch on the device and returns the sum of their metrics.
+
+    The number of steps is an array, not a constant, so that one compiled program runs chunks of
+    every length: a run cut elsewhere executes the same instructions and gives the same bits.
+
+    Args:
+        train_step: what `make_train_step` gave.
+        state: the state before the chunk.
+        train: the training part, on the device.
+        order: the order of the epoch that all these steps belong to, [N].
+        steps: how many steps.
+        batch_size: B.
+        place: where the rows of each batch lie, the identity on a single device.
+    """
+
+    def body(_, carried):
+        state, sums = carried
+        batch = place(take_batch(train, order, state.step, batch_size))
+        state, step_sums = train_step(state, batch)
+        return state, sums + step_sums
+
+    return jax.lax.fori_loop(0, steps, body, (state, metrics.zeros()))
+
+
+def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
+    """Moves each image by up to `most` pixels along both axes, filling with zeros.
+
+    Args:
+        key: typed key.
+        images: [B, T, F].
+        most: largest shift; offsets are uniform over the integers -most to most.
+    """
+    batch, *shape = images.shape
+    padded = jnp.pad(images, ((0, 0), (most, most), (most, most)))
+    offsets = jax.random.randint(key, (batch, 2), 0, 2 * most + 1)
+    return jax.vmap(lambda image, offset: jax.lax.dynamic_slice(image, offset, shape))(
+        padded, offsets
+    )
+
+
+def predict_logits(config: Config, params: Params, images: jax.Array, classes: int) -> jax.Array:
+    """Logits [N, C] of any number of images [N, T, F], in batches of `EVAL_BATCH`."""
+    model = RowRNN(config.model, classes)
+
+    def batch_logits(batch):
+        return model.apply({"params": params}, batch)[0]
+
+    whole = images.shape[0] // EVAL_BATCH * EVAL_BATCH
+    parts = []
+    if whole:
+        batches = images[:whole].reshape(-1, EVAL_BATCH, *images.shape[1:])
+        parts.append(jax.lax.map(batch_logits, batches).reshape(whole, classes))
+    if whole < images.shape[0]:
+        parts.append(batch_logits(images[whole:]))
+    return jnp.concatenate(parts)
+
+
+def evaluate(
+    config: Config, params: Params, split: Batch, classes: int
+) -> tuple[Metrics, jax.Array]:
+    """The sums over a split and its logits [N, C]; no smoothing, augmentation or dropout."""
+    logits = predict_logits(config, params, split.images, classes)
+    losses = metrics.cross_entropy(logits, split.labels)
+    return metrics.from_logits(logits, losses, split.labels), logits
+
+
+def _stream(key: jax.Array, purpose: int, index: int | jax.Array) -> jax.Array:
+    """The key for one purpose at one step or epoch."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), index)

@@ -1,0 +1,404 @@
+"""The host loop of one training run: chunks on the device, events between them, files, clocks."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rowrnn import checkpoint, experiment, parallel, rundir
+from rowrnn import config as configs
+from rowrnn import state as states
+from rowrnn.checkpoint import CheckpointWriter, Facts
+from rowrnn.config import Config
+from rowrnn.display import Display, NotebookDisplay, make_display
+from rowrnn.errors import DivergedError, RunError, StoppedError
+from rowrnn.experiment import Experiment, Programs, Splits
+from rowrnn.interrupt import StopRequest
+from rowrnn.metrics import Metrics
+from rowrnn.rundir import RunDir
+from rowrnn.state import TrainState
+
+# Between two looks at the signals and the display; chunks are cut to about this length.
+CHUNK_SECONDS = 0.5
+
+# These change how a run is watched, stored or spread out, but not what it computes.
+_FREE_ON_RESUME = {
+    "data.dir",
+    "data.manual_dir",
+    "train.display",
+    "train.log_every_steps",
+    "train.eval_every_steps",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "parallel.devices",
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run says of itself; ``result.json`` holds the same.
+
+    Accuracies and losses are means over examples, `train_loss` over those of the last log
+    interval. `first256_accuracy` is the notebook's figure, on the first 256 test images. Times
+    are in seconds; `train_s` and `examples_per_s` leave compilation out.
+    """
+
+    run_dir: str
+    dataset: str
+    fingerprint: str
+    seed: int
+    steps: int
+    examples: int
+    epochs: float
+    train_loss: float
+    validation_accuracy: float | None
+    test_accuracy: float
+    test_loss: float
+    first256_accuracy: float
+    params: int
+    backend: str
+    devices: int
+    compile_s: float
+    train_s: float
+    examples_per_s: float
+    wall_s: float
+    params_sha256: str
+
+
+def train(
+    config: Config | None = None,
+    run_dir: str | Path | None = None,
+    *,
+    resume: str | Path | None = None,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Trains one run to its end, evaluates it on the test part and keeps it in a directory.
+
+    Args:
+        config: the experiment; with `resume` it may be left out, and otherwise must agree with
+            the run in everything that decides the result.
+        run_dir: where the run is kept; ``runs/train-<time>`` where not given.
+        resume: a run directory to go on with, instead of `run_dir`. A run that is finished
+            already gives its result.
+        overwrite: whether a run in `run_dir` may be replaced.
+
+    Raises:
+        ConfigError: a value is out of range or does not fit the data.
+        DataError: the data is missing or damaged.
+        RunError: the run directory or its checkpoints cannot be used.
+        DivergedError: the loss or a gradient was not finite.
+        StoppedError: a signal came; the state is saved.
+    """
+    began = time.perf_counter()
+    if resume is None:
+        config = config or Config()
+        configs.check(config)
+        parallel.start(config.parallel)
+        prepared = experiment.prepare(config)
+        path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
+        with RunDir.create(path, config, overwrite=overwrite) as run, StopRequest() as stop:
+            return _run(prepared, run, stop, began)
+    with RunDir.reopen(Path(resume)) as run, StopRequest() as stop:
+        config = _config_to_resume(run.path, config)
+        finished = rundir.read_result(run.path)
+        if finished is not None:
+            return TrainResult(**finished)
+        parallel.start(config.parallel)
+        return _run(experiment.prepare(config), run, stop, began)
+
+
+@dataclass
+class _Progress:
+    """Where a run stands, on the host; a checkpoint keeps all of it.
+
+    Attributes:
+        step: updates done.
+        loss_sum: of the training batches since the last log entry, likewise `correct`, `count`.
+        train_loss: of the last log entry.
+        validation_accuracy: of the last evaluation, which was at `validation_step`.
+        train_s: seconds spent in chunks, over all sessions of the run.
+        wall_s: seconds from the start to the last save, over all sessions.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    count: int = 0
+    train_loss: float = 0.0
+    validation_accuracy: float | None = None
+    validation_step: int | None = None
+    train_s: float = 0.0
+    wall_s: float = 0.0
+
+    def add(self, sums: Metrics, steps: int, seconds: float) -> None:
+        """Takes in the metrics of a chunk."""
+        self.step += steps
+        self.loss_sum += float(sums.loss_sum)
+        self.correct += int(sums.correct)
+        self.count += int(sums.count)
+        self.train_s += seconds
+
+    def end_interval(self) -> dict[str, float]:
+        """The means since the last log entry, from where the sums begin anew."""
+        self.train_loss = self.loss_sum / self.count
+        accuracy = self.correct / self.count
+        self.loss_sum, self.correct, self.count = 0.0, 0, 0
+        return {"train_loss": self.train_loss, "train_accuracy": accuracy}
+
+
+@dataclass(frozen=True)
+class _Events:
+    """At which steps the loop has something to do, as multiples of these."""
+
+    total: int
+    epoch: int
+    log: int
+    evaluate: int
+    save: int
+
+    @classmethod
+    def of(cls, prepared: Experiment) -> "_Events":
+        config, epoch = prepared.config, prepared.epoch_steps
+        return cls(
+            total=prepared.steps,
+            epoch=epoch,
+            log=config.train.log_every_steps,
+            evaluate=config.train.eval_every_steps or epoch,
+            save=config.checkpoint.every_steps or epoch,
+        )
+
+    def after(self, step: int) -> int:
+        """The next step at which something is due; a chunk never crosses it."""
+        periods = (self.epoch, self.log, self.evaluate, self.save)
+        return min(self.total, *(step - step % period + period for period in periods))
+
+    def due(self, step: int, period: int) -> bool:
+        """Whether an event of this period falls on a step; all fall on the last."""
+        return step % period == 0 or step == self.total
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What the loop works with and does not change."""
+
+    prepared: Experiment
+    run: RunDir
+    splits: Splits
+    programs: Programs
+    writer: CheckpointWriter
+    display: Display
+    stop: StopRequest
+    began: float
+
+
+def _run(prepared: Experiment, run: RunDir, stop: StopRequest, began: float) -> TrainResult:
+    """Trains from the newest intact checkpoint, or from the start, and evaluates."""
+    config = prepared.config
+    mesh = parallel.make_mesh(config.parallel)
+    parallel.check_divides(mesh, config.train.batch_size)
+    run.write_environment(parallel.describe(mesh))
+    state, progress = _first_state(prepared, run, mesh)
+    splits = experiment.put_splits(prepared.dataset, mesh)
+    display = make_display(config.train, prepared.steps, progress.step)
+    writer = CheckpointWriter(run.path / "checkpoints", config.checkpoint.keep)
+    try:
+        programs = experiment.compile_programs(prepared, mesh, splits, state)
+        began -= progress.wall_s
+        loop = _Loop(prepared, run, splits, programs, writer, display, stop, began)
+        state = _train_steps(loop, state, progress)
+    finally:
+        display.close()
+        writer.close()
+    result = _finish(loop, mesh, state, progress)
+    run.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
+    if isinstance(display, NotebookDisplay):
+        display.finish(result.first256_accuracy)
+    return result
+
+
+def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainState:
+    """Runs chunk after chunk to the last step; keeps `progress` up to date."""
+    events = _Events.of(loop.prepared)
+    batch_size = loop.prepared.config.train.batch_size
+    order, steps_at_once = None, 1
+    _leave_if_stopped(loop, state, progress)
+    while progress.step < events.total:
+        began = time.perf_counter()
+        if order is None or progress.step % events.epoch == 0:
+            order = loop.programs.order(state.key, np.int32(progress.step // events.epoch))
+        steps = min(events.after(progress.step) - progress.step, steps_at_once)
+        state, sums = loop.programs.chunk(state, loop.splits.train, order, np.int32(steps))
+        sums = jax.device_get(sums)
+        seconds = time.perf_counter() - began
+        steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
+        progress.add(sums, steps, seconds)
+        _stop_if_diverged(loop, sums, progress.step)
+        rate = progress.step * batch_size / progress.train_s
+        count = int(sums.count)
+        loop.display.advance(
+            progress.step, float(sums.loss_sum) / count, int(sums.correct) / count, rate
+        )
+        _handle_events(loop, events, state, order, progress)
+        _leave_if_stopped(loop, state, progress)
+    return state
+
+
+def _handle_events(
+    loop: _Loop, events: _Events, state: TrainState, order: jax.Array, progress: _Progress
+) -> None:
+    """Logs, evaluates and saves, as is due after this step."""
+    if events.due(progress.step, events.log):
+        _log(loop, progress, progress.end_interval())
+        if isinstance(loop.display, NotebookDisplay):
+            # Both figures are taken after the update, on the batch it was made from.
+            after = jax.device_get(loop.programs.last_batch(state, loop.splits.train, order))
+            loop.display.batch(
+                progress.step, after.loss_sum / after.count, after.correct / after.count
+            )
+    if loop.programs.validation is not None and events.due(progress.step, events.evaluate):
+        params = states.evaluation_params(state)
+        sums, _ = loop.programs.validation(params, loop.splits.validation)
+        loss, accuracy = float(sums.loss_sum / sums.count), int(sums.correct) / int(sums.count)
+        progress.validation_accuracy, progress.validation_step = accuracy, progress.step
+        _log(loop, progress, {"validation_loss": loss, "validation_accuracy": accuracy})
+        loop.display.validation(accuracy)
+    if events.due(progress.step, events.save):
+        _save(loop, state, progress)
+
+
+def _log(loop: _Loop, progress: _Progress, values: dict[str, float]) -> None:
+    config = loop.prepared.config
+    place = {
+        "step": progress.step,
+        "examples": progress.step * config.train.batch_size,
+        "epoch": progress.step / loop.prepared.epoch_steps,
+        "seconds": round(progress.train_s, 3),
+    }
+    loop.run.log(place, values)
+
+
+def _save(loop: _Loop, state: TrainState, progress: _Progress) -> None:
+    """Saves the state; returns when it is durable."""
+    progress.wall_s = time.perf_counter() - loop.began
+    prepared = loop.prepared
+    evaluated_now = progress.validation_step == progress.step
+    accuracy = progress.validation_accuracy if evaluated_now else None
+    facts = {
+        "dataset": prepared.dataset.name,
+        "fingerprint": prepared.dataset.fingerprint,
+        "shape": prepared.shape,
+        "classes": prepared.dataset.classes,
+        "steps": prepared.steps,
+        "config": configs.to_dict(prepared.config),
+        "progress": dataclasses.asdict(progress),
+        "validation_accuracy": accuracy,
+    }
+    loop.writer.save(state, facts, accuracy)
+
+
+def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:
+    if int(sums.nonfinite) == 0:
+        return
+    rate = loop.prepared.config.optimizer.learning_rate
+    raise DivergedError(
+        f"the loss or a gradient was not finite by step {step} (learning rate {rate:g}); the last "
+        f"good state is kept in {loop.run.path / 'checkpoints'}. Try a lower "
+        "optimizer.learning_rate or optimizer.clip_norm = 1"
+    )
+
+
+def _leave_if_stopped(loop: _Loop, state: TrainState, progress: _Progress) -> None:
+    """Saves and raises `StoppedError` where a signal has asked for it."""
+    if loop.stop.signal_name is None:
+        return
+    _save(loop, state, progress)
+    raise StoppedError(
+        f"stopped by {loop.stop.signal_name} after step {progress.step} of "
+        f"{loop.prepared.steps}, which is saved; go on with: rowrnn train --resume {loop.run.path}"
+    )
+
+
+def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainState, _Progress]:
+    """The newest intact checkpoint of a run, or its state before the first step."""
+
+    def make_abstract(facts: Facts) -> TrainState:
+        _check_same(prepared, facts, run.path)
+        return jax.eval_shape(prepared.create_state, prepared.config.train.seed)
+
+    directory = run.path / "checkpoints"
+    restored = checkpoint.restore(directory, make_abstract)
+    if restored is None:
+        run.rewind_log(0)
+        state = parallel.create_state(mesh, prepared.create_state, prepared.config.train.seed)
+        return state, _Progress()
+    state, facts = restored
+    progress = _Progress(**facts["progress"])
+    checkpoint.set_aside_newer(directory, progress.step)
+    run.rewind_log(progress.step)
+    return parallel.put_state(mesh, state), progress
+
+
+def _check_same(prepared: Experiment, facts: Facts, path: Path) -> None:
+    """Raises `RunError` where a checkpoint belongs to other data or another config."""
+    if facts["fingerprint"] != prepared.dataset.fingerprint:
+        raise RunError(
+            f"{path} was trained on {facts['dataset']} with fingerprint "
+            f"{facts['fingerprint'][:12]}…, but the data found now has "
+            f"{prepared.dataset.fingerprint[:12]}…; give the same data, or start a new run"
+        )
+    _check_resumable(configs.from_dict(facts["config"]), prepared.config, path)
+
+
+def _config_to_resume(path: Path, asked: Config | None) -> Config:
+    """The config of a run, or the one asked for where it computes the same."""
+    saved = rundir.read_config(path)
+    if asked is None:
+        return saved
+    configs.check(asked)
+    _check_resumable(saved, asked, path)
+    return asked
+
+
+def _check_resumable(saved: Config, asked: Config, path: Path) -> None:
+    for name, old, new in configs.differences(saved, asked):
+        if name not in _FREE_ON_RESUME:
+            raise RunError(
+                f"{name} = {new!r}: {path} was started with {old!r}, and a resumed run must "
+                "compute the same; leave the value as it was, or start a new run"
+            )
+
+
+def _finish(loop: _Loop, mesh: Mesh, state: TrainState, progress: _Progress) -> TrainResult:
+    """Evaluates the last state on the test part and collects the result."""
+    prepared, config = loop.prepared, loop.prepared.config
+    params = states.evaluation_params(state)
+    test, logits = jax.device_get(loop.programs.test(params, loop.splits.test))
+    right = logits.argmax(axis=-1) == prepared.dataset.test.labels
+    examples = prepared.steps * config.train.batch_size
+    return TrainResult(
+        run_dir=str(loop.run.path),
+        dataset=prepared.dataset.name,
+        fingerprint=prepared.dataset.fingerprint,
+        seed=config.train.seed,
+        steps=prepared.steps,
+        examples=examples,
+        epochs=prepared.steps / prepared.epoch_steps,
+        train_loss=progress.train_loss,
+        validation_accuracy=progress.validation_accuracy,
+        test_accuracy=float(test.correct / test.count),
+        test_loss=float(test.loss_sum / test.count),
+        first256_accuracy=float(right[:256].mean()),
+        params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        backend=config.model.backend,
+        devices=mesh.devices.size,
+        compile_s=loop.programs.compile_s,
+        train_s=progress.train_s,
+        examples_per_s=examples / progress.train_s,
+        wall_s=time.perf_counter() - loop.began,
+        params_sha256=checkpoint.params_digest(jax.device_get(state.params)),
+    )
