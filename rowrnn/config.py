@@ -185,14 +185,14 @@ def from_dict(tables: Mapping[str, Any]) -> Config:
     sections = {}
     for name, table in tables.items():
         if name not in names:
-            raise ConfigError(f"unknown section [{name}]{_nearest(name, names)}")
+            raise ConfigError(f"unknown section [{name}]{nearest(name, names)}")
         section_type = type(getattr(Config, name))
         if not isinstance(table, Mapping):
             raise ConfigError(f"{name} = {table!r}: must be a table, written as [{name}]")
         fields = [f.name for f in dataclasses.fields(section_type)]
         for key in table:
             if key not in fields:
-                raise ConfigError(f"unknown name {name}.{key}{_nearest(key, fields)}")
+                raise ConfigError(f"unknown name {name}.{key}{nearest(key, fields)}")
         sections[name] = section_type(**table)
     return Config(**sections)
 
@@ -271,7 +271,7 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
     if typing.get_origin(hint) is Literal:
         if value in options:
             return ""
-        return f"must be one of {', '.join(options)}{_nearest(str(value), options)}"
+        return f"must be one of {', '.join(options)}{nearest(str(value), options)}"
     if isinstance(hint, types.UnionType):
         if value is None:
             return ""
@@ -289,7 +289,7 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
     return f"must be {noun} from {low} {until} {high}"
 
 
-def _nearest(name: str, valid: typing.Iterable[str]) -> str:
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
     """A hint at the nearest valid name, or the list of all of them."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1)

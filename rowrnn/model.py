@@ -84,7 +84,8 @@ class RowRNN(nn.Module):
             projection, inputs, scale = None, config.hidden_size, 1.0
         readout = self._affine("readout", config.hidden_size, self.classes)
         # The readout is small and decides the loss: it stays in float32 whatever the dtype.
-        return rows @ readout.kernel + readout.bias, last_carries
+        logits = rows @ readout.kernel
+        return logits + jnp.broadcast_to(readout.bias, logits.shape), last_carries
 
     def _affine(self, name: str, inputs: int, outputs: int) -> Affine:
         """The parameters of a linear layer: projection or readout."""

@@ -71,7 +71,7 @@ def make_train_step(config: Config, total_steps: int, classes: int) -> TrainStep
         ema = state.ema
         if ema is not None:
             ema = cast(Params, optax.incremental_update(params, ema, 1 - ema_decay))
-        finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.global_norm(grads))
+        finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.tree.norm(grads))
         sums = dataclasses.replace(sums, nonfinite=1 - finite.astype(jnp.int32))
         return TrainState(state.step + 1, params, opt_state, state.key, ema), sums
 

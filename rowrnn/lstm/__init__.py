@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rowrnn.lstm import reference
+from rowrnn.lstm import fast, reference
 
 Carry = tuple[jax.Array, jax.Array]
 """The state between two rows: (c, h), each [B, H]."""
@@ -35,7 +35,7 @@ class Affine(NamedTuple):
     bias: jax.Array
 
 
-BACKENDS: dict[str, Callable] = {"scan": reference.lstm}
+BACKENDS: dict[str, Callable] = {"scan": reference.lstm, "fast": fast.lstm}
 
 
 def zero_carry(batch: int, hidden: int, dtype: DTypeLike = jnp.float32) -> Carry:

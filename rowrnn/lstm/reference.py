@@ -14,7 +14,7 @@ def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_
 
     def affine(layer, x):
         product = jnp.dot(x.astype(dtype), layer.kernel.astype(dtype), preferred_element_type=wide)
-        return product + layer.bias
+        return product + layer.bias[None]
 
     def read_row(carry, x):
         c, h = carry

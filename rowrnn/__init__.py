@@ -1,0 +1,59 @@
+"""Row-wise recurrent networks for images, in JAX: train them, time them, sweep them over seeds.
+
+The same jobs as on the command line, as functions:
+
+- `train` trains one run and keeps it in a directory; `evaluate` and `predict` use it;
+- `load` gives the trained network itself;
+- `make_train` gives the whole training as a pure function of the seed, for `jit` and `vmap`.
+
+A name is imported when it is first used, so that ``import rowrnn`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rowrnn.classifier import Classifier, load
+    from rowrnn.config import Config
+    from rowrnn.experiment import Trained, make_train
+    from rowrnn.runners.evaluate import Evaluation, evaluate
+    from rowrnn.runners.predict import Prediction, predict
+    from rowrnn.runners.train import TrainResult, train
+
+__all__ = [
+    "Classifier",
+    "Config",
+    "Evaluation",
+    "Prediction",
+    "TrainResult",
+    "Trained",
+    "evaluate",
+    "load",
+    "make_train",
+    "predict",
+    "train",
+]
+
+_HOMES = {
+    "Classifier": "rowrnn.classifier",
+    "Config": "rowrnn.config",
+    "Evaluation": "rowrnn.runners.evaluate",
+    "Prediction": "rowrnn.runners.predict",
+    "TrainResult": "rowrnn.runners.train",
+    "Trained": "rowrnn.experiment",
+    "evaluate": "rowrnn.runners.evaluate",
+    "load": "rowrnn.classifier",
+    "make_train": "rowrnn.experiment",
+    "predict": "rowrnn.runners.predict",
+    "train": "rowrnn.runners.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rowrnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,110 @@
+"""A trained network, loaded from its run directory and ready to be asked."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rowrnn import checkpoint, rundir, step
+from rowrnn import config as configs
+from rowrnn import state as states
+from rowrnn.checkpoint import Facts
+from rowrnn.config import Config
+from rowrnn.errors import RunError
+from rowrnn.model import Params, RowRNN
+from rowrnn.state import TrainState
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The parameters of one checkpoint and what they were trained on.
+
+    Attributes:
+        run_dir: where the run lies.
+        step: updates done when it was saved.
+        config: the experiment.
+        params: the parameters to evaluate, the moving average where one was kept.
+        dataset: name of the data, and its fingerprint.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes, C.
+    """
+
+    run_dir: Path
+    step: int
+    config: Config
+    params: Params
+    dataset: str
+    fingerprint: str
+    shape: tuple[int, int]
+    classes: int
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits [N, C] of images [N, T, F], uint8."""
+        return np.asarray(self._logits(self.params, jnp.asarray(images)))
+
+    def beliefs(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
+        return np.asarray(self._beliefs(self.params, jnp.asarray(images)))
+
+    @cached_property
+    def _logits(self):
+        def logits(params, images):
+            with jax.default_matmul_precision(self.config.train.precision):
+                return step.predict_logits(self.config, params, images, self.classes)
+
+        return jax.jit(logits)
+
+    @cached_property
+    def _beliefs(self):
+        model = RowRNN(self.config.model, self.classes)
+
+        def beliefs(params, images):
+            with jax.default_matmul_precision(self.config.train.precision):
+                logits, _ = model.apply({"params": params}, images, every_row=True)
+            return jax.nn.softmax(logits)
+
+        return jax.jit(beliefs)
+
+
+def load(run_dir: str | Path, which: str = "last") -> Classifier:
+    """Loads a checkpoint of a run.
+
+    Args:
+        run_dir: the run directory.
+        which: "last", "best" (highest validation accuracy) or a step.
+
+    Raises `RunError` where there is no run, or no intact checkpoint in it.
+    """
+    path = Path(run_dir)
+    rundir.require_run(path)
+    restored = checkpoint.restore(path / "checkpoints", _make_abstract, which)
+    if restored is None:
+        raise RunError(
+            f"{path} holds no checkpoint yet; let it train until its first save: "
+            f"rowrnn train --resume {path}"
+        )
+    state, facts = restored
+    rows, pixels = facts["shape"]
+    return Classifier(
+        run_dir=path,
+        step=int(state.step),
+        config=configs.from_dict(facts["config"]),
+        params=states.evaluation_params(state),
+        dataset=facts["dataset"],
+        fingerprint=facts["fingerprint"],
+        shape=(rows, pixels),
+        classes=facts["classes"],
+    )
+
+
+def _make_abstract(facts: Facts) -> TrainState:
+    """Shapes and dtypes of a state, from the facts saved with it."""
+    config, shape = configs.from_dict(facts["config"]), tuple(facts["shape"])
+
+    def create():
+        return states.create(config, facts["steps"], shape, facts["classes"], seed=0)
+
+    return jax.eval_shape(create)

@@ -1,0 +1,324 @@
+import contextlib
+import gzip
+import io
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from rowrnn.data.pictures import read_picture
+from rowrnn.errors import DataError
+
+SHAPE = (28, 28)
+TEST_IMAGES = Path(
+    os.environ.get("ROWRNN_TEST_DATA")
+    or Path(__file__).parents[2] / "shared/data/mnist/t10k-images-idx3-ubyte.gz"
+)
+
+
+@pytest.fixture(scope="module")
+def originals():
+    """200 of MNIST's test images, uint8 [200, 28, 28]."""
+    if not TEST_IMAGES.is_file():
+        pytest.skip(f"no {TEST_IMAGES}; set ROWRNN_TEST_DATA to MNIST's test images")
+    images = np.frombuffer(gzip.decompress(TEST_IMAGES.read_bytes()), np.uint8, offset=16)
+    return images.reshape(-1, *SHAPE)[::50]
+
+
+def sketch(mode="L", size=(280, 280), paper="white", ink="black"):
+    """A drawn 7, its box 120 by 180 pixels."""
+    picture = Image.new(mode, size, paper)
+    ImageDraw.Draw(picture).line([(90, 50), (200, 50), (120, 225)], fill=ink, width=16)
+    return picture
+
+
+def read(picture, directory, name="picture.png", shape=SHAPE, **options):
+    picture.save(directory / name, **options)
+    return read_picture(directory / name, shape)
+
+
+def correlation(one, other):
+    """Of two images, in float64; an independent measure of how alike they are."""
+    return np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1]
+
+
+def closeness(original, image):
+    """The correlation at the best of the shifts by up to one pixel.
+
+    A centre of mass near the edge of a pixel may be rounded either way.
+    """
+    shifts = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
+    return max(correlation(original, np.roll(image, shift, (0, 1))) for shift in shifts)
+
+
+def enlarged(original, factor=10):
+    size = (28 * factor, 28 * factor)
+    return Image.fromarray(original).resize(size, Image.Resampling.BICUBIC)
+
+
+def test_mnist_comes_out_as_it_went_in(originals, tmp_path):
+    same = 0
+    for original in originals:
+        light = read(Image.fromarray(original), tmp_path)
+        dark = read(Image.fromarray(255 - original), tmp_path)
+        assert (light.inverted, dark.inverted) == (False, True)
+        np.testing.assert_array_equal(light.image, dark.image)
+        same += np.abs(light.image.astype(int) - original).max() <= 1
+    # The rest have a speck or a faint end that MNIST counted as part of the digit.
+    assert same >= 0.98 * len(originals)
+
+
+def noisy(original, random):
+    levels = 90 + np.asarray(enlarged(original)) * 0.5
+    levels += random.normal(0, 10, levels.shape)
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def on_a_sheet(original, random):
+    sheet = Image.new("RGBA", (480, 360), "white")
+    digit = enlarged(original, 3)
+    place = (int(random.integers(0, 396)), int(random.integers(0, 276)))
+    sheet.paste(Image.new("RGBA", digit.size, (20, 30, 90, 255)), place, digit)
+    return sheet
+
+
+def photographed(original, random):
+    """Dark ink on paper with a shadow across it, darker corners and texture."""
+    rows, columns = np.mgrid[-1:1:250j, -1:1:300j]
+    levels = 190 + 25 * columns + 15 * rows - 20 * (rows**2 + columns**2)
+    levels += random.normal(0, 5, levels.shape)
+    levels[50:190, 100:240] *= 1 - 0.7 * np.asarray(enlarged(original, 5)) / 255
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "inverted", "mean", "least"),
+    [
+        (noisy, "noisy.png", False, 0.96, 0.75),
+        (on_a_sheet, "sheet.png", True, 0.97, 0.85),
+        (lambda original, _: Image.fromarray(original), "small.jpg", False, 0.99, 0.75),
+        (photographed, "photograph.jpg", True, 0.96, 0.75),
+    ],
+)
+def test_mnist_is_recovered(make, name, inverted, mean, least, originals, tmp_path):
+    random = np.random.default_rng(0)
+    found = []
+    for original in originals:
+        picture = read(make(original, random), tmp_path, name, quality=80, compress_level=1)
+        assert picture.inverted == inverted
+        found.append(closeness(original, picture.image))
+    assert np.mean(found) > mean
+    assert np.min(found) > least
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_every_mode_shows_the_same_digit(mode, tmp_path):
+    expected = read(sketch(), tmp_path)
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(sketch()).astype(np.uint16) * 257)
+    else:
+        picture = sketch("RGB").convert(mode)
+    found = read(picture, tmp_path, "mode.jpg" if mode == "CMYK" else "mode.png")
+    assert found.inverted
+    assert np.abs(found.image.astype(int) - expected.image).max() <= 12
+
+
+@pytest.mark.parametrize("ink", ["black", "white"])
+def test_transparency_is_paper_for_any_ink(ink, tmp_path):
+    found = read(sketch("RGBA", paper="#00000000", ink=ink), tmp_path)
+    assert found.inverted == (ink == "black")
+    assert correlation(found.image, read(sketch(), tmp_path).image) > 0.999
+
+
+def test_the_first_frame_of_an_animation_counts(tmp_path):
+    later = Image.new("L", (280, 280), "black")
+    found = read(sketch(), tmp_path, save_all=True, append_images=[later], duration=100)
+    assert correlation(found.image, read(sketch(), tmp_path).image) > 0.999
+
+
+def test_the_orientation_in_the_metadata_is_followed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    turned = sketch().transpose(Image.Transpose.ROTATE_90)
+    found = read(turned, tmp_path, "turned.jpg", exif=exif)
+    assert correlation(found.image, read(sketch(), tmp_path).image) > 0.99
+
+
+def test_size_place_and_aspect_ratio(tmp_path):
+    found = read(sketch(size=(900, 400)), tmp_path, shape=(42, 56)).image
+    rows, columns = np.nonzero(found > 60)
+    assert abs(np.ptp(rows) + 1 - 30) <= 1  # 20/28 of 42
+    assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(120 / 180, abs=0.08)
+    centre = [
+        found.sum(axis=1 - axis) @ np.arange(side) / found.sum()
+        for axis, side in enumerate(found.shape)
+    ]
+    np.testing.assert_allclose(centre, [21, 28], atol=0.51)
+
+
+@pytest.mark.parametrize("cut", [(90, 42, 215, 225), (85, 42, 205, 140)])
+def test_ink_on_the_border_is_no_paper(cut, tmp_path):
+    # Cut so closely that the bar of the 7 fills an edge of the picture.
+    found = read(sketch().crop(cut), tmp_path)
+    assert found.inverted
+    whole = Image.new("L", (400, 400), "white")
+    whole.paste(sketch().crop(cut), (100, 100))
+    assert closeness(found.image, read(whole, tmp_path).image) > 0.98
+
+
+def test_specks_are_not_part_of_the_digit(tmp_path):
+    random = np.random.default_rng(0)
+    levels = np.array(sketch())
+    levels[random.random(levels.shape) < 0.01] = 0
+    found = read(Image.fromarray(levels), tmp_path)
+    assert correlation(found.image, read(sketch(), tmp_path).image) > 0.97
+
+
+def test_noise_is_not_part_of_the_digit(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 20, (280, 280))
+    levels = (np.asarray(sketch(paper="#e0e0e0", ink="#202020")) + noise).clip(0, 255)
+    found = read(Image.fromarray(levels.astype(np.uint8)), tmp_path)
+    assert correlation(found.image, read(sketch(), tmp_path).image) > 0.97
+
+
+def test_a_heavy_end_stays_inside(tmp_path):
+    stalk = Image.new("L", (300, 300), "black")
+    ImageDraw.Draw(stalk).line([(150, 50), (150, 249)], fill="white", width=10)
+    ImageDraw.Draw(stalk).rectangle([100, 50, 200, 90], fill="white")
+    rows = np.flatnonzero(read(stalk, tmp_path).image.any(axis=1))
+    assert (rows[0], rows[-1]) == (8, 27)  # all 20 of them
+
+
+def blank(random):
+    return Image.new("RGB", (50, 40), "ivory")
+
+
+def faint(random):
+    """16 bits, of which the ink takes nine."""
+    return Image.fromarray(np.asarray(sketch()).astype(np.uint16) * 2)
+
+
+def paper(random):
+    levels = np.linspace(150, 220, 300) + random.normal(0, 6, (200, 300))
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def hairline(random):
+    """A dark line that its light edges outweigh."""
+    levels = np.full((400, 600), 128, np.uint8)
+    levels[194:207, 100:500] = 168
+    levels[200, 100:500] = 0
+    return Image.fromarray(levels)
+
+
+@pytest.mark.parametrize("make", [blank, faint, paper, hairline])
+def test_a_picture_without_a_digit_is_refused(make, tmp_path):
+    with pytest.raises(DataError, match=r"picture .*empty\.png: blank.*; it must show one digit"):
+        read(make(np.random.default_rng(0)), tmp_path, "empty.png")
+
+
+def png_header(width, height):
+    """A PNG that claims a size; the pixels of an L picture of 1 by 1 follow."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+def encoded(format):
+    buffer = io.BytesIO()
+    sketch().resize((64, 64)).save(buffer, format)
+    return buffer.getvalue()
+
+
+PNG, JPEG = encoded("PNG"), encoded("JPEG")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "not a readable PNG or JPEG"),
+        (b"GIF89a" + bytes(100), "not a readable PNG or JPEG"),
+        ("Ångström\n".encode(), "not a readable PNG or JPEG"),
+        (PNG[: len(PNG) // 2], "damaged or cut short"),
+        (JPEG[: len(JPEG) // 2], "damaged or cut short"),
+        (png_header(0, 0), "not a readable PNG or JPEG"),
+        (png_header(20_000, 20_000), "too large.* at most 64,000,000 pixels"),
+        # Between the sizes that Pillow warns of and those that it refuses.
+        (png_header(10_000, 10_000), "too large.* at most 64,000,000 pixels"),
+        (png_header(8_000, 8_001), "too large.* at most 64,000,000 pixels"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(content, problem, tmp_path):
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=problem) as caught:
+        read_picture(path, SHAPE)
+    assert str(caught.value).startswith(f"picture {path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"missing\.png: No such file or directory; give a"):
+        read_picture(tmp_path / "missing.png", SHAPE)
+    with pytest.raises(DataError, match="not a file; give the path of a PNG or JPEG file"):
+        read_picture(tmp_path, SHAPE)
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    with pytest.raises(DataError, match="not a file"):
+        read_picture(tmp_path / "pipe", SHAPE)
+
+
+@st.composite
+def damaged(draw):
+    """A PNG or JPEG with some bytes overwritten, perhaps cut short."""
+    content = bytearray(draw(st.sampled_from([PNG, JPEG])))
+    for _ in range(draw(st.integers(0, 4))):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)))])
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(content=st.binary(max_size=200) | damaged())
+def test_any_bytes_give_a_picture_or_a_data_error(content, tmp_path):
+    path = tmp_path / "any"
+    path.write_bytes(content)
+    try:
+        picture = read_picture(path, SHAPE)
+    except DataError as error:
+        message = str(error)
+    else:
+        message = ""
+        assert picture.image.shape == SHAPE
+        assert picture.image.dtype == np.uint8
+        assert picture.image.max() == 255
+    assert "\n" not in message
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    width=st.integers(1, 12),
+    height=st.integers(1, 12),
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    seed=st.integers(0, 1000),
+)
+def test_any_pixels_fit_any_shape(width, height, shape, seed, tmp_path):
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    with contextlib.suppress(DataError):  # Much of it is noise, and refused as blank.
+        picture = read(Image.fromarray(levels), tmp_path, shape=shape)
+        assert picture.image.shape == shape
+        assert picture.image.max() > 0
