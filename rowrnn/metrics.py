@@ -16,7 +16,7 @@ class Metrics:
         loss_sum: sum of the losses, float32.
         correct: how many examples have their highest logit at the label, int32.
         count: how many examples, int32.
-        nonfinite: steps whose loss or gradient was not finite, int32.
+        nonfinite: steps whose loss or update was not finite, int32.
     """
 
     loss_sum: jax.Array

@@ -71,7 +71,8 @@ def make_train_step(config: Config, total_steps: int, classes: int) -> TrainStep
         ema = state.ema
         if ema is not None:
             ema = cast(Params, optax.incremental_update(params, ema, 1 - ema_decay))
-        finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.tree.norm(grads))
+        # A gradient that is not finite shows in the update, and so does a division by zero in it.
+        finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.tree.norm(updates))
         sums = dataclasses.replace(sums, nonfinite=1 - finite.astype(jnp.int32))
         return TrainState(state.step + 1, params, opt_state, state.key, ema), sums
 

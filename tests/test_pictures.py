@@ -190,7 +190,7 @@ def test_a_heavy_end_stays_inside(tmp_path):
     stalk = Image.new("L", (300, 300), "black")
     ImageDraw.Draw(stalk).line([(150, 50), (150, 249)], fill="white", width=10)
     ImageDraw.Draw(stalk).rectangle([100, 50, 200, 90], fill="white")
-    rows = np.flatnonzero(read(stalk, tmp_path).image.any(axis=1))
+    rows = np.flatnonzero((read(stalk, tmp_path).image > 60).any(axis=1))
     assert (rows[0], rows[-1]) == (8, 27)  # all 20 of them
 
 
@@ -249,6 +249,9 @@ PNG, JPEG = encoded("PNG"), encoded("JPEG")
         ("Ångström\n".encode(), "not a readable PNG or JPEG"),
         (PNG[: len(PNG) // 2], "damaged or cut short"),
         (JPEG[: len(JPEG) // 2], "damaged or cut short"),
+        # Pillow answers these two with a ValueError and a SyntaxError.
+        (PNG[:11] + bytes(1) + PNG[12:], "damaged or cut short"),
+        (PNG[:36] + bytes(1) + PNG[37:], "damaged or cut short"),
         (png_header(0, 0), "not a readable PNG or JPEG"),
         (png_header(20_000, 20_000), "too large.* at most 64,000,000 pixels"),
         # Between the sizes that Pillow warns of and those that it refuses.
@@ -311,14 +314,13 @@ def test_any_bytes_give_a_picture_or_a_data_error(content, tmp_path):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    width=st.integers(1, 12),
-    height=st.integers(1, 12),
-    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
-    seed=st.integers(0, 1000),
+    box=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    border=st.integers(0, 9),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
 )
-def test_any_pixels_fit_any_shape(width, height, shape, seed, tmp_path):
-    levels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
-    with contextlib.suppress(DataError):  # Much of it is noise, and refused as blank.
+def test_any_proportions_fit_any_shape(box, border, shape, tmp_path):
+    levels = np.pad(np.full(box, 200, np.uint8), border)
+    with contextlib.suppress(DataError):  # Without a border it is blank.
         picture = read(Image.fromarray(levels), tmp_path, shape=shape)
         assert picture.image.shape == shape
-        assert picture.image.max() > 0
+        assert picture.image.max() > 100

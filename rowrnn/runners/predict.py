@@ -80,9 +80,9 @@ def predict(
 
 def _read_pictures(path: Path, shape: tuple[int, int]) -> list[Picture]:
     """The picture of an image file, or all those of an IDX file."""
-    if not idx.is_idx(path):
+    if not _is_idx(path):
         return [read_picture(path, shape)]
-    images = idx.read_images(path)
+    images = idx.read(path, dimensions=3)
     if images.shape[1:] != shape:
         rows, pixels = images.shape[1:]
         raise DataError(
@@ -90,6 +90,17 @@ def _read_pictures(path: Path, shape: tuple[int, int]) -> list[Picture]:
             f"{shape[0]}×{shape[1]}; give images of that size, or a PNG or JPEG of any size"
         )
     return [Picture(f"{path}[{i}]", image, inverted=False) for i, image in enumerate(images)]
+
+
+def _is_idx(path: Path) -> bool:
+    """Whether a file is, by its name or its first bytes, IDX and not a picture."""
+    if path.suffix == ".gz":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(3) == b"\x00\x00\x08"
+    except OSError:
+        return False  # `read_picture` says what is wrong with it.
 
 
 def _classify(classifier: Classifier, pictures: list[Picture]) -> list[Prediction]:

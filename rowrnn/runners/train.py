@@ -224,7 +224,6 @@ def _run(prepared: Experiment, run: RunDir, stop: StopRequest, began: float) -> 
 def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainState:
     """Runs chunk after chunk to the last step; keeps `progress` up to date."""
     events = _Events.of(loop.prepared)
-    batch_size = loop.prepared.config.train.batch_size
     order, steps_at_once = None, 1
     _leave_if_stopped(loop, state, progress)
     while progress.step < events.total:
@@ -238,10 +237,12 @@ def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainSt
         steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
         progress.add(sums, steps, seconds)
         _stop_if_diverged(loop, sums, progress.step)
-        rate = progress.step * batch_size / progress.train_s
         count = int(sums.count)
         loop.display.advance(
-            progress.step, float(sums.loss_sum) / count, int(sums.correct) / count, rate
+            progress.step,
+            loss=float(sums.loss_sum) / count,
+            accuracy=int(sums.correct) / count,
+            examples_per_s=count / seconds,
         )
         _handle_events(loop, events, state, order, progress)
         _leave_if_stopped(loop, state, progress)
@@ -306,8 +307,8 @@ def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:
         return
     rate = loop.prepared.config.optimizer.learning_rate
     raise DivergedError(
-        f"the loss or a gradient was not finite by step {step} (learning rate {rate:g}); the last "
-        f"good state is kept in {loop.run.path / 'checkpoints'}. Try a lower "
+        f"the loss or an update was not finite by step {step} (learning rate {rate:g}); what was "
+        f"saved in {loop.run.path / 'checkpoints'} before is good. Try a lower "
         "optimizer.learning_rate or optimizer.clip_norm = 1"
     )
 

@@ -1,0 +1,213 @@
+"""Pictures of handwritten digits, brought to the form the images of MNIST have.
+
+MNIST's images were made from scans: the digit was scaled, its aspect ratio kept, to fit a box of
+20×20 pixels, which left grey levels at its edges, and placed in 28×28 pixels with its centre of
+mass in the middle (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
+http://yann.lecun.com/exdb/mnist). `read_picture` does the same to a PNG or JPEG file.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rowrnn.errors import DataError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused, by their header, before any pixel is decoded."""
+
+# Larger pictures are first reduced to this many pixels a side: plenty for a digit of 20, and it
+# bounds the work. A digit may be as small as a fiftieth of the sheet.
+_WORKING_SIDE = 1024
+# Grey levels, out of 255, by which the ink must differ from the paper.
+_LEAST_CONTRAST = 8
+# Averages over the pixels it merges, and rings less than the sharper filters.
+_FILTER = Image.Resampling.HAMMING
+# The digit's box within the image, as a share of each side.
+_BOX = 20 / 28
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, ready for the model."""
+
+    path: str
+    """The file it was read from."""
+    image: np.ndarray
+    """uint8 [T, F]: a light digit on black."""
+    inverted: bool
+    """True where the file shows dark ink on light paper."""
+
+
+def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Picture:
+    """Reads the digit in a PNG or JPEG file as an image of `shape` (T, F), as MNIST was made.
+
+    Any size up to `MAX_PIXELS` and any mode will do: transparency shows white paper, an animation
+    its first frame, and EXIF orientation is followed. The paper's brightness is taken from the
+    border of the picture, as the plane that fits it best, so that it may change across the sheet.
+    Ink is what departs from that plane; whether it is dark or light is the sign of the mean cubed
+    departure over the whole picture, in which noise cancels and the farthest pixels decide. The
+    strongest ink becomes 255.
+
+    Raises `DataError` where the file is missing, is not a PNG or JPEG, is damaged or too large,
+    or shows no digit.
+
+    >>> import os, tempfile
+    >>> from PIL import Image, ImageDraw
+    >>> sheet = Image.new("RGB", (300, 200), "white")
+    >>> ImageDraw.Draw(sheet).line([(50, 60), (50, 160)], fill="navy", width=10)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "one.png")
+    ...     sheet.save(path)
+    ...     picture = read_picture(path, (28, 28))
+    >>> picture.image.shape, picture.image.dtype, picture.inverted
+    ((28, 28), dtype('uint8'), True)
+    >>> (picture.image > 127).sum(axis=0)  # a line of 20 rows, in the middle
+    array([ 0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0, 20, 20,  0,  0,
+            0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0])
+    """
+    grey = _read_grey(path)
+    ink, noise = _ink_and_noise(grey)
+    inverted = bool((ink * ink * ink).mean() < 0)  # ink**3 takes twenty times as long
+    if inverted:
+        ink = -ink
+    # Twelve medians are eight standard deviations of Gaussian noise.
+    if ink.max() < max(_LEAST_CONTRAST, 12 * noise):
+        raise _blank(path)
+    digit = _resize(ink, _bounding_box(ink), shape)
+    if not digit.any():
+        raise _blank(path)
+    return Picture(os.fspath(path), _centre(digit * (255 / digit.max()), shape), inverted)
+
+
+def _blank(path: str | os.PathLike[str]) -> DataError:
+    return DataError(
+        f"picture {path}: blank, nothing stands out from the background; "
+        "it must show one digit, dark on light or light on dark"
+    )
+
+
+def _read_grey(path: str | os.PathLike[str]) -> np.ndarray:
+    """The picture in grey levels 0 to 255, float32 [height, width], reduced where it is large."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"picture {path}: not a file; give the path of a PNG or JPEG file")
+    try:
+        # What Pillow warns of (odd metadata, many pixels) either does no harm or is refused here.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path, formats=("PNG", "JPEG")) as image,
+        ):
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            # Only JPEG can do this: it decodes a large picture at a fraction of its size.
+            image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_grey(image)
+    except Image.DecompressionBombError as error:
+        problem, cause = f"too large; it must have at most {MAX_PIXELS:,} pixels", error
+    except UnidentifiedImageError as error:
+        problem, cause = "not a readable PNG or JPEG; convert the picture to PNG", error
+    except Exception as error:
+        # Damaged files raise whatever the decoder stumbles over: OSError, SyntaxError,
+        # struct.error, ValueError, ... Only errors of the file system explain themselves.
+        reason = isinstance(error, OSError) and error.strerror
+        problem = f"{reason or 'damaged or cut short'}; give a complete PNG or JPEG file"
+        cause = error
+    raise DataError(f"picture {path}: {problem}") from cause
+
+
+def _to_grey(image: Image.Image) -> np.ndarray:
+    """Grey levels of an opened picture, float32 [height, width]."""
+    size = (_WORKING_SIDE, _WORKING_SIDE)
+    if image.mode.startswith("I"):  # 16 bits
+        image = image.convert("F")
+        image.thumbnail(size)
+        return np.asarray(image) / 257
+    mode = "RGBA" if image.has_transparency_data else "L"
+    if image.mode != mode:  # Converting to the same mode would copy.
+        image = image.convert(mode)
+    image.thumbnail(size)
+    if image.mode == "L":
+        return np.asarray(image, np.float32)
+    # White paper, as any viewer shows it, unless the ink itself is white.
+    for paper in ("white", "black"):
+        grey = Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L")
+        if len(set(grey.getextrema())) > 1:
+            break
+    return np.asarray(grey, np.float32)
+
+
+def _ink_and_noise(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """The departure of each pixel from the paper's brightness, and its median on the border.
+
+    The paper is a plane through the border's pixels by least absolute differences, so that ink on
+    up to half of them does not move it. Iteratively reweighted least squares finds it.
+    """
+    height, width = grey.shape
+    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    border = np.ones(grey.shape, bool)
+    border[1:-1, 1:-1] = False
+    levels = grey[border]
+    planes = (1.0, rows, columns)
+    points = np.stack([np.broadcast_to(plane, grey.shape)[border] for plane in planes], axis=1)
+    slopes = np.array([np.median(levels), 0.0, 0.0])
+    for _ in range(20):
+        distance = np.abs(levels - points @ slopes)
+        weight = 1 / np.sqrt(np.maximum(distance, 1))
+        slopes = np.linalg.lstsq(points * weight[:, None], levels * weight)[0]
+    paper = slopes[0] + slopes[1] * rows + slopes[2] * columns
+    return grey - paper, float(np.median(np.abs(levels - points @ slopes)))
+
+
+def _bounding_box(ink: np.ndarray) -> tuple[slice, slice]:
+    """The box of everything inked, specks of dust left out."""
+    from scipy import ndimage
+
+    # Below lie the traces that JPEG compression leaves around a stroke, and most of the noise.
+    inked = ink > 0.15 * ink.max()
+    parts = np.zeros(ink.shape, np.int32)
+    ndimage.label(inked, structure=np.ones((3, 3)), output=parts)
+    sizes = np.bincount(parts[inked])
+    digit = np.isin(parts, np.flatnonzero(sizes > 0.05 * sizes.max()))
+    rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _resize(ink: np.ndarray, box: tuple[slice, slice], shape: tuple[int, int]) -> np.ndarray:
+    """The ink, float64 >= 0, scaled so that `box` fits the middle of an image of `shape`."""
+    sizes = [part.stop - part.start for part in box]
+    scale = min(_BOX * side / size for side, size in zip(shape, sizes, strict=True))
+    # The faint outer edge of the strokes, just below the threshold of the box, comes along.
+    margins = [round(_BOX * side / scale / 20) for side in shape]
+    digit = ink[
+        tuple(
+            slice(max(0, part.start - margin), part.stop + margin)
+            for part, margin in zip(box, margins, strict=True)
+        )
+    ]
+    height, width = (max(1, round(scale * size)) for size in digit.shape)
+    resized = Image.fromarray(digit.astype(np.float32)).resize((width, height), _FILTER)
+    # What departs the other way is cut only now that noise has averaged out.
+    return np.maximum(np.asarray(resized, np.float64), 0)
+
+
+def _centre(digit: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The digit on black, uint8, with its centre of mass on the pixel [T // 2, F // 2].
+
+    So it is in all of MNIST's 10,000 test images. Where that would push the digit out, it stays at
+    the edge; only the margin around it may be cut.
+    """
+    margins = [round(_BOX * side / 20) for side in shape]
+    canvas = np.zeros([side + 2 * margin for side, margin in zip(shape, margins, strict=True)])
+    place = []
+    for axis, length in enumerate(digit.shape):
+        profile = digit.sum(axis=1 - axis)
+        centre = profile @ np.arange(length) / profile.sum()
+        start = round(shape[axis] // 2 - centre) + margins[axis]
+        start = min(max(start, 0), canvas.shape[axis] - length)
+        place.append(slice(start, start + length))
+    canvas[tuple(place)] = digit
+    inner = tuple(slice(margin, margin + side) for side, margin in zip(shape, margins, strict=True))
+    return canvas[inner].round().astype(np.uint8)
