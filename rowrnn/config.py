@@ -52,8 +52,9 @@ class ModelConfig:
     """modern: Glorot, orthogonal recurrence. notebook: as the 2015 notebook drew them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; parameters and sums stay float32."""
-    backend: Literal["scan"] = "scan"
-    """Which implementation of the recurrence runs."""
+    backend: Literal["fast", "scan", "cudnn"] = "fast"
+    """Which implementation of the recurrence runs: scan is the definition, fast the same maths
+    in fewer and larger products, cudnn needs a CUDA device."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,13 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How many devices one run uses."""
+    """How a run uses the machine."""
 
     devices: int = _between(0, 0, 1_000_000)
     """Devices that share each batch; 0: every accelerator, or a single CPU device."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory (private: mode 0700), so that the next
+    start need not compile them; JAX_COMPILATION_CACHE_DIR names another directory."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +280,8 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
         if value is None:
             return ""
         hint = next(option for option in options if option is not type(None))
+    if hint is bool:
+        return "" if isinstance(value, bool) else "must be true or false"
     if hint is str:
         return "" if isinstance(value, str) else "must be a string, in quotes"
     kinds = int if hint is int else (int, float)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,10 @@ from rowrnn.errors import ConfigError
 from rowrnn.state import TrainState
 from rowrnn.step import Batch
 
+# Told to the compiler on CPUs, unless XLA_FLAGS already says something about it: the thunks of one
+# step run in the order they are written in, which is 5 to 10 % faster than in parallel.
+_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
 
 def start(config: ParallelConfig) -> None:
     """Prepares jax for a run; what is asked for must come before its first computation."""
@@ -23,6 +28,29 @@ def start(config: ParallelConfig) -> None:
         # Raises where the backend runs already; `make_mesh` checks that it has enough devices.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", config.devices)
+    if config.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        directory = _private_cache_directory()
+        if directory is not None:
+            jax.config.update("jax_compilation_cache_dir", str(directory))
+            # Everything: a start compiles dozens of programs that each take a moment.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _private_cache_directory() -> Path | None:
+    """A directory for compiled programs that nobody else can write to, or None.
+
+    What lies in it is run as code.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    directory = Path(home) / "rowrnn" / "compilation"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        private = directory.stat().st_uid == os.getuid() and not directory.is_symlink()
+    except OSError:
+        return None
+    return directory if private else None
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
@@ -88,7 +116,14 @@ def compile_replicated(
     jitted = jax.jit(
         function, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=donate
     )
-    return jitted.lower(*arguments).compile()
+    return jitted.lower(*arguments).compile(compiler_options=_compiler_options(mesh))
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, Any]:
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in _CPU_OPTIONS.items() if name not in flags}
 
 
 def describe(mesh: Mesh) -> dict[str, object]:

@@ -3,7 +3,10 @@
 `lstm` runs one layer over all rows. Every implementation (a *backend*) takes the same arrays and
 gives the same values and gradients:
 
-- ``scan`` (`rowrnn.lstm.reference`) is the definition, plain enough to be read as one.
+- ``scan`` (`rowrnn.lstm.reference`) is the definition, plain enough to be read as one;
+- ``fast`` (`rowrnn.lstm.fast`) is the one to train with: the projection joined into the gates and a
+  backward pass of its own;
+- ``cudnn`` (`rowrnn.lstm.cudnn`) calls NVIDIA's kernels on CUDA devices.
 
 Arrays are time-major, ``[T, B, ...]``, so that a row is one contiguous block and no backend has to
 transpose. Parameters keep the layout of TensorFlow's ``BasicLSTMCell``: one kernel for input and
@@ -17,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rowrnn.lstm import fast, reference
+from rowrnn.lstm import cudnn, fast, reference
 
 Carry = tuple[jax.Array, jax.Array]
 """The state between two rows: (c, h), each [B, H]."""
@@ -35,7 +38,11 @@ class Affine(NamedTuple):
     bias: jax.Array
 
 
-BACKENDS: dict[str, Callable] = {"scan": reference.lstm, "fast": fast.lstm}
+BACKENDS: dict[str, Callable] = {
+    "scan": reference.lstm,
+    "fast": fast.lstm,
+    "cudnn": cudnn.lstm,
+}
 
 
 def zero_carry(batch: int, hidden: int, dtype: DTypeLike = jnp.float32) -> Carry:
@@ -87,6 +94,7 @@ def lstm(
     >>> bool((h == carry[1]).all())
     True
     """
+    cell, carry, projection = _vary_alike((cell, carry, projection), like=xs)
     return BACKENDS[backend](
         cell,
         xs,
@@ -97,3 +105,16 @@ def lstm(
         dtype=dtype,
         every_row=every_row,
     )
+
+
+def _vary_alike(tree, like):
+    """Inside `jax.shard_map`, gives all arrays the mesh axes over which any of them varies.
+
+    A scan needs the same axes in its carry before and after a row, and a `jax.custom_vjp` in an
+    argument and its gradient. An array takes them over from a zero that is added to it, and XLA
+    drops the addition; elsewhere this does nothing.
+    """
+    zero = jnp.zeros(())
+    for leaf in jax.tree.leaves((tree, like)):
+        zero += jnp.zeros_like(leaf, zero.dtype, shape=())
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)

@@ -16,8 +16,6 @@ applied to; the gradient of the kernel is then a single product over all rows an
 arXiv:1604.01946). ``experiments/speed_notes.md`` says what each of these is worth.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -57,7 +55,7 @@ def _project(projection, input_scale, xs, dtype, wide):
     rows, batch, inputs = xs.shape
     flat = xs.astype(dtype).reshape(rows * batch, inputs)
     kernel = (input_scale * projection.kernel).astype(dtype)
-    product = jnp.dot(flat, kernel, preferred_element_type=wide) + projection.bias
+    product = jnp.dot(flat, kernel, preferred_element_type=wide) + projection.bias[None]
     return product.reshape(rows, batch, -1)
 
 
@@ -73,11 +71,10 @@ def _join(cell, projection, input_scale, forget_bias):
         bias = projection.bias @ input_kernel + bias
         input_kernel = (input_scale * projection.kernel) @ input_kernel
     halves = jnp.repeat(jnp.array([0.5, 1, 0.5, 0.5], bias.dtype), hidden)
-    return halves * jnp.concatenate([input_kernel, bias[None], recurrent_kernel])
+    return halves[None] * jnp.concatenate([input_kernel, bias[None], recurrent_kernel])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _read_rows(every_row, xs, kernel, carry):
+def _read_rows_only(every_row, xs, kernel, carry):
     """Reads all rows with the joint kernel.
 
     Args:
@@ -147,7 +144,12 @@ def _read_rows_bwd(every_row, residuals, cotangents):
         t = jnp.tanh(f * c + i * uj)
         dc = dc + dh * o * (1 - t * t)
         dz = jnp.concatenate(
-            [dc * uj * _slope(ui), dc * i * (1 - uj * uj), dc * c * _slope(uf), dh * t * _slope(uo)],
+            [
+                dc * uj * _slope(ui),
+                dc * i * (1 - uj * uj),
+                dc * c * _slope(uf),
+                dh * t * _slope(uo),
+            ],
             axis=-1,
         ).astype(dtype)
         return (dc * f, jnp.dot(dz, transposed, preferred_element_type=dc.dtype)), dz
@@ -163,4 +165,5 @@ def _read_rows_bwd(every_row, residuals, cotangents):
     return dxs.reshape(rows, batch, -1), dkernel, carry
 
 
+_read_rows = jax.custom_vjp(_read_rows_only, nondiff_argnums=(0,))
 _read_rows.defvjp(_read_rows_fwd, _read_rows_bwd)

@@ -36,6 +36,7 @@ _FREE_ON_RESUME = {
     "checkpoint.every_steps",
     "checkpoint.keep",
     "parallel.devices",
+    "parallel.compilation_cache",
 }
 
 

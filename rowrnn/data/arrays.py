@@ -1,0 +1,60 @@
+"""A whole dataset as it lies in its files, before it is split."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from rowrnn.errors import DataError
+
+
+class Arrays(NamedTuple):
+    """Images and labels in the order of the files, all uint8."""
+
+    train_images: np.ndarray
+    """[N, T, F]"""
+    train_labels: np.ndarray
+    """[N]"""
+    test_images: np.ndarray
+    """[M, T, F]"""
+    test_labels: np.ndarray
+    """[M]"""
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """SHA-256, in hex, of type, shape and bytes of the four arrays in their order.
+
+    >>> images, labels = np.zeros((1, 2, 2), np.uint8), np.zeros(1, np.uint8)
+    >>> fingerprint(Arrays(images, labels, images, labels))[:16]
+    'ebe89514c01bd0d4'
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def check(arrays: Arrays, where: str, classes: int) -> None:
+    """Raises `DataError` naming `where` unless the four arrays fit each other and the classes."""
+    train_images, train_labels, test_images, test_labels = arrays
+    parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+    for part, (images, labels) in parts.items():
+        if len(images) != len(labels):
+            raise DataError(
+                f"{where}: {len(images)} {part} images but {len(labels)} {part} labels; "
+                "each image needs one label, take both files from the same source"
+            )
+        if labels.max() >= classes:
+            raise DataError(
+                f"{where}: {part} label {labels.max()} of image {labels.argmax()}: must be "
+                f"from 0 to {classes - 1}; take training and test files from the same source"
+            )
+    if train_images.shape[1:] != test_images.shape[1:]:
+        train_shape, test_shape = (
+            "×".join(map(str, images.shape[1:])) for images in (train_images, test_images)
+        )
+        raise DataError(
+            f"{where}: training images are {train_shape} but test images {test_shape}; "
+            "take both from the same source"
+        )

@@ -1,0 +1,91 @@
+"""Decoded arrays kept on disk, so that a prepared dataset is decoded once.
+
+A cache file is a line of JSON (what it was decoded from, fingerprint and shapes) and the bytes of
+the four arrays. It is written whole or not at all, it is used only while the files it came from
+are unchanged, and only if its arrays still have its fingerprint. Losing it costs time, never data:
+whatever is wrong with it, the dataset is decoded again.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rowrnn.data.arrays import Arrays, fingerprint
+
+
+def load(source: Path) -> tuple[Arrays, str] | None:
+    """The arrays decoded earlier from the files in `source` and their fingerprint, or None."""
+    for path in _places(source):
+        # A damaged header raises whatever its reader stumbles over.
+        with contextlib.suppress(Exception):
+            return _read(path, _state(source))
+    return None
+
+
+def save(source: Path, arrays: Arrays, digest: str) -> None:
+    """Keeps arrays decoded from the files in `source`, in the first place that can be written."""
+    header = {
+        "source": _state(source),
+        "fingerprint": digest,
+        "shapes": [array.shape for array in arrays],
+    }
+    for path in _places(source):
+        with contextlib.suppress(OSError):
+            return _write(path, json.dumps(header).encode() + b"\n", arrays)
+
+
+def _places(source: Path) -> Sequence[Path]:
+    """Beside the dataset, and in the user's cache directory for a dataset that is read-only."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    key = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
+    return (
+        source.parent / f"rowrnn-{source.name}.arrays",
+        Path(home, "rowrnn", f"{source.parent.name}-{source.name}-{key}.arrays"),
+    )
+
+
+def _state(source: Path) -> list[Any]:
+    """Names, sizes and times of the files: what changes when they change."""
+    stats = {path.name: path.stat() for path in sorted(source.iterdir())}
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
+
+
+def _read(path: Path, state: list[Any]) -> tuple[Arrays, str]:
+    """Raises an error, of any kind, where the file is missing, stale or damaged."""
+    content = path.read_bytes()
+    end = content.index(b"\n") + 1
+    header = json.loads(content[:end])
+    if header["source"] != state:
+        raise ValueError("decoded from other files")
+    parts = []
+    for shape in header["shapes"]:
+        count = math.prod(shape)
+        parts.append(np.frombuffer(content, np.uint8, count, end).reshape(shape))
+        end += count
+    arrays = Arrays(*parts)
+    if fingerprint(arrays) != header["fingerprint"]:
+        raise ValueError("damaged")
+    return arrays, header["fingerprint"]
+
+
+def _write(path: Path, header: bytes, arrays: Arrays) -> None:
+    """Writes beside the place and renames, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            file.write(header)
+            for array in arrays:
+                file.write(array.data)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -1,0 +1,292 @@
+"""MNIST, Fashion-MNIST and KMNIST through TFDS, without TensorFlow.
+
+The stock builders need TensorFlow to prepare a dataset (to unpack, to open files, to write PNG),
+not to read it. Here those steps are replaced and everything else stays: name, version, features
+and ArrayRecord files are the standard ones, so that other programs can read what was prepared
+here, and a directory prepared elsewhere as ArrayRecord is read as it is.
+
+TFDS stores examples in the order of a hash of their keys. The order of the original files is
+restored, because the split depends on it.
+
+The download is tested against a server on loopback with the original files of MNIST, not against
+the hosts that TFDS registers; and KMNIST's own files were never at hand, so that only its recipe,
+which is MNIST's, is tested, and its images are checked against TFDS's checksums when they are
+prepared but have no known fingerprint when they are read.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import os
+import shlex
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track, wrap_file
+
+from rowrnn.data import cache, idx
+from rowrnn.data.arrays import Arrays, check, fingerprint
+from rowrnn.errors import ConfigError, DataError
+
+CLASSES = 10
+VERSION = "3.0.1"
+"""TFDS's version of all three datasets."""
+
+_STOCK_BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+# Of the original files.
+_FINGERPRINTS = {
+    "mnist": "88d991fdc7ccde887ffc4f71beaebdea7f32713839bb7d725186db364a03b513",
+    "fashion_mnist": "c3f4cde13deeccf1ae1f818f2defada1d666f122da5659277eaef7c56986cc50",
+}
+_TIMEOUT_S = 30
+_BLOCK = 2**16
+
+
+def prepare(name: str, data_dir: str = "", manual_dir: str = "") -> Path:
+    """Makes a dataset ready to be loaded, and checks it; one that is ready is only checked.
+
+    Downloads the four original files, or takes them from `manual_dir`, where they lie under their
+    ordinary names such as ``train-images-idx3-ubyte.gz``, and compares their SHA-256 with those
+    that TFDS registers. Files of MNIST and Fashion-MNIST may also be unpacked or packed anew: then
+    their content is compared. Progress goes to stderr.
+
+    Args:
+        name: mnist, fashion_mnist or kmnist.
+        data_dir: the TFDS data directory; empty for ``TFDS_DATA_DIR`` or ~/tensorflow_datasets.
+        manual_dir: a directory with the original files; empty to download them.
+
+    Returns the directory of the prepared dataset. Raises `DataError` where a file is missing,
+    damaged or cannot be fetched or written; nothing half-written is left then.
+    """
+    if name not in _STOCK_BUILDERS:
+        raise ConfigError(
+            f"dataset {name!r}: nothing to prepare; must be one of {', '.join(_STOCK_BUILDERS)}"
+        )
+    directory = _directory(name, data_dir)
+    if not directory.exists():
+        _build(name, directory, _get_originals(name, manual_dir))
+    load(name, data_dir)
+    return directory
+
+
+def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, str]:
+    """The arrays of a prepared dataset, in the order of the original files, and their fingerprint.
+
+    Decodes the dataset the first time and keeps the result (`rowrnn.data.cache`). `manual_dir`
+    only completes the command that the error names where the dataset is not prepared.
+
+    Raises `DataError` where the dataset is not prepared, or damaged.
+    """
+    directory = _directory(name, data_dir)
+    command = _command(name, data_dir, manual_dir)
+    if not directory.is_dir():
+        hint = "" if manual_dir else " (without a network: --manual-dir DIR with the four files)"
+        raise DataError(f"dataset {name} is not prepared in {directory}; run: {command}{hint}")
+    if not any(directory.glob("*.array_record*")):
+        raise DataError(
+            f"{directory} holds no ArrayRecord files, which is what can be read without "
+            f"TensorFlow; delete it or choose another data directory, then run: {command}"
+        )
+    cached = cache.load(directory)
+    arrays, digest = cached or _decode(name, directory, command)
+    if digest != _FINGERPRINTS.get(name, digest):
+        raise DataError(
+            f"{directory}: the images are not those of {name} (fingerprint {digest[:16]}…, must "
+            f"be {_FINGERPRINTS[name][:16]}…); delete the directory and run: {command}"
+        )
+    if not cached:
+        cache.save(directory, arrays, digest)
+    return arrays, digest
+
+
+def _command(name: str, data_dir: str, manual_dir: str) -> str:
+    """What to type to prepare a dataset."""
+    words = ["rowrnn", "data", "prepare", name]
+    words += ["--data.dir", data_dir] if data_dir else []
+    words += ["--manual-dir", manual_dir] if manual_dir else []
+    return shlex.join(words)
+
+
+def _directory(name: str, data_dir: str) -> Path:
+    """Where TFDS keeps this dataset."""
+    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(root).expanduser() / name / VERSION
+
+
+def _originals(name: str) -> Mapping[str, Any]:
+    """TFDS's record of the original files: `size`, `checksum` and `filename` by URL."""
+    return _stock_builder(name).url_infos
+
+
+def _get_originals(name: str, manual_dir: str) -> Arrays:
+    """The arrays in the original files, downloaded unless they lie in `manual_dir`."""
+    originals = _originals(name)
+    if manual_dir:
+        return _read_originals(name, originals, Path(manual_dir))
+    with tempfile.TemporaryDirectory(prefix="rowrnn-") as directory:
+        _download(name, originals, Path(directory))
+        return _read_originals(name, originals, Path(directory))
+
+
+def _stock_builder(name: str) -> Any:
+    from tensorflow_datasets.image_classification import mnist
+
+    return getattr(mnist, _STOCK_BUILDERS[name])
+
+
+def _download(name: str, originals: Mapping[str, Any], directory: Path) -> None:
+    """Fetches the original files into a directory."""
+    for url, info in originals.items():
+        try:
+            with (
+                urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response,
+                wrap_file(
+                    response, info.size, description=info.filename, console=Console(stderr=True)
+                ) as body,
+                open(directory / info.filename, "wb") as file,
+            ):
+                # One block more than there should be is enough to be refused.
+                while file.tell() <= info.size and (block := body.read(_BLOCK)):
+                    file.write(block)
+        except (OSError, http.client.HTTPException) as error:
+            raise DataError(
+                f"{url}: download failed ({error}); try again, or fetch the four files by other "
+                f"means and run: rowrnn data prepare {name} --manual-dir DIR"
+            ) from error
+
+
+def _read_originals(name: str, originals: Mapping[str, Any], directory: Path) -> Arrays:
+    """The arrays in the original files; raises `DataError` unless they are the original ones.
+
+    Files that were packed anew have another checksum but the same content, such as those of
+    Debian's dataset-fashion-mnist, whose gzip headers tell another time. Where the content is
+    known, it decides.
+    """
+    mismatch = ""
+    for url, info in originals.items():
+        path = idx.find(directory, info.filename.removesuffix(".gz"))
+        try:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; it must be the file from {url}") from error
+        if digest != info.checksum:
+            mismatch = mismatch or (
+                f"{path}: checksum mismatch, SHA-256 is {digest[:16]}…, must be "
+                f"{info.checksum[:16]}…; fetch the file again from {url}"
+            )
+    arrays = idx.read_directory(directory)
+    if mismatch and fingerprint(arrays) != _FINGERPRINTS.get(name):
+        raise DataError(mismatch)
+    check(arrays, str(directory), CLASSES)
+    return arrays
+
+
+def _build(name: str, directory: Path, arrays: Arrays) -> None:
+    """Writes the standard TFDS dataset."""
+    import tensorflow_datasets as tfds
+
+    builder_class: Any = type(
+        name,
+        (_Recipe, _stock_builder(name)),
+        {"name": name, "VERSION": tfds.core.Version(VERSION), "arrays": arrays},
+        skip_registration=True,
+    )
+    tfds.disable_progress_bar()
+    # TFDS tells what it does on stdout, where only results belong.
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as scratch:
+        try:
+            builder = builder_class(data_dir=directory.parents[1], file_format="array_record")
+            builder.download_and_prepare(
+                download_dir=scratch,
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+        except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError.
+            raise DataError(
+                f"{directory}: dataset {name} cannot be written ({error}); "
+                "check the disk, or choose another data directory"
+            ) from error
+
+
+class _Recipe:
+    """The steps of a stock builder that would use TensorFlow."""
+
+    arrays: Arrays
+
+    def _split_generators(self, _: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+        train_images, train_labels, test_images, test_labels = self.arrays
+        return {
+            "train": self._generate_examples(train_images, train_labels),
+            "test": self._generate_examples(test_images, test_labels),
+        }
+
+    def _generate_examples(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[int, dict]]:
+        for key in track(range(len(labels)), "Writing", console=Console(stderr=True)):
+            png = io.BytesIO()
+            Image.fromarray(images[key]).save(png, "PNG")
+            png.seek(0)
+            yield key, {"image": png, "label": int(labels[key])}
+
+
+def _decode(name: str, directory: Path, command: str) -> tuple[Arrays, str]:
+    """Reads every example of a prepared dataset."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder: Any = tfds.builder_from_directory(directory)
+        undecoded = {"image": tfds.decode.SkipDecoding()}
+        parts = []
+        for split in ("train", "test"):
+            source = builder.as_data_source(split, decoders=undecoded)
+            parts += _decode_split(source, split)
+    except Exception as error:
+        # Damaged files raise whatever ArrayRecord, protobuf or Pillow stumble over.
+        raise DataError(
+            f"{directory}: dataset {name} is damaged ({type(error).__name__}); "
+            f"delete the directory and run: {command}"
+        ) from error
+    arrays = Arrays(*parts)
+    check(arrays, str(directory), CLASSES)
+    return arrays, fingerprint(arrays)
+
+
+def _decode_split(source: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of one split, in the order of the original file."""
+    images = np.empty((len(source), *_unpack(source[0]).shape), np.uint8)
+    labels = np.empty(len(source), np.uint8)
+    order = _stored_order(split, len(source))
+    for start in track(range(0, len(order), 1000), "Reading", console=Console(stderr=True)):
+        block = range(start, min(start + 1000, len(order)))
+        records = source.__getitems__(block)
+        for key, record in zip(order[block.start : block.stop], records, strict=True):
+            images[key] = _unpack(record)
+            labels[key] = record["label"]
+    images.flags.writeable = labels.flags.writeable = False
+    return images, labels
+
+
+def _unpack(record: Mapping[str, Any]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(record["image"])))
+
+
+def _stored_order(split: str, size: int) -> list[int]:
+    """The keys 0 to size - 1 in the order in which TFDS stores their examples.
+
+    TFDS sorts by the MD5 of split name and key (tensorflow_datasets/core/hashing.py, shuffle.py).
+    """
+    salt = hashlib.md5(split.encode(), usedforsecurity=False)
+    digests = []
+    for key in range(size):
+        md5 = salt.copy()
+        md5.update(str(key).encode())
+        digests.append(md5.digest())
+    return sorted(range(size), key=digests.__getitem__)
