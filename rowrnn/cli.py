@@ -155,9 +155,9 @@ def _report_training(result: "TrainResult") -> None:
     """Says what came out and what to do next."""
     run = result.run_dir
     lines = [
-        f"Test accuracy {result.test_accuracy:.4f} on {result.dataset}, "
-        f"{result.examples:,} examples in {result.train_s:.1f} s "
-        f"({result.examples_per_s:,.0f} examples/s).",
+        f"Test accuracy {result.test_accuracy:.4f} on {result.dataset}",
+        f"Trained on {result.examples:,} examples in {result.train_s:.1f} s, "
+        f"{result.examples_per_s:,.0f} examples/s",
         f"The run is kept in {run}",
         "",
         "Try next:",
@@ -217,12 +217,16 @@ def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
     console = Console(stderr=True)
     low, high = evaluation.interval
     console.print(
-        f"{evaluation.split} accuracy {evaluation.accuracy:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}), loss {evaluation.loss:.4f}, "
-        f"{evaluation.count:,} images of {evaluation.dataset}, step {evaluation.step}",
+        f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "
+        f"95 % interval {low:.4f} to {high:.4f}, loss {evaluation.loss:.4f}\n"
+        f"{evaluation.count:,} images of {evaluation.dataset}, checkpoint of step "
+        f"{evaluation.step}\n",
         highlight=False,
     )
-    table = Table("class", "images", "accuracy", "most often taken for", box=None)
+    table = Table(box=None)
+    for heading in ("class", "images", "accuracy"):
+        table.add_column(heading, justify="right")
+    table.add_column("most often taken for")
     for label, row in enumerate(evaluation.confusion):
         errors = row.copy()
         errors[label] = 0
@@ -230,7 +234,8 @@ def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
         mistake = f"{worst}  ({errors[worst]} times)" if errors[worst] else ""
         table.add_row(str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake)
     console.print(table)
-    console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    for path in paths:
+        console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)

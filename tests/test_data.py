@@ -497,13 +497,17 @@ def test_default_directory_is_that_of_tfds(tmp_path, monkeypatch):
     [
         ({}, "run: rowrnn data prepare kmnist (without a network: --manual-dir DIR"),
         ({"dir": "/a b"}, "run: rowrnn data prepare kmnist --data.dir '/a b' (without"),
-        ({"manual_dir": "/m"}, "run: rowrnn data prepare kmnist --manual-dir /m"),
     ],
 )
 def test_unprepared_set_names_the_command(config, command):
     with pytest.raises(DataError) as caught:
         data.load(DataConfig(dataset="kmnist", **config))
     assert command in str(caught.value)
+
+
+def test_an_unprepared_set_is_prepared_from_the_directory_of_its_files(small):
+    config = DataConfig(dataset="kmnist", manual_dir=str(small))
+    assert_same_dataset(data.load(config), list(parse_by_hand(small)))
 
 
 def test_prepare_of_another_name_is_refused():

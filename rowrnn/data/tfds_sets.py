@@ -79,16 +79,21 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "") -> Path:
 def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, str]:
     """The arrays of a prepared dataset, in the order of the original files, and their fingerprint.
 
-    Decodes the dataset the first time and keeps the result (`rowrnn.data.cache`). `manual_dir`
-    only completes the command that the error names where the dataset is not prepared.
+    Decodes the dataset the first time and keeps the result (`rowrnn.data.cache`). A dataset that
+    is not prepared is prepared first where `manual_dir` has its original files; nothing is ever
+    downloaded unasked.
 
     Raises `DataError` where the dataset is not prepared, or damaged.
     """
     directory = _directory(name, data_dir)
-    command = _command(name, data_dir, manual_dir)
+    command = _command(name, data_dir)
+    if not directory.exists() and manual_dir:
+        _build(name, directory, _get_originals(name, manual_dir))
     if not directory.is_dir():
-        hint = "" if manual_dir else " (without a network: --manual-dir DIR with the four files)"
-        raise DataError(f"dataset {name} is not prepared in {directory}; run: {command}{hint}")
+        raise DataError(
+            f"dataset {name} is not prepared in {directory}; run: {command} "
+            "(without a network: --manual-dir DIR with the four files)"
+        )
     if not any(directory.glob("*.array_record*")):
         raise DataError(
             f"{directory} holds no ArrayRecord files, which is what can be read without "
@@ -106,11 +111,10 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
     return arrays, digest
 
 
-def _command(name: str, data_dir: str, manual_dir: str) -> str:
+def _command(name: str, data_dir: str) -> str:
     """What to type to prepare a dataset."""
     words = ["rowrnn", "data", "prepare", name]
     words += ["--data.dir", data_dir] if data_dir else []
-    words += ["--manual-dir", manual_dir] if manual_dir else []
     return shlex.join(words)
 
 
