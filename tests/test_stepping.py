@@ -114,6 +114,33 @@ def test_the_gradient_is_the_slope_of_the_loss_in_numpy():
         np.testing.assert_allclose(along, (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        dataclasses.replace(CONFIG, data=DataConfig(shift=2)),
+        dataclasses.replace(CONFIG, model=ModelConfig(6, 8, dropout=0.5)),
+    ],
+    ids=["shift", "dropout"],
+)
+def test_each_step_draws_anew(config):
+    train_step = jax.jit(step.make_train_step(config, 2, CLASSES))
+    state, batch = states.create(config, 2, SHAPE, CLASSES, 0), split(size=16)
+    at_steps = [
+        float(train_step(state._replace(step=jnp.asarray(s)), batch)[1].loss_sum) for s in (0, 0, 1)
+    ]
+    assert at_steps[0] == at_steps[1] != at_steps[2]
+
+
+def test_training_smooths_the_labels_and_evaluation_does_not():
+    config = dataclasses.replace(CONFIG, train=TrainConfig(batch_size=16, label_smoothing=0.2))
+    state, batch = states.create(config, 1, SHAPE, CLASSES, 0), split(size=16)
+    _, trained = step.make_train_step(config, 1, CLASSES)(state, batch)
+    evaluated, logits = step.evaluate(config, state.params, batch, CLASSES)
+    for sums, smoothing in [(trained, 0.2), (evaluated, 0.0)]:
+        expected = metrics.cross_entropy(logits, batch.labels, smoothing).sum()
+        np.testing.assert_allclose(sums.loss_sum, expected, rtol=1e-5)
+
+
 def test_metrics_are_sums_over_the_batch_before_the_update():
     state, batch = states.create(CONFIG, 1, SHAPE, CLASSES, 0), split(size=16)
     _, sums = step.make_train_step(CONFIG, 1, CLASSES)(state, batch)
