@@ -116,6 +116,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(whole, tmp_path, monkeypatch
         stop_at(patched, cut)
         with pytest.raises(StoppedError, match=f"SIGTERM after step {cut} of 100"):
             rowrnn.train(CONFIG, path)
+    assert (path / "checkpoints" / str(cut)).is_dir()
     result = rowrnn.train(resume=path)
     assert final_digests(path) == final_digests(whole[0])
     assert result.params_sha256 == whole[1].params_sha256
