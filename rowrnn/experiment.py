@@ -115,14 +115,18 @@ def compile_programs(
     """Compiles what a run calls, for a state and data that lie on the mesh."""
     config, classes = experiment.config, experiment.dataset.classes
     size, batch_size = len(experiment.dataset.train.labels), config.train.batch_size
-    train_step = step.make_train_step(config, experiment.steps, classes)
+
+    def divide(grad_fn):
+        return parallel.divide_grads(mesh, grad_fn)
+
+    train_step = step.make_train_step(config, experiment.steps, classes, divide)
 
     def order(key, epoch):
         return step.epoch_order(key, epoch, size)
 
     def chunk(state, train, order, steps):
         def place(batch):
-            return parallel.divide(mesh, batch)
+            return parallel.divide_batch(mesh, batch)
 
         return step.run_chunk(train_step, state, train, order, steps, batch_size, place)
 

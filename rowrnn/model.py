@@ -43,7 +43,7 @@ class RowRNN(nn.Module):
         carries: Sequence[Carry] | None = None,
         *,
         every_row: bool = False,
-        dropout: bool = False,
+        dropout_keys: jax.Array | None = None,
     ) -> tuple[jax.Array, list[Carry]]:
         """Runs the network.
 
@@ -52,7 +52,8 @@ class RowRNN(nn.Module):
             carries: one (c, h) for each layer, each [B, H]; zeros where not given. This is the
                 notebook's `istate`.
             every_row: whether to give the logits after every row instead of after the last.
-            dropout: whether to drop activations; needs an rng named "dropout".
+            dropout_keys: a key for each image, [B], to drop activations with; without them none
+                is dropped.
 
         Returns:
             Logits, [B, C] or with `every_row` [T, B, C], and the carries after the last row.
@@ -80,7 +81,8 @@ class RowRNN(nn.Module):
                 backend=config.backend,
             )
             last_carries.append(carry)
-            rows = nn.Dropout(config.dropout, deterministic=not dropout)(rows)
+            if dropout_keys is not None:
+                rows = _drop(rows, dropout_keys, layer, config.dropout)
             projection, inputs, scale = None, config.hidden_size, 1.0
         readout = self._affine("readout", config.hidden_size, self.classes)
         # The readout is small and decides the loss: it stays in float32 whatever the dtype.
@@ -109,6 +111,21 @@ class RowRNN(nn.Module):
             return Affine(init(key, inputs, hidden), jnp.zeros(4 * hidden))
 
         return self.param(name, init_cell)
+
+
+def _drop(rows: jax.Array, keys: jax.Array, layer: int, rate: float) -> jax.Array:
+    """Inverted dropout of hidden states [T, B, H] or [B, H] by one key for each image, [B].
+
+    A key for each image, and not one for the batch, so that the draws are the same however the
+    batch is divided over devices.
+    """
+
+    def drop(key, row):
+        kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, row.shape)
+        return jnp.where(kept, row / (1 - rate), 0)
+
+    batch_axis = rows.ndim - 2
+    return jax.vmap(drop, (0, batch_axis), batch_axis)(keys, rows)
 
 
 def _uniform_unit_scaling(key: jax.Array, inputs: int, hidden: int) -> jax.Array:

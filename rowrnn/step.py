@@ -34,49 +34,65 @@ class Batch(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+GradFn = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
+"""(params, batch, a key for each example) -> (gradients, metrics), both sums over the examples."""
 
 
-def make_train_step(config: Config, total_steps: int, classes: int) -> TrainStep:
+def make_train_step(
+    config: Config,
+    total_steps: int,
+    classes: int,
+    divide: Callable[[GradFn], GradFn] = lambda grad_fn: grad_fn,
+) -> TrainStep:
     """The pure function ``train_step(state, batch) -> (state, metrics)`` of an experiment.
 
     One step augments the batch, computes loss and gradients, updates the parameters through Optax
     and, where asked for, their moving average. The metrics are those of the forward pass, before
     the update.
-    """
-    model = RowRNN(config.model, classes)
-    tx = make_optimizer(config.optimizer, total_steps)
-    ema_decay = config.optimizer.ema_decay
 
-    def loss_fn(params, images, labels, dropout_key):
-        logits, _ = model.apply(
-            {"params": params},
-            images,
-            dropout=config.model.dropout > 0,
-            rngs={"dropout": dropout_key},
-        )
-        losses = metrics.cross_entropy(logits, labels, config.train.label_smoothing)
-        return losses.mean(), metrics.from_logits(logits, losses, labels)
+    Args:
+        config: the experiment.
+        total_steps: length of the run, for the schedule.
+        classes: number of classes.
+        divide: lets every device work on its share of the batch; nothing on a single one.
+    """
+    tx = make_optimizer(config.optimizer, total_steps)
+    grad_fn = divide(_make_grad_fn(config, classes))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images = batch.images
         if config.data.shift:
             shift_key = _stream(state.key, _SHIFT, state.step)
-            images = random_shift(shift_key, images, config.data.shift)
+            batch = batch._replace(images=random_shift(shift_key, batch.images, config.data.shift))
         dropout_key = _stream(state.key, _DROPOUT, state.step)
-        grads, sums = jax.grad(loss_fn, has_aux=True)(
-            state.params, images, batch.labels, dropout_key
-        )
+        example_keys = jax.random.split(dropout_key, batch.labels.shape[0])
+        grads, sums = grad_fn(state.params, batch, example_keys)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = state.ema
         if ema is not None:
-            ema = cast(Params, optax.incremental_update(params, ema, 1 - ema_decay))
+            decay = config.optimizer.ema_decay
+            ema = cast(Params, optax.incremental_update(params, ema, 1 - decay))
         # A gradient that is not finite shows in the update, and so does a division by zero in it.
         finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.tree.norm(updates))
         sums = dataclasses.replace(sums, nonfinite=1 - finite.astype(jnp.int32))
         return TrainState(state.step + 1, params, opt_state, state.key, ema), sums
 
     return train_step
+
+
+def _make_grad_fn(config: Config, classes: int) -> GradFn:
+    """Gradients of the mean loss over a whole batch, from any part of it."""
+    model = RowRNN(config.model, classes)
+
+    def loss_fn(params, batch, keys):
+        dropout_keys = keys if config.model.dropout else None
+        logits, _ = model.apply({"params": params}, batch.images, dropout_keys=dropout_keys)
+        losses = metrics.cross_entropy(logits, batch.labels, config.train.label_smoothing)
+        sums = metrics.from_logits(logits, losses, batch.labels)
+        # Not the mean: that over a share of the batch is not a share of the mean.
+        return losses.sum() / config.train.batch_size, sums
+
+    return jax.grad(loss_fn, has_aux=True)
 
 
 def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int) -> jax.Array:

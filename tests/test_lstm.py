@@ -245,7 +245,7 @@ def test_values_and_gradients_at_the_corners(backend, dtype, case):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("backend", BACKENDS)
 @hypothesis.settings(
-    max_examples=4, deadline=None, derandomize=True, phases=[hypothesis.Phase.generate]
+    max_examples=3, deadline=None, derandomize=True, phases=[hypothesis.Phase.generate]
 )
 @hypothesis.given(case=CASES)
 def test_values_and_gradients(backend, dtype, case):

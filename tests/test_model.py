@@ -80,10 +80,10 @@ def test_dropout_scales_what_it_keeps_and_is_off_by_default():
     variables = model.init(jax.random.key(0), images)
     plain, _ = model.apply(variables, images)
 
-    def apply(key):
-        return model.apply(variables, images, dropout=True, rngs={"dropout": key})[0]
+    def apply(keys):
+        return model.apply(variables, images, dropout_keys=keys)[0]
 
-    dropped = jax.vmap(apply)(jax.random.split(jax.random.key(1), 200))
+    dropped = jax.vmap(apply)(jax.random.split(jax.random.key(1), (200, 3)))
     assert not np.allclose(dropped[0], plain)
     np.testing.assert_allclose(dropped.mean(axis=0), plain, atol=0.15)
 
