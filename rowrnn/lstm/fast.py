@@ -30,9 +30,9 @@ def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_
         xs = _project(projection, input_scale, xs, dtype, wide)
         projection, input_scale = None, 1.0
     kernel = _join(cell, projection, input_scale, forget_bias)
-    ones = jnp.ones((rows, batch, 1), dtype)
-    xs = jnp.concatenate([xs.astype(dtype), ones], axis=-1)
-    hs, carry = _read_rows(every_row, xs, kernel.astype(dtype), carry)
+    ones = jnp.ones((rows, batch, 1), wide)
+    xs = jnp.concatenate([xs.astype(wide), ones], axis=-1)
+    hs, carry = _read_rows(every_row, jnp.dtype(dtype), xs, kernel.astype(wide), carry)
     return (hs if every_row else carry[1]), carry
 
 
@@ -74,18 +74,20 @@ def _join(cell, projection, input_scale, forget_bias):
     return halves[None] * jnp.concatenate([input_kernel, bias[None], recurrent_kernel])
 
 
-def _read_rows_only(every_row, xs, kernel, carry):
+def _read_rows_only(every_row, dtype, xs, kernel, carry):
     """Reads all rows with the joint kernel.
 
     Args:
         every_row: whether to return the hidden state after every row.
+        dtype: type of the operands of products.
         xs: rows, each with a one appended, [T, B, F + 1].
-        kernel: joint kernel, [F + 1 + H, 4H], of the dtype of `xs`.
+        kernel: joint kernel, [F + 1 + H, 4H].
         carry: (c, h), each [B, H].
 
     Returns:
         Hidden states [T, B, H] or None, and the carry after the last row.
     """
+    kernel = kernel.astype(dtype)
 
     def read_row(carry, x):
         c, h, *_ = _read_row(kernel, x, carry)
@@ -98,8 +100,8 @@ def _read_rows_only(every_row, xs, kernel, carry):
 def _read_row(kernel, x, carry):
     """One row: the new (c, h), and what its backward pass needs: [x, 1, h] and the four u."""
     c, h = carry
-    xh = jnp.concatenate([x, h.astype(x.dtype)], axis=-1)
-    u = jnp.tanh(jnp.dot(xh, kernel, preferred_element_type=c.dtype))
+    xh = jnp.concatenate([x, h], axis=-1)
+    u = jnp.tanh(jnp.dot(xh.astype(kernel.dtype), kernel, preferred_element_type=c.dtype))
     ui, uj, uf, uo = jnp.split(u, 4, axis=-1)
     c = _sigmoid(uf) * c + _sigmoid(ui) * uj
     h = _sigmoid(uo) * jnp.tanh(c)
@@ -116,7 +118,9 @@ def _slope(u):
     return 0.5 - 0.5 * u * u
 
 
-def _read_rows_fwd(every_row, xs, kernel, carry):
+def _read_rows_fwd(every_row, dtype, xs, kernel, carry):
+    kernel = kernel.astype(dtype)
+
     def read_row(carry, x):
         c, _ = carry
         new_c, h, xh, us = _read_row(kernel, x, carry)
@@ -126,11 +130,11 @@ def _read_rows_fwd(every_row, xs, kernel, carry):
     return (hs, carry), (saved, kernel)
 
 
-def _read_rows_bwd(every_row, residuals, cotangents):
+def _read_rows_bwd(every_row, dtype, residuals, cotangents):
     (xhs, cs, us), kernel = residuals
     dhs, (dc, dh) = cotangents
-    hidden, dtype = dc.shape[-1], kernel.dtype
-    input_kernel, recurrent_kernel = jnp.split(kernel, [kernel.shape[0] - hidden])
+    wide = dc.dtype
+    input_kernel, recurrent_kernel = jnp.split(kernel, [kernel.shape[0] - dc.shape[-1]])
     # Transposed here, once: the loop would do it for every row.
     transposed = recurrent_kernel.T
 
@@ -140,7 +144,7 @@ def _read_rows_bwd(every_row, residuals, cotangents):
         if every_row:
             dh = dh + dh_row
         i, f, o = _sigmoid(ui), _sigmoid(uf), _sigmoid(uo)
-        # Less traffic than to save tanh(c) as well.
+        # Cheaper to compute again than to save.
         t = jnp.tanh(f * c + i * uj)
         dc = dc + dh * o * (1 - t * t)
         dz = jnp.concatenate(
@@ -151,19 +155,19 @@ def _read_rows_bwd(every_row, residuals, cotangents):
                 dh * t * _slope(uo),
             ],
             axis=-1,
-        ).astype(dtype)
-        return (dc * f, jnp.dot(dz, transposed, preferred_element_type=dc.dtype)), dz
+        )
+        return (dc * f, jnp.dot(dz.astype(dtype), transposed, preferred_element_type=wide)), dz
 
     carry, dzs = jax.lax.scan(unread_row, (dc, dh), (cs, us, dhs), reverse=True)
-    rows, batch, _ = dzs.shape
-    dzs = dzs.reshape(rows * batch, -1)
     # Two-dimensional, because a contraction over two axes is several times slower on a CPU.
-    xhs = xhs.reshape(rows * batch, -1)
-    dkernel = jnp.dot(xhs.T, dzs, preferred_element_type=dc.dtype).astype(dtype)
-    # Dead code, which XLA removes, where xs are pixels.
-    dxs = jnp.dot(dzs, input_kernel.T, preferred_element_type=dc.dtype).astype(dtype)
+    rows, batch, _ = dzs.shape
+    xhs = xhs.reshape(rows * batch, -1).astype(dtype)
+    dzs = dzs.reshape(rows * batch, -1).astype(dtype)
+    dkernel = jnp.dot(xhs.T, dzs, preferred_element_type=wide)
+    # Where xs are pixels nobody asks for this, and XLA drops it.
+    dxs = jnp.dot(dzs, input_kernel.T, preferred_element_type=wide)
     return dxs.reshape(rows, batch, -1), dkernel, carry
 
 
-_read_rows = jax.custom_vjp(_read_rows_only, nondiff_argnums=(0,))
+_read_rows = jax.custom_vjp(_read_rows_only, nondiff_argnums=(0, 1))
 _read_rows.defvjp(_read_rows_fwd, _read_rows_bwd)

@@ -1,0 +1,85 @@
+"""The command line: arguments to a config, a config to a runner, a result to the terminal.
+
+The only room that knows tyro and ``sys.exit``. Each command has a module, imported when it is
+called; and that imports its runner when its arguments are known to be good, so that help and
+config errors come before jax is loaded.
+"""
+
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rowrnn.cli.terminal import say
+from rowrnn.config import nearest
+from rowrnn.errors import ConfigError, RowRNNError
+
+_MODULES = {
+    "train": "train",
+    "eval": "evaluate",
+    "predict": "predict",
+    "data": "data",
+    "bench": "bench",
+}
+
+_OVERVIEW = """\
+usage: rowrnn COMMAND [arguments]
+
+Row-wise recurrent networks for images, in JAX.
+
+commands:
+  train [CONFIG.toml]      train one run, evaluate it and keep it in a directory
+  eval RUN                 loss, accuracy by class and confusion matrix of a run
+  predict RUN PICTURE ...  what a run sees in pictures
+  data prepare NAME        download or convert mnist, fashion_mnist or kmnist
+  bench SUITE              how fast: the recurrence, the step, other libraries
+  bench compare OLD NEW    is the new measurement slower?
+
+`rowrnn COMMAND --help` shows the arguments of a command. All take --json (one
+JSON value on the last line of stdout) and --debug (a traceback with an error).
+
+Start with: rowrnn train experiments/quickstart.toml
+"""
+
+
+def main() -> None:
+    """Runs the command that the process was started with, and exits."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command line and returns its exit code."""
+    warnings.showwarning = _show_warning
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_OVERVIEW, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"rowrnn {version('rowrnn')}")
+        return 0
+    try:
+        return _command(arguments[0])(arguments[1:])
+    except RowRNNError as error:
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        else:
+            say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("left on Ctrl-C")
+        return 130
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    if name not in _MODULES:
+        raise ConfigError(f"unknown command {name!r}{nearest(name, _MODULES)}")
+    return importlib.import_module(f"rowrnn.cli.{_MODULES[name]}").main
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """One line for a warning of ours; those of libraries concern developers, not users."""
+    if issubclass(category, UserWarning) and str(message).startswith("checkpoint "):
+        say(f"warning: {message}")

@@ -1,0 +1,5 @@
+"""``python -m rowrnn.cli``, which is the console script `rowrnn`."""
+
+from rowrnn.cli import main
+
+main()

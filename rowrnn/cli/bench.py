@@ -1,0 +1,92 @@
+"""``rowrnn bench``."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from rowrnn.cli.terminal import Common, parse, say
+from rowrnn.errors import ConfigError
+
+REGRESSION = 1
+"""Exit code of a comparison that found something slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchArguments(Common):
+    """Measure how fast this device, this jax and this rowrnn are.
+
+    The suites: ceiling (matrix products and copies: what the device can do at most), lstm (the
+    recurrence alone), train (the step, evaluation and the whole program), peers (the same step in
+    other libraries, in turns), startup (from the shell to the first step).
+
+    rowrnn bench compare OLD.json NEW.json holds two results of one machine against each other.
+    """
+
+    suite: Annotated[Positional[str], arg(metavar="SUITE")]
+    """ceiling, lstm, train, peers, startup, or a TOML file such as experiments/bench_train.toml."""
+    quick: bool = False
+    """A first look, in less than a minute for most."""
+    out: Annotated[Path | None, arg(metavar="FILE.json")] = None
+    """Where to keep the result; plots go beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments(Common):
+    """Is the new result slower than the old one, and is that more than noise?
+
+    Exits with 1 where it is.
+    """
+
+    old: Annotated[Positional[Path], arg(metavar="OLD.json")]
+    """The result to compare with."""
+    new: Annotated[Positional[Path], arg(metavar="NEW.json")]
+    """The result to judge."""
+    fail_above: Annotated[str, arg(metavar="PERCENT")] = "10%"
+    """The slowdown that is allowed."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a suite, or compares two results."""
+    if arguments and arguments[0] == "compare":
+        return _compare(arguments[1:])
+    given = parse("bench", BenchArguments, arguments)
+
+    from rowrnn import bench
+
+    document = bench.run(given.suite, quick=given.quick, out=given.out)
+    bench.show(document)
+    if given.out:
+        say(f"kept in {given.out}")
+    if given.json:
+        print(json.dumps(document))
+    return 0
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    given = parse("bench compare", CompareArguments, arguments)
+    allowed = _share(given.fail_above)
+
+    from rowrnn import bench
+
+    comparison = bench.compare(given.old, given.new, allowed)
+    bench.show_comparison(comparison)
+    if given.json:
+        verdict = {"regressed": comparison.regressed}
+        print(json.dumps(dataclasses.asdict(comparison) | verdict))
+    return REGRESSION if comparison.regressed else 0
+
+
+def _share(percent: str) -> float:
+    """10% or 10 as 0.1."""
+    try:
+        share = float(percent.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 100:
+        raise ConfigError(f"--fail-above {percent}: must be a percentage from 0%, such as 10%")
+    return share

@@ -1,0 +1,70 @@
+"""``rowrnn predict``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from rowrnn.cli.terminal import Common, parse, plain, say
+from rowrnn.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rowrnn.runners.predict import Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments(Common):
+    """Say which class a run sees in pictures of one digit each, of any size.
+
+    IDX files are taken too, as they are. A picture that cannot be read gets a line on stderr, and
+    the exit code is then 3.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run directory."""
+    pictures: Annotated[Positional[tuple[Path, ...]], arg(metavar="PICTURE")]
+    """PNG, JPEG or IDX files."""
+    checkpoint: str = "last"
+    """last, best (on validation) or a step."""
+    rows: bool = False
+    """Show the belief after each row."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Classifies pictures."""
+    given = parse("predict", PredictArguments, arguments)
+    if not given.pictures:
+        raise ConfigError("predict needs at least one picture: rowrnn predict RUN PICTURE.png …")
+
+    from rowrnn.runners.predict import predict
+
+    predictions, problems = predict(given.run, given.pictures, which=given.checkpoint)
+    for prediction in predictions:
+        _report_prediction(prediction, rows=given.rows)
+    for problem in problems:
+        say(str(problem))
+    if given.json:
+        print(json.dumps([prediction.summary() for prediction in predictions]))
+    return DataError.exit_code if problems else 0
+
+
+def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
+    """One line for a picture on stderr, and with `rows` one more for each row of it."""
+    read_as = ", dark on light" if prediction.inverted else ""
+    print(
+        f"{plain(prediction.path)}: {prediction.label} ({prediction.probability:.1%}), then "
+        f"{prediction.runner_up} ({prediction.runner_up_probability:.1%}){read_as}",
+        file=sys.stderr,
+    )
+    if rows:
+        for row, (pixels, belief) in enumerate(
+            zip(prediction.image, prediction.rows, strict=True), start=1
+        ):
+            shades = "".join(" ░▒▓█"[int(pixel) * 5 // 256] for pixel in pixels)
+            label = int(belief.argmax())
+            bar = "■" * round(20 * belief[label])
+            print(f"{row:4d} {shades} {label} {belief[label]:6.1%} {bar}", file=sys.stderr)
