@@ -6,16 +6,19 @@ notice a flipped bit in its data files, so every restore is compared with these 
 checkpoint that fails is set aside by name and the next older one is used.
 """
 
+import functools
 import hashlib
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -164,17 +167,39 @@ def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     """The state and facts of one checkpoint; raises `_DamagedError`."""
     facts = _read_facts(path)
     abstract = make_abstract(facts)
-    try:
-        arrays = ocp.load(str(path.absolute()), _empty_arrays(abstract))
-    except Exception as error:  # Orbax and TensorStore raise whatever the damage leads them to.
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _DamagedError(first_line[:200]) from error
+    arrays = _load(path, _empty_arrays(abstract))
     for name, array in arrays.items():
         if digest(np.asarray(array)) != facts["sha256"].get(name):
             raise _DamagedError(f"{name} does not match its SHA-256")
-    leaves = [jax.random.wrap_key_data(arrays[_KEY]) if name == _KEY else arrays[name]
+    leaves = [jax.random.wrap_key_data(jnp.asarray(arrays[_KEY])) if name == _KEY else arrays[name]
               for name, _ in _named_leaves(abstract)]  # fmt: skip
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
+
+
+def _load(path: Path, arrays: Arrays) -> Arrays:
+    """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`."""
+    _silence_late_reads()
+    try:
+        return ocp.load(str(path.absolute()), arrays)
+    except Exception as error:  # Orbax and TensorStore raise whatever the damage leads them to.
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _DamagedError(problem[:200]) from error
+
+
+@functools.cache
+def _silence_late_reads() -> None:
+    """Keeps quiet what TensorStore's threads have to say after a load has failed.
+
+    They report to an event loop that Orbax has closed by then, and Python prints each of the
+    errors that this raises, long after the one that matters.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _read_facts(path: Path) -> Facts:

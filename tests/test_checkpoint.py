@@ -84,7 +84,9 @@ def flip(path, random_):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(15), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(15, 200))]
+)
 def test_a_flipped_bit_is_never_restored(tmp_path, seed):
     save(tmp_path / "c", [1, 2])
     good = {step: restored(tmp_path / "c", str(step)) for step in (1, 2)}

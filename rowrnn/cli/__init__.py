@@ -6,6 +6,7 @@ config errors come before jax is loaded.
 """
 
 import importlib
+import logging
 import sys
 import traceback
 import warnings
@@ -51,7 +52,10 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
-    warnings.showwarning = _show_warning
+    if "--debug" not in arguments:
+        # The logs of libraries concern developers; rowrnn itself does not log.
+        logging.disable()
+        warnings.showwarning = _show_warning
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_OVERVIEW, end="")
         return 0 if arguments else 2
@@ -80,6 +84,6 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """One line for a warning of ours; those of libraries concern developers, not users."""
+    """One line for a warning of ours, nothing for those of libraries."""
     if issubclass(category, UserWarning) and str(message).startswith("checkpoint "):
         say(f"warning: {message}")

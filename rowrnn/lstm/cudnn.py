@@ -69,9 +69,12 @@ def to_cudnn(cell, forget_bias):
 def from_cudnn(weights, inputs, hidden, forget_bias):
     """Kernel [P + H, 4H] and bias [4H] of our cell from cuDNN's flat weights.
 
-    >>> kernel, bias = from_cudnn(jnp.arange(4 * 1 * (3 + 1 + 2)), 3, 1, 0.0)
-    >>> kernel[:, 1], bias
-    (Array([ 6,  7,  8, 14], dtype=int32), Array([36., 40., 38., 42.], dtype=float32))
+    >>> weights = jnp.arange(24.0)  # 4 by 3 inputs, 4 by 1 hidden state, twice 4 biases
+    >>> kernel, bias = from_cudnn(weights, inputs=3, hidden=1, forget_bias=0.0)
+    >>> [column.tolist() for column in kernel.T]
+    [[0.0, 1.0, 2.0, 12.0], [6.0, 7.0, 8.0, 14.0], [3.0, 4.0, 5.0, 13.0], [9.0, 10.0, 11.0, 15.0]]
+    >>> bias.tolist()
+    [36.0, 40.0, 38.0, 42.0]
     """
     w_ih, w_hh, b_ih, b_hh = rnn.unpack_lstm_weights(weights, inputs, hidden, 1, False)
     i, f, j, o = jnp.split(jnp.concatenate([w_ih[0].T, w_hh[0].T]), 4, axis=1)
