@@ -124,10 +124,10 @@ def compile_programs(
     def order(key, epoch):
         return step.epoch_order(key, epoch, size)
 
-    def chunk(state, train, order, steps):
-        def place(batch):
-            return parallel.divide_batch(mesh, batch)
+    def place(examples):
+        return parallel.divide_examples(mesh, examples)
 
+    def chunk(state, train, order, steps):
         return step.run_chunk(train_step, state, train, order, steps, batch_size, place)
 
     def last_batch(state, train, order):
@@ -135,10 +135,12 @@ def compile_programs(
         return step.evaluate(config, state.params, batch, classes)[0]
 
     def evaluate(params, split):
-        return step.evaluate(config, params, split, classes)
+        return step.evaluate(config, params, split, classes, place)
 
     def compiled(function, *arguments, donate=()):
-        return parallel.compile_replicated(mesh, function, *arguments, donate=donate)
+        return parallel.compile_replicated(
+            mesh, function, *arguments, dtype=config.model.dtype, donate=donate
+        )
 
     began = time.perf_counter()
     params = states.evaluation_params(state)

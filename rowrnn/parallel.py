@@ -17,9 +17,10 @@ from rowrnn.errors import ConfigError
 from rowrnn.state import TrainState
 from rowrnn.step import Batch, GradFn
 
-# Told to the compiler on CPUs, unless XLA_FLAGS already says something about it: the thunks of one
-# step run in the order they are written in, which is 5 to 10 % faster than in parallel.
-_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+# Told to the compiler on CPUs, by type of the operands, unless XLA_FLAGS says something about it:
+# without YNNPACK the small float32 products of a step are 15 to 20 % faster, and bfloat16 ones
+# much slower (experiments/speed_notes.md).
+_CPU_OPTIONS = {"float32": {"xla_cpu_experimental_ynn_fusion_type": ""}, "bfloat16": {}}
 
 
 def start(config: ParallelConfig) -> None:
@@ -84,9 +85,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def divide_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """Inside a jitted function: spreads the examples of a batch over the axis "data"."""
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("data")))
+def divide_examples(mesh: Mesh, examples: Any) -> Any:
+    """Inside a jitted function: spreads arrays [B, ...] over the axis "data" where it divides B."""
+    count = mesh.shape["data"]
+    if any(array.shape[0] % count for array in jax.tree.leaves(examples)):
+        return examples
+    return jax.lax.with_sharding_constraint(examples, NamedSharding(mesh, P("data")))
 
 
 def divide_grads(mesh: Mesh, grad_fn: GradFn) -> GradFn:
@@ -123,24 +127,36 @@ def put_state(mesh: Mesh, state: TrainState) -> TrainState:
 
 
 def compile_replicated(
-    mesh: Mesh, function: Callable, *arguments: Any, donate: tuple[int, ...] = ()
+    mesh: Mesh, function: Callable, *arguments: Any, dtype: str, donate: tuple[int, ...] = ()
 ) -> Callable:
     """Compiles a function whose arguments and results lie whole on every device of the mesh.
 
-    The compiled function takes arguments of exactly these shapes and types.
+    Args:
+        mesh: the devices.
+        function: what to compile.
+        arguments: what it will be called with, or others of the same shapes and types.
+        dtype: type of the operands of matrix products, as `model.dtype` says it.
+        donate: positions of the arguments whose memory the results may take over.
     """
     everywhere = replicated(mesh)
     jitted = jax.jit(
         function, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=donate
     )
-    return jitted.lower(*arguments).compile(compiler_options=_compiler_options(mesh))
+    lowered = jitted.lower(*arguments)
+    try:
+        return lowered.compile(compiler_options=_compiler_options(mesh, dtype))
+    except jax.errors.JaxRuntimeError as error:
+        # The options are of one XLA; another may know them no more.
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
-def _compiler_options(mesh: Mesh) -> dict[str, Any]:
+def _compiler_options(mesh: Mesh, dtype: str) -> dict[str, Any]:
     if mesh.devices.flat[0].platform != "cpu":
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
-    return {name: value for name, value in _CPU_OPTIONS.items() if name not in flags}
+    return {name: value for name, value in _CPU_OPTIONS[dtype].items() if name not in flags}
 
 
 def describe(mesh: Mesh) -> dict[str, object]:

@@ -7,7 +7,7 @@ of (seed, step) alone, never of where a chunk begins or ends.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,16 +33,24 @@ class Batch(NamedTuple):
     labels: jax.Array
 
 
+Place = Callable[[Any], Any]
+"""Says where arrays [B, ...] lie, and gives them back."""
+
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 GradFn = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
 """(params, batch, a key for each example) -> (gradients, metrics), both sums over the examples."""
+
+
+def _as_it_is(value: Any) -> Any:
+    """The `Place` and the `divide` of a single device."""
+    return value
 
 
 def make_train_step(
     config: Config,
     total_steps: int,
     classes: int,
-    divide: Callable[[GradFn], GradFn] = lambda grad_fn: grad_fn,
+    divide: Callable[[GradFn], GradFn] = _as_it_is,
 ) -> TrainStep:
     """The pure function ``train_step(state, batch) -> (state, metrics)`` of an experiment.
 
@@ -121,7 +129,7 @@ def run_chunk(
     order: jax.Array,
     steps: int | jax.Array,
     batch_size: int,
-    place: Callable[[Batch], Batch] = lambda batch: batch,
+    place: Place = _as_it_is,
 ) -> tuple[TrainState, Metrics]:
     """Runs `steps` steps of one epoch on the device and returns the sum of their metrics.
 
@@ -135,7 +143,7 @@ def run_chunk(
         order: the order of the epoch that all these steps belong to, [N].
         steps: how many steps.
         batch_size: B.
-        place: where the rows of each batch lie, the identity on a single device.
+        place: says on which devices the examples of each batch lie.
     """
 
     def body(_, carried):
@@ -163,12 +171,14 @@ def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
     )
 
 
-def predict_logits(config: Config, params: Params, images: jax.Array, classes: int) -> jax.Array:
+def predict_logits(
+    config: Config, params: Params, images: jax.Array, classes: int, place: Place = _as_it_is
+) -> jax.Array:
     """Logits [N, C] of any number of images [N, T, F], in batches of `EVAL_BATCH`."""
     model = RowRNN(config.model, classes)
 
     def batch_logits(batch):
-        return model.apply({"params": params}, batch)[0]
+        return model.apply({"params": params}, place(batch))[0]
 
     whole = images.shape[0] // EVAL_BATCH * EVAL_BATCH
     parts = []
@@ -181,10 +191,10 @@ def predict_logits(config: Config, params: Params, images: jax.Array, classes: i
 
 
 def evaluate(
-    config: Config, params: Params, split: Batch, classes: int
+    config: Config, params: Params, split: Batch, classes: int, place: Place = _as_it_is
 ) -> tuple[Metrics, jax.Array]:
     """The sums over a split and its logits [N, C]; no smoothing, augmentation or dropout."""
-    logits = predict_logits(config, params, split.images, classes)
+    logits = predict_logits(config, params, split.images, classes, place)
     losses = metrics.cross_entropy(logits, split.labels)
     return metrics.from_logits(logits, losses, split.labels), logits
 
