@@ -1,0 +1,70 @@
+"""How fast this device, this jax and this change are: the suites of ``rowrnn bench``.
+
+- `run` measures a suite and returns its JSON;
+- `show` prints it as tables, `rowrnn.bench.plots.save` draws it;
+- `compare` holds two such files of one machine against each other.
+
+Nothing here imports jax before a suite needs it in this process: what is timed runs, wherever it
+can, in processes of its own.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rowrnn.bench import suites
+from rowrnn.bench.child import Usage
+from rowrnn.bench.compare import Comparison, compare
+from rowrnn.bench.report import show, show_comparison
+from rowrnn.errors import ConfigError
+
+# Cores that other programs may use before a result is doubted.
+_QUIET_CORES = 0.1
+
+__all__ = ["Comparison", "compare", "run", "show", "show_comparison"]
+
+
+def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> dict[str, Any]:
+    """Measures a suite.
+
+    Args:
+        suite: ``lstm``, ``train``, ``peers``, ``startup`` or ``ceiling``, or the path of a TOML
+            file that names one of them and changes its grid.
+        quick: whether to cut the grid and the effort down.
+        out: where to write the JSON; plots go beside it.
+
+    Returns:
+        The document that `rowrnn.bench.record` describes.
+
+    Raises `ConfigError` where the suite is unknown, its file is no good, or `out` cannot be
+    written to; the last is found out before anything is measured.
+    """
+    settings = suites.load(suite)
+    if quick:
+        settings = settings.quick()
+    if out is not None:
+        _check_writable(Path(out))
+    module = importlib.import_module(f"rowrnn.bench.{suites.name_of(settings)}")
+    before = Usage.now()
+    document = module.run(settings, quick=quick)
+    document["other_cores"] = others = Usage.now().others_since(before)
+    if others is not None and others > _QUIET_CORES:
+        document["warnings"].append(
+            f"other programs used {others:.1f} cores: measure again on a quiet machine"
+        )
+    if out is not None:
+        from rowrnn.bench import plots
+
+        Path(out).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        plots.save(document, Path(out))
+    return document
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {path}: {error.strerror}; give a file to write to") from error

@@ -1,0 +1,234 @@
+"""The recurrence alone: forward, and forward with backward, of each backend over a grid.
+
+Before anything is timed, the very program that is to be timed is run on the very arrays, and its
+values and gradients are compared with the oracle in float64. What fails is reported as wrong and
+gets no time.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rowrnn import lstm
+from rowrnn.bench import ceiling, flops, oracle, record, suites, timing
+from rowrnn.config import nearest
+from rowrnn.errors import ConfigError, RowRNNError
+from rowrnn.lstm import Affine
+
+MODES = ("forward", "training")
+"""Training is forward and backward: gradients with respect to all weights."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the grid; `features` 0 means float rows as wide as the hidden state."""
+
+    hidden: int
+    batch: int
+    length: int
+    seeds: int
+    type: str
+    features: int
+    projection: int
+
+    @property
+    def shape(self) -> flops.Shape:
+        """The sizes that the operations depend on."""
+        width = self.features or self.hidden
+        return flops.Shape(self.length, width, self.projection, self.hidden, classes=0)
+
+    @property
+    def tolerance(self) -> float:
+        """The largest norm-wise error: products in less than float32 have three digits at most."""
+        return 1e-5 if self.type == "float32/highest" else 3e-2
+
+    def __str__(self) -> str:
+        rows = "" if self.features else ", rows of H floats"
+        return f"H{self.hidden} B{self.batch} T{self.length} S{self.seeds} {self.type}{rows}"
+
+
+class Inputs(NamedTuple):
+    """Arguments of a program, each with a leading seed axis where there are several seeds.
+
+    Attributes:
+        weights: as `oracle.Weights`, without readout.
+        rows: [T, B, F].
+        dh: gradient of the last hidden state, [B, H].
+    """
+
+    weights: Mapping[str, Any]
+    rows: Any
+    dh: Any
+
+
+def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
+    """Measures every backend in every case that fits the time limit."""
+    for name in suite.backends:
+        if name not in lstm.BACKENDS:
+            raise ConfigError(f"backends = {name!r}: no such backend{nearest(name, lstm.BACKENDS)}")
+    limits = ceiling.summary(
+        ceiling.measure(
+            suites.Ceiling(types=suite.types, copy_mib=(64,), repeats=5, sample_s=0.05, limit_s=1)
+        )
+    )
+    figures, skipped = [], []
+    for case in cases(suite):
+        rate = limits["gemm_gflops"][case.type]
+        # Two calls to warm up and three samples, at half the rate of the best product.
+        seconds = 10 * flops.training(case.shape).executed * case.batch * case.seeds / rate / 1e9
+        if seconds > suite.limit_s:
+            skipped.append(f"{case}: would take longer than limit_s = {suite.limit_s:g}")
+            continue
+        timing.progress(str(case))
+        inputs = make_inputs(case)
+        truth = solve(inputs, case)
+        for name in suite.backends or tuple(lstm.BACKENDS):
+            try:
+                figures += [
+                    _measure(case, name, mode, inputs, truth[mode], suite, rate) for mode in MODES
+                ]
+            except RowRNNError as error:
+                skipped.append(f"{name}: {error}")
+    device = jax.devices()[0]
+    facts = {"platform": device.platform, "kind": device.device_kind, "devices": 1}
+    return record.document(
+        suite,
+        quick=quick,
+        device=facts,
+        figures=figures,
+        **limits,
+        skipped=list(dict.fromkeys(skipped)),
+    )
+
+
+def cases(suite: suites.Lstm) -> Iterator[Case]:
+    """The product of the suite's lists, then its shapes."""
+    for kind, seeds, length, hidden, batch in itertools.product(
+        suite.types, suite.seeds, suite.length, suite.hidden, suite.batch
+    ):
+        yield Case(hidden, batch, length, seeds, kind, suite.features, suite.projection)
+    for kind, (hidden, batch, length) in itertools.product(suite.types, suite.shapes):
+        yield Case(hidden, batch, length, 1, kind, 0, 0)
+
+
+def make_inputs(case: Case) -> Inputs:
+    """Random weights, rows and gradient of a case, in NumPy."""
+    draw = np.random.default_rng(0)
+    shape = (case.length, case.batch, case.features or case.hidden)
+
+    def one_seed(seed: int) -> Inputs:
+        weights = oracle.random_weights(seed, shape[-1], case.projection, case.hidden, classes=0)
+        rows = draw.normal(size=shape).astype(np.float32)
+        if case.features:
+            rows = draw.integers(0, 256, shape, np.uint8)
+        return Inputs(weights, rows, draw.normal(size=(case.batch, case.hidden)).astype(np.float32))
+
+    if case.seeds == 1:
+        return one_seed(0)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(one_seed, range(case.seeds)))
+
+
+def make_program(case: Case, backend: str, mode: str) -> Callable[..., Any]:
+    """The function that is compiled and timed, from `Inputs` to arrays.
+
+    It returns the last hidden state, and in training the gradients too.
+    """
+    dtype = case.type.split("/")[0]
+    scale = 1 / 255 if case.features else 1.0
+
+    def forward(weights, rows):
+        projection = None
+        if case.projection:
+            projection = Affine(weights["projection_kernel"], weights["projection_bias"])
+        h, _ = lstm.lstm(
+            Affine(weights["cell_kernel"], weights["cell_bias"]),
+            rows,
+            lstm.zero_carry(case.batch, case.hidden),
+            projection=projection,
+            input_scale=scale,
+            forget_bias=oracle.FORGET_BIAS,
+            dtype=jnp.dtype(dtype),
+            backend=backend,
+        )
+        return h
+
+    def training(weights, rows, dh):
+        h, pull = jax.vjp(lambda weights: forward(weights, rows), weights)
+        return h, pull(dh)[0]
+
+    def program(inputs: Inputs):
+        if mode == "forward":
+            return forward(inputs.weights, inputs.rows)
+        return training(*inputs)
+
+    return jax.vmap(program) if case.seeds > 1 else program
+
+
+def solve(inputs: Inputs, case: Case) -> dict[str, Any]:
+    """What the programs of both modes must return, by the oracle."""
+
+    def one_seed(inputs: Inputs):
+        weights = {name: np.asarray(w, np.float64) for name, w in inputs.weights.items()}
+        rows = inputs.rows / 255 if case.features else inputs.rows.astype(np.float64)
+        h, tape = oracle.lstm(weights, rows)
+        return h, oracle.lstm_gradients(weights, rows, tape, inputs.dh.astype(np.float64))
+
+    if case.seeds == 1:
+        h, grads = one_seed(inputs)
+    else:
+        seeds = [jax.tree.map(lambda leaf, s=s: leaf[s], inputs) for s in range(case.seeds)]
+        h, grads = jax.tree.map(lambda *leaves: np.stack(leaves), *map(one_seed, seeds))
+    return {"forward": h, "training": (h, grads)}
+
+
+def worst_error(values: Any, truth: Any) -> float:
+    """The largest norm-wise error among the arrays of a tree."""
+    return max(jax.tree.leaves(jax.tree.map(oracle.distance, values, truth)))
+
+
+def _measure(
+    case: Case,
+    backend: str,
+    mode: str,
+    inputs: Inputs,
+    truth: Any,
+    suite: suites.Lstm,
+    rate: float,
+) -> dict[str, Any]:
+    """The figure of one program, or what is wrong with it."""
+    name = f"{backend} {mode} {case}"
+    facts = {"backend": backend, "mode": mode} | {
+        key: getattr(case, key) for key in ("hidden", "batch", "length", "seeds", "type")
+    }
+    facts["rows"] = "pixels" if case.features else "floats"
+    placed = jax.device_put(inputs)
+    program = jax.jit(make_program(case, backend, mode))
+    precision = case.type.split("/")[1]
+    with (
+        timing.without_compilation_cache(),
+        timing.compile_times() as programs,
+        jax.default_matmul_precision(precision),
+    ):
+        compiled = program.lower(placed).compile()
+    error = worst_error(jax.device_get(compiled(placed)), truth)
+    if error > case.tolerance:
+        reason = f"error {error:.1e} against the oracle, more than {case.tolerance:.0e}"
+        return {"name": name, "case": facts, "wrong": reason}
+    count = flops.forward if mode == "forward" else flops.training
+    return record.figure(
+        name,
+        facts,
+        timing.measure(lambda: compiled(placed), suite.effort),
+        examples=case.batch * case.seeds,
+        flops=count(case.shape),
+        ceiling_gflops=rate,
+        error=error,
+        tolerance=case.tolerance,
+        compile=next(iter(programs.values())),
+        memory=timing.memory(compiled),
+    )

@@ -1,0 +1,70 @@
+"""Equinox: `eqx.nn.LSTMCell` in a `lax.scan`, as its documentation has it, under `vmap`."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
+import importlib.metadata
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from rowrnn.bench.peers.loop import OptaxLoop
+from rowrnn.bench.peers.task import Task, cell_ifgo
+
+
+class _Network(eqx.Module):
+    projection: eqx.nn.Linear
+    cell: eqx.nn.LSTMCell
+    readout: eqx.nn.Linear
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        state = (jnp.zeros(self.cell.hidden_size), jnp.zeros(self.cell.hidden_size))
+
+        def read_row(state, row):
+            return self.cell(row, state), None
+
+        (h, _), _ = jax.lax.scan(read_row, state, jax.vmap(self.projection)(image))
+        return self.readout(h)
+
+
+def start(task: str, batch: int) -> OptaxLoop:
+    """The peer, with the weights of the task."""
+    given = Task.load(task, batch)
+    weights = given.weights
+    features, projection = weights["projection_kernel"].shape
+    hidden, classes = weights["readout_kernel"].shape
+    key = jax.random.key(0)
+    network = _Network(
+        eqx.nn.Linear(features, projection, key=key),
+        eqx.nn.LSTMCell(projection, hidden, key=key),
+        eqx.nn.Linear(hidden, classes, key=key),
+    )
+    cell = cell_ifgo(weights)
+    values = (
+        weights["projection_kernel"].T,
+        weights["projection_bias"],
+        cell.input_kernel.T,
+        cell.recurrent_kernel.T,
+        cell.bias,
+        weights["readout_kernel"].T,
+        weights["readout_bias"],
+    )
+
+    def places(network):
+        return (
+            network.projection.weight,
+            network.projection.bias,
+            network.cell.weight_ih,
+            network.cell.weight_hh,
+            network.cell.bias,
+            network.readout.weight,
+            network.readout.bias,
+        )
+
+    network = eqx.tree_at(places, network, tuple(map(jnp.asarray, values)))
+    params, static = eqx.partition(network, eqx.is_array)
+
+    def apply(params, images):
+        return jax.vmap(eqx.combine(params, static))(images)
+
+    return OptaxLoop(given, params, apply, {"equinox": importlib.metadata.version("equinox")})

@@ -1,0 +1,48 @@
+"""Flax Linen: `nn.RNN` over `nn.OptimizedLSTMCell`."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rowrnn.bench.peers.loop import OptaxLoop
+from rowrnn.bench.peers.task import Task, cell_ifgo
+
+
+class _Network(nn.Module):
+    projection: int
+    hidden: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        rows = nn.Dense(self.projection)(images)
+        rnn = nn.RNN(nn.OptimizedLSTMCell(self.hidden), return_carry=True)
+        (_, h), _ = rnn(rows)
+        return nn.Dense(self.classes)(h)
+
+
+def start(task: str, batch: int) -> OptaxLoop:
+    """The peer, with the weights of the task."""
+    given = Task.load(task, batch)
+    weights = given.weights
+    projection, classes = weights["projection_bias"].size, weights["readout_bias"].size
+    network = _Network(projection, weights["cell_bias"].size // 4, classes)
+    cell: dict[str, Any] = {}
+    parts = (np.split(array, 4, axis=-1) for array in cell_ifgo(weights))
+    for gate, input_kernel, kernel, bias in zip("ifgo", *parts, strict=True):
+        cell[f"i{gate}"] = {"kernel": input_kernel}
+        cell[f"h{gate}"] = {"kernel": kernel, "bias": bias}
+    params = {
+        "Dense_0": {"kernel": weights["projection_kernel"], "bias": weights["projection_bias"]},
+        "OptimizedLSTMCell_0": cell,
+        "Dense_1": {"kernel": weights["readout_kernel"], "bias": weights["readout_bias"]},
+    }
+
+    def apply(params: Any, images: jax.Array) -> Any:
+        return network.apply({"params": params}, images)
+
+    return OptaxLoop(given, jax.tree.map(jnp.array, params), apply, {"flax": flax.__version__})

@@ -1,0 +1,108 @@
+"""The JSON that a suite writes: what was measured, on what, and with which settings."""
+
+import dataclasses
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rowrnn import rundir
+from rowrnn.bench import suites, timing
+from rowrnn.bench.child import cores
+from rowrnn.bench.flops import Flops
+
+FORMAT = 1
+"""Raised when the meaning of a key changes."""
+
+
+def figure(
+    name: str,
+    case: Mapping[str, Any],
+    samples: Sequence[float],
+    *,
+    examples: int = 0,
+    flops: Flops | None = None,
+    ceiling_gflops: float | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """One figure: seconds per call with their statistics, and what follows from the median.
+
+    Args:
+        name: unique in the document; `compare` finds the same figure by it.
+        case: what was measured, by its settings.
+        samples: seconds per call.
+        examples: examples in a call.
+        flops: operations per example.
+        ceiling_gflops: rate that the executed operations are a share of, in GFLOP/s.
+        facts: anything else, such as ``compile`` or ``memory``.
+    """
+    entry = {"name": name, "case": dict(case), "unit": "s"} | timing.summary(samples)
+    if examples:
+        entry["examples_per_s"] = examples / entry["median"]
+    if flops is not None:
+        rates = {
+            "model": flops.model * examples / entry["median"] / 1e12,
+            "executed": flops.executed * examples / entry["median"] / 1e12,
+        }
+        entry["tflops"] = rates
+        if ceiling_gflops:
+            entry["share_of_ceiling"] = rates["executed"] * 1e3 / ceiling_gflops
+    return entry | facts
+
+
+def document(
+    suite: suites.Suite,
+    *,
+    quick: bool,
+    device: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str] | None = None,
+    **results: Any,
+) -> dict[str, Any]:
+    """The whole of a suite's JSON.
+
+    Args:
+        suite: the settings.
+        quick: whether they were cut down.
+        device: ``platform`` and ``kind`` of the device, and how many ``devices``.
+        figures: what `figure` gave.
+        versions: of libraries beyond rowrnn's own.
+        results: what this suite has beyond its figures, by name.
+    """
+    environment = rundir.environment()
+    wrong = [entry["name"] for entry in figures if entry.get("wrong")]
+    return {
+        "format": FORMAT,
+        "suite": suites.name_of(suite),
+        "quick": quick,
+        "date": environment["time"],
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git_commit": environment["git_commit"],
+        "platform": device["platform"],
+        "device_kind": device["kind"],
+        "devices": device["devices"],
+        "processor": _processor(),
+        "cores": len(cores()),
+        "python": environment["python"],
+        "system": environment["system"],
+        "versions": environment["versions"] | dict(versions or {}),
+        "flags": environment["flags"],
+        "settings": dataclasses.asdict(suite),
+        "warnings": [],
+        "noisy": [entry["name"] for entry in figures if entry.get("noisy")],
+        "wrong": wrong,
+        **results,
+        "figures": list(figures),
+    }
+
+
+def _processor() -> str:
+    """The model of the CPU; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,313 @@
+"""What each suite measures: its grid and its effort, read from TOML or taken by name.
+
+Every default is in this file. A suite is a flat TOML table:
+
+>>> suite = from_dict({"suite": "lstm", "hidden": [128], "batch": [32, 128]})
+>>> suite.hidden, suite.batch, suite.length
+((128,), (32, 128), (28,))
+>>> from_dict({"suite": "lstm", "hiden": [128]})
+Traceback (most recent call last):
+rowrnn.errors.ConfigError: unknown name hiden; did you mean hidden?
+"""
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rowrnn.bench.timing import Effort
+from rowrnn.config import nearest
+from rowrnn.errors import ConfigError
+
+# DeepBench's training problems for LSTMs, (hidden, batch, length); the input is as wide as the
+# hidden state. https://github.com/baidu-research/DeepBench, code/kernels/rnn_problems.h
+_DEEPBENCH = (
+    *((hidden, batch, 25) for hidden in (512, 1024, 2048, 4096) for batch in (16, 32, 64, 128)),
+    *((1536, batch, 50) for batch in (8, 16, 32)),
+    *((256, batch, 150) for batch in (16, 32, 64)),
+)
+
+
+_TYPES = tuple(
+    f"{dtype}/{precision}"
+    for dtype in ("float32", "bfloat16")
+    for precision in ("default", "high", "highest")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """How long to measure; every suite has these three.
+
+    Attributes:
+        repeats: samples of each figure, at least 5 for a result to keep.
+        sample_s: seconds that a sample lasts at least.
+        limit_s: seconds after which a slow figure makes do with fewer samples, or a shape that
+            would take longer is left out.
+    """
+
+    repeats: int = 10
+    sample_s: float = 0.2
+    limit_s: float = 10.0
+
+    @property
+    def effort(self) -> Effort:
+        """The three together."""
+        return Effort(self.repeats, self.sample_s, self.limit_s)
+
+    def quick(self) -> "Suite":
+        """A smaller copy for a first look, seconds instead of minutes."""
+        return dataclasses.replace(self, repeats=5, sample_s=0.1, limit_s=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling(Suite):
+    """What the device can do at most.
+
+    Attributes:
+        products: shapes (m, k, n) of matrix products ``[m, k] @ [k, n]``.
+        types: "dtype/precision" of the operands. Shares are of the same type.
+        copy_mib: sizes of the arrays that are copied, in MiB.
+        one_core: whether to measure a process held to one core too, where the device is a CPU.
+    """
+
+    products: tuple[tuple[int, int, int], ...] = (
+        (128, 128, 512),
+        (128, 512, 2048),
+        (512, 512, 512),
+        (1024, 1024, 1024),
+        (2048, 2048, 2048),
+        (4096, 4096, 4096),
+        (8192, 8192, 8192),
+        (16384, 16384, 16384),
+    )
+    types: tuple[str, ...] = ("float32/highest", "float32/default", "bfloat16/default")
+    copy_mib: tuple[int, ...] = (1, 16, 256)
+    one_core: bool = True
+
+    def quick(self) -> "Ceiling":
+        """Fewer shapes."""
+        return dataclasses.replace(
+            self, repeats=5, sample_s=0.05, limit_s=1.0, products=self.products[:5],
+            types=("float32/highest",), copy_mib=(64,),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lstm(Suite):
+    """Forward, and forward with backward, of each backend: the product of the lists, and shapes.
+
+    Attributes:
+        backends: names; empty for every one that there is.
+        hidden: units, H.
+        batch: examples, B.
+        length: rows, T.
+        seeds: networks side by side under `vmap`; 1 is no `vmap`.
+        types: "dtype/precision".
+        features: pixels in a row, uint8, scaled by 1/255.
+        projection: width of the projection; 0 for none.
+        shapes: (hidden, batch, length) on their own, with float rows as wide as the hidden state
+            and no projection: the shapes of DeepBench.
+    """
+
+    repeats: int = 7
+    sample_s: float = 0.05
+    limit_s: float = 3.0
+    backends: tuple[str, ...] = ()
+    hidden: tuple[int, ...] = (32, 128, 512)
+    batch: tuple[int, ...] = (1, 32, 128, 512)
+    length: tuple[int, ...] = (28,)
+    seeds: tuple[int, ...] = (1, 4)
+    types: tuple[str, ...] = ("float32/highest", "bfloat16/default")
+    features: int = 28
+    projection: int = 128
+    shapes: tuple[tuple[int, int, int], ...] = _DEEPBENCH
+
+    def quick(self) -> "Lstm":
+        """A few of each."""
+        return dataclasses.replace(
+            self, repeats=5, sample_s=0.03, limit_s=1.0, hidden=(128,), batch=(32, 128),
+            seeds=(1, 4), types=("float32/highest",), shapes=((512, 16, 25),),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Suite):
+    """The whole training step, evaluation and the whole program, at the notebook's sizes.
+
+    Attributes:
+        batch: examples in a step.
+        hidden: units.
+        devices: how many devices share a batch, on a CPU; an accelerator uses all it has.
+        backend: of the recurrence; empty for the default.
+        program: whether to run `rowrnn train` as a whole.
+        target: test accuracy on `mnist_sample` that the whole program is timed to.
+        config: TOML of that program.
+        slope_s: by how many seconds of training the longer of the two runs is longer whose
+            difference in time checks the throughput of the program.
+    """
+
+    sample_s: float = 1.0
+    limit_s: float = 30.0
+    batch: tuple[int, ...] = (128, 512)
+    hidden: int = 128
+    devices: tuple[int, ...] = (1, 2)
+    backend: str = ""
+    program: bool = True
+    target: float = 0.97
+    config: str = "experiments/quickstart.toml"
+    slope_s: float = 15.0
+
+    def quick(self) -> "Train":
+        """One batch size and short samples."""
+        return dataclasses.replace(
+            self, repeats=5, sample_s=0.25, limit_s=5.0, batch=(128,), devices=(1,), slope_s=3.0
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peers(Suite):
+    """The same training step in other libraries, in turns with rowrnn's.
+
+    Attributes:
+        peers: names, of `rowrnn.bench.peers.VARIANTS`.
+        batch: examples in a step.
+        evaluation: whether to time evaluation in batches of 1,000 too.
+        hidden: units.
+        projection: width of the projection.
+        devices: settings of rowrnn to choose the best of: how many CPU devices share a batch.
+    """
+
+    repeats: int = 7
+    sample_s: float = 1.0
+    limit_s: float = 30.0
+    peers: tuple[str, ...] = ("pytorch", "keras3", "flax_linen", "flax_nnx", "equinox")
+    batch: tuple[int, ...] = (128, 512)
+    evaluation: bool = True
+    hidden: int = 128
+    projection: int = 128
+    devices: tuple[int, ...] = (1, 2)
+
+    def quick(self) -> "Peers":
+        """One batch size and short samples."""
+        return dataclasses.replace(
+            self, repeats=5, sample_s=0.3, limit_s=5.0, batch=(128,), devices=(1,)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Startup(Suite):
+    """From the shell to the first step, each time in a process of its own.
+
+    Attributes:
+        config: TOML of the run that is started.
+    """
+
+    repeats: int = 5
+    config: str = "experiments/quickstart.toml"
+
+    def quick(self) -> "Startup":
+        """Fewer starts."""
+        return dataclasses.replace(self, repeats=3)
+
+
+SUITES: dict[str, type[Suite]] = {
+    "lstm": Lstm,
+    "train": Train,
+    "peers": Peers,
+    "startup": Startup,
+    "ceiling": Ceiling,
+}
+
+
+def load(suite: str) -> Suite:
+    """The suite of a name, or of a TOML file whose ``suite`` gives the name."""
+    if suite in SUITES:
+        return SUITES[suite]()
+    path = Path(suite)
+    if path.suffix != ".toml":
+        raise ConfigError(
+            f"unknown suite {suite!r}{nearest(suite, SUITES)} (or give the path of a TOML file)"
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"suite {suite}: {error.strerror}; give the path of a file") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"suite {suite}: not valid TOML: {error}") from error
+    try:
+        return from_dict(table)
+    except ConfigError as error:
+        raise ConfigError(f"suite {suite}: {error}") from error
+
+
+def from_dict(table: Mapping[str, Any]) -> Suite:
+    """Builds a suite from a table such as TOML gives; unknown names and wrong types raise."""
+    name = table.get("suite", "")
+    if name not in SUITES:
+        raise ConfigError(f"suite = {name!r}: no such suite{nearest(str(name), SUITES)}")
+    kind = SUITES[name]
+    hints = typing.get_type_hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind)]
+    values = {}
+    for key, value in table.items():
+        if key == "suite":
+            continue
+        if key not in fields:
+            raise ConfigError(f"unknown name {key}{nearest(key, fields)}")
+        values[key] = _freeze(value)
+        # Only the projection can be left out of the network.
+        least = 0 if key == "projection" else 3 if key == "repeats" else 1
+        if not _fits(values[key], hints[key], least):
+            raise ConfigError(f"{key} = {value!r}: must be {_in_words(hints[key], least)}")
+    for kind_of_number in values.get("types", ()):
+        if kind_of_number not in _TYPES:
+            raise ConfigError(
+                f"types = {kind_of_number!r}: no such type{nearest(kind_of_number, _TYPES)}"
+            )
+    return kind(**values)
+
+
+def name_of(suite: Suite) -> str:
+    """The name of a suite's kind."""
+    return next(name for name, kind in SUITES.items() if type(suite) is kind)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def _fits(value: Any, hint: Any, least: int) -> bool:
+    """Whether a value has the type of a field, and no integer in it is too small."""
+    if isinstance(hint, types.GenericAlias):
+        parts = typing.get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(item, parts[0], least) for item in value)
+        return len(value) == len(parts) and all(
+            _fits(item, part, least) for item, part in zip(value, parts, strict=True)
+        )
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float) and 0 < value < math.inf
+    return isinstance(value, int) and value >= least
+
+
+def _in_words(hint: Any, least: int) -> str:
+    """A type in the words of TOML."""
+    if isinstance(hint, types.GenericAlias):
+        parts = typing.get_args(hint)
+        if parts[-1] is Ellipsis:
+            return f"a list, each entry {_in_words(parts[0], least)}"
+        return f"a list of {len(parts)} integers from {least}"
+    words = {bool: "true or false", str: "a string", float: "a positive number"}
+    return words.get(hint, f"an integer from {least}")

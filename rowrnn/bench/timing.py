@@ -1,0 +1,150 @@
+"""Clocks: what a call costs in steady state, and what compiling it cost before.
+
+A sample is the mean time of a few calls in a row, and the clock stops only when their results
+are there. The samples themselves are kept, so that whoever doubts a median can look.
+"""
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NOISY = 0.10
+"""Above this IQR/median a figure carries a warning."""
+
+_STAGES = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace_s",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower_s",
+    "/jax/core/compile/backend_compile_duration": "backend_s",
+}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        repeats: samples of each figure.
+        sample_s: seconds that a sample lasts at least; short calls are repeated within it.
+        limit_s: seconds after which a slow figure makes do with fewer samples, but never fewer
+            than three.
+    """
+
+    repeats: int
+    sample_s: float
+    limit_s: float
+
+
+def measure(call: Callable[[], Any], effort: Effort) -> list[float]:
+    """Seconds per call of a function that returns arrays of jax, one value for each sample.
+
+    The first call warms up (buffers, caches, thread pools) and the second says how many calls
+    make a sample.
+    """
+    seconds_of(call, 1)
+    once = seconds_of(call, 1)
+    calls = max(1, round(effort.sample_s / once))
+    fits = int(effort.limit_s / (calls * once))
+    repeats = min(effort.repeats, max(3, fits))
+    return [seconds_of(call, calls) / calls for _ in range(repeats)]
+
+
+def seconds_of(call: Callable[[], Any], calls: int) -> float:
+    """Seconds that this many calls take until the result of the last one is there."""
+    import jax
+
+    began = time.perf_counter()
+    for _ in range(calls - 1):
+        call()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def summary(samples: Sequence[float]) -> dict[str, Any]:
+    """Median, interquartile range, minimum and number of samples, and whether they are noisy.
+
+    >>> summary([1.0, 2.0, 3.0, 4.0, 5.0])["median"], summary([1.0, 2.0, 3.0, 4.0, 5.0])["iqr"]
+    (3.0, 2.0)
+    """
+    median = statistics.median(samples)
+    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return {
+        "median": median,
+        "iqr": high - low,
+        "min": min(samples),
+        "repeats": len(samples),
+        "noisy": high - low > NOISY * median,
+        "samples": list(samples),
+    }
+
+
+def progress(text: str) -> None:
+    """A line on stderr, so that a long suite is seen to move."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def compile_times() -> Iterator[dict[str, dict[str, float]]]:
+    """Collects the seconds that jax spends on each program that is compiled within the block.
+
+    The dictionary has an entry for each function by its name, and in it ``trace_s`` (Python to
+    jaxpr), ``lower_s`` (jaxpr to StableHLO) and ``backend_s`` (XLA), as `jax.monitoring` reports
+    them. Compilations of functions of the same name are added up.
+    """
+    from jax import monitoring
+
+    programs: dict[str, dict[str, float]] = {}
+
+    def listen(event: str, duration_secs: float, **facts: str | int) -> None:
+        stage = _STAGES.get(event)
+        if stage is not None:
+            name = str(facts.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
+            stages = programs.setdefault(name, dict.fromkeys(_STAGES.values(), 0.0))
+            stages[stage] += duration_secs
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield programs
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def without_compilation_cache() -> Iterator[None]:
+    """Within the block every program is really compiled, so that the time of it can be told."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    # Whether there is a cache is looked up once and remembered; this makes jax look again.
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def memory(compiled: Any) -> dict[str, int]:
+    """Bytes that a compiled program needs: arguments, results, temporaries and their sum.
+
+    Results that take the place of a donated argument count once. Where the device keeps count,
+    ``device_peak`` is the most it had in use since the process began.
+    """
+    import jax
+
+    facts: dict[str, int] = {}
+    analysis = compiled.memory_analysis()
+    if analysis is not None:
+        facts["arguments"] = analysis.argument_size_in_bytes
+        facts["results"] = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        facts["temporaries"] = analysis.temp_size_in_bytes
+        facts["peak"] = sum(facts.values())
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        facts["device_peak"] = stats["peak_bytes_in_use"]
+    return facts
