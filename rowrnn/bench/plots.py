@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 Entry = Mapping[str, Any]
 
 # Okabe and Ito's palette, which all kinds of colour vision tell apart; markers say it once more.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = "osD^vPX*"
 
 
 def save(document: Mapping[str, Any], out: Path) -> list[Path]:
@@ -99,15 +99,19 @@ def roofline(document: Mapping[str, Any]) -> Figure | None:
         style = _style(index, linestyle="none", alpha=0.8)
         axes.plot(*zip(*points, strict=True), label=label, **style)
     intensities = [point[0] for points in groups.values() for point in points]
-    peaks, bandwidth = document["gemm_gflops"], document["copy_gb_per_s"]
+    peaks = dict(sorted(document["gemm_gflops"].items(), key=lambda item: -item[1]))
+    bandwidth = document["copy_gb_per_s"]
     knees = [peak / bandwidth for peak in peaks.values()]
     left, right = min(*intensities, *knees) / 3, 2 * max(*intensities, *knees)
     for index, ((kind, peak), knee) in enumerate(zip(peaks.items(), knees, strict=True)):
         xs, ys = [left, knee, right], [bandwidth * left, peak, peak]
         axes.plot(xs, ys, color="0.35", linestyle=("-", "--", ":")[index % 3], linewidth=1.2)
+        # The highest is labelled above its line, the others below: they may lie close together.
+        above = index == 0
         axes.annotate(
-            f"{kind} products, {peak:,.0f} GFLOP/s", (right, peak), xytext=(0, 3), fontsize=8,
-            textcoords="offset points", ha="right", color="0.25",
+            f"{kind} products, {peak:,.0f} GFLOP/s", (right, peak), fontsize=8, color="0.25",
+            xytext=(0, 3 if above else -3), textcoords="offset points", ha="right",
+            va="bottom" if above else "top",
         )  # fmt: skip
     axes.set(
         xscale="log", yscale="log", xlabel="operations per byte moved", ylabel="GFLOP/s, executed"
@@ -162,8 +166,7 @@ def ratios(document: Mapping[str, Any]) -> Figure | None:
         )  # fmt: skip
     axes.axvline(1, color="0.35", linewidth=1)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in reversed(rows)])
-    axes.set_xlim(left=0)
-    axes.margins(x=0.15)
+    axes.set_xlim(0, 1.15 * max(high for _, _, (_, _, high) in rows))
     axes.set_xlabel("ratio, pair by pair: median and interval")
     return figure
 

@@ -72,6 +72,12 @@ def document(
         results: what this suite has beyond its figures, by name.
     """
     environment = rundir.environment()
+    beyond = [
+        f"{entry['name']}: {entry['share_of_ceiling']:.0%} of the ceiling, which was measured too "
+        "low: is the machine quiet?"
+        for entry in figures
+        if entry.get("share_of_ceiling", 0) > 1
+    ]
     wrong = [entry["name"] for entry in figures if entry.get("wrong")]
     return {
         "format": FORMAT,
@@ -90,7 +96,7 @@ def document(
         "versions": environment["versions"] | dict(versions or {}),
         "flags": environment["flags"],
         "settings": dataclasses.asdict(suite),
-        "warnings": [],
+        "warnings": beyond,
         "noisy": [entry["name"] for entry in figures if entry.get("noisy")],
         "wrong": wrong,
         **results,

@@ -78,7 +78,7 @@ class Ceiling(Suite):
 
     products: tuple[tuple[int, int, int], ...] = (
         (128, 128, 512),
-        (128, 512, 2048),
+        (128, 1024, 2048),
         (512, 512, 512),
         (1024, 1024, 1024),
         (2048, 2048, 2048),
@@ -166,7 +166,7 @@ class Train(Suite):
     def quick(self) -> "Train":
         """One batch size and short samples."""
         return dataclasses.replace(
-            self, repeats=5, sample_s=0.25, limit_s=5.0, batch=(128,), devices=(1,), slope_s=3.0
+            self, repeats=5, sample_s=0.2, limit_s=5.0, batch=(128,), devices=(1,), slope_s=2.0
         )
 
 
