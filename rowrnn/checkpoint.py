@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from rowrnn.errors import RunError
+from rowrnn.errors import DivergedError, RunError
 from rowrnn.state import TrainState
 
 Facts = dict[str, Any]
@@ -58,13 +58,13 @@ class CheckpointWriter:
     def save(self, state: TrainState, facts: Facts, validation_accuracy: float | None) -> None:
         """Saves a state and returns when it is durable; a step that is there already stays.
 
-        Raises `RunError` where the save fails or an array is not finite.
+        Raises `RunError` where the save fails and `DivergedError` where an array is not finite.
         """
         arrays = to_arrays(state)
         step = int(arrays["step"])
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise RunError(f"step {step}: {name} is not finite; the state was not saved")
+                raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
         latest = self._checkpointer.latest
         if latest is not None and latest.step == step:
             return
@@ -225,8 +225,14 @@ def _candidates(directory: Path, which: str) -> list[Path]:
     if which == "last" or not paths:
         return paths
     if which == "best":
-        scored = [(_validation_accuracy(path), path) for path in paths]
-        return [max(scored, key=lambda pair: pair[0])[1]]
+        scored = {path: _validation_accuracy(path) for path in paths}
+        best = max(paths, key=lambda path: scored[path])
+        if scored[best] < 0:
+            raise RunError(
+                f"{directory} has no best checkpoint: nothing in it was evaluated on a "
+                "validation part (data.validation_size); take last, or a step"
+            )
+        return [best]
     chosen = [path for path in paths if path.name == which]
     if not chosen:
         steps = ", ".join(path.name for path in reversed(paths))
@@ -238,7 +244,8 @@ def _validation_accuracy(path: Path) -> float:
     """The accuracy a checkpoint was saved with; -1 where there was none."""
     try:
         accuracy = _read_facts(path).get("validation_accuracy")
-    except _DamagedError:
+    except _DamagedError as error:
+        warnings.warn(f"checkpoint {path} is damaged: {error}; left out", stacklevel=2)
         return -1.0
     return -1.0 if accuracy is None else accuracy
 

@@ -46,8 +46,10 @@ class Experiment:
         _, rows, pixels = self.dataset.train.images.shape
         return rows, pixels
 
-    def create_state(self, seed: int | jax.Array) -> TrainState:
+    def create_state(self, seed: int | np.uint32 | jax.Array) -> TrainState:
         """The state before the first step; `seed` may be traced."""
+        if isinstance(seed, int):
+            seed = np.uint32(seed)  # jax takes a Python int for an int32.
         return states.create(self.config, self.steps, self.shape, self.dataset.classes, seed)
 
 

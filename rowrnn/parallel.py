@@ -29,13 +29,16 @@ def start(config: ParallelConfig) -> None:
         # Raises where the backend runs already; `make_mesh` checks that it has enough devices.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", config.devices)
-    if config.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if not config.compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    # Everything: a start compiles dozens of programs that each take a moment.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         directory = _private_cache_directory()
         if directory is not None:
             jax.config.update("jax_compilation_cache_dir", str(directory))
-            # Everything: a start compiles dozens of programs that each take a moment.
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _private_cache_directory() -> Path | None:
@@ -116,9 +119,9 @@ def put_split(mesh: Mesh, images: np.ndarray, labels: np.ndarray) -> Batch:
     return Batch(jax.device_put(images, everywhere), jax.device_put(labels, everywhere))
 
 
-def create_state(mesh: Mesh, create: Callable[[int], TrainState], seed: int) -> TrainState:
+def create_state(mesh: Mesh, create: Callable[..., TrainState], seed: int) -> TrainState:
     """A new state on every device, made there: typed keys cannot be copied between processes."""
-    return jax.jit(create, out_shardings=replicated(mesh))(seed)
+    return jax.jit(create, out_shardings=replicated(mesh))(np.uint32(seed))
 
 
 def put_state(mesh: Mesh, state: TrainState) -> TrainState:

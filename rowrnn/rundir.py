@@ -125,8 +125,11 @@ class RunDir:
             self._log = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
             # What an earlier process logged after this step has been taken back.
             self._events = SummaryWriter(str(self.path), purge_step=int(place["step"]))
-        self._log.write(json.dumps(place | values) + "\n")
-        self._log.flush()
+        try:
+            self._log.write(json.dumps(place | values) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise RunError(f"{self._log.name} was not written: {error.strerror}") from error
         for name, value in values.items():
             self._events.add_scalar(name, value, int(place["step"]))
 

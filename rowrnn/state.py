@@ -4,6 +4,7 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rowrnn.config import Config
@@ -30,7 +31,11 @@ class TrainState(NamedTuple):
 
 
 def create(
-    config: Config, total_steps: int, shape: tuple[int, int], classes: int, seed: int | jax.Array
+    config: Config,
+    total_steps: int,
+    shape: tuple[int, int],
+    classes: int,
+    seed: int | np.uint32 | jax.Array,
 ) -> TrainState:
     """The state before the first step, a pure function of its arguments.
 

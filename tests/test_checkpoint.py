@@ -12,7 +12,7 @@ from rowrnn import checkpoint
 from rowrnn import state as states
 from rowrnn.checkpoint import CheckpointWriter
 from rowrnn.config import Config, ModelConfig, OptimizerConfig
-from rowrnn.errors import RunError
+from rowrnn.errors import DivergedError, RunError
 
 CONFIG = Config(ModelConfig(3, 4), optimizer=OptimizerConfig("adamw", ema_decay=0.9))
 
@@ -156,7 +156,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         name: layer._replace(bias=layer.bias * jnp.nan) for name, layer in state.params.items()
     }
     writer = CheckpointWriter(tmp_path, 2)
-    with pytest.raises(RunError, match=r"params\..*\.bias is not finite"):
+    with pytest.raises(DivergedError, match=r"params\..*\.bias is not finite"):
         writer.save(state._replace(params=broken), {}, None)
     writer.close()
     assert checkpoint.restore(tmp_path, abstract) is None

@@ -29,6 +29,8 @@ _TIMEOUT_S = 300.0
 class ChildError(RowRNNError):
     """A process that measures has failed, ended or taken too long."""
 
+    exit_code = 7
+
 
 class NotInstalledError(ChildError):
     """What the child needs is not installed."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, parse, say
+from rowrnn.cli.terminal import Common, Flag, parse, say
 from rowrnn.errors import ConfigError
 
 REGRESSION = 1
@@ -29,7 +29,7 @@ class BenchArguments(Common):
 
     suite: Annotated[Positional[str], arg(metavar="SUITE")]
     """ceiling, lstm, train, peers, startup, or a TOML file such as experiments/bench_train.toml."""
-    quick: bool = False
+    quick: Flag = False
     """A first look, in less than a minute for most."""
     out: Annotated[Path | None, arg(metavar="FILE.json")] = None
     """Where to keep the result; plots go beside it."""

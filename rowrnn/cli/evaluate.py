@@ -56,7 +56,7 @@ def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True)
+    console = Console()
     low, high = evaluation.interval
     console.print(
         f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "

@@ -1,7 +1,6 @@
 """``rowrnn predict``."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, parse, plain, say
+from rowrnn.cli.terminal import Common, Flag, parse, plain, say
 from rowrnn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class PredictArguments(Common):
     """PNG, JPEG or IDX files."""
     checkpoint: str = "last"
     """last, best (on validation) or a step."""
-    rows: bool = False
+    rows: Flag = False
     """Show the belief after each row."""
 
 
@@ -53,12 +52,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
-    """One line for a picture on stderr, and with `rows` one more for each row of it."""
+    """One line for a picture, and with `rows` one more for each row of it."""
     read_as = ", dark on light" if prediction.inverted else ""
     print(
         f"{plain(prediction.path)}: {prediction.label} ({prediction.probability:.1%}), then "
-        f"{prediction.runner_up} ({prediction.runner_up_probability:.1%}){read_as}",
-        file=sys.stderr,
+        f"{prediction.runner_up} ({prediction.runner_up_probability:.1%}){read_as}"
     )
     if rows:
         for row, (pixels, belief) in enumerate(
@@ -67,4 +65,4 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
             shades = "".join(" ░▒▓█"[int(pixel) * 5 // 256] for pixel in pixels)
             label = int(belief.argmax())
             bar = "■" * round(20 * belief[label])
-            print(f"{row:4d} {shades} {label} {belief[label]:6.1%} {bar}", file=sys.stderr)
+            print(f"{row:4d} {shades} {label} {belief[label]:6.1%} {bar}")

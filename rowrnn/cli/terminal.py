@@ -3,20 +3,23 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 _Arguments = TypeVar("_Arguments")
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch that is off unless given: there is no --no-switch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """The arguments that every command takes."""
 
-    json: bool = False
+    json: Flag = False
     """Print the result as one JSON value on the last line of stdout."""
-    debug: bool = False
+    debug: Flag = False
     """Show a traceback with an error."""
 
 
@@ -32,7 +35,6 @@ def parse(
         prog=f"rowrnn {command}",
         args=arguments,
         default=default if default is not None else tyro.MISSING_NONPROP,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
-from rowrnn.cli.terminal import Common, parse
+from rowrnn.cli.terminal import Common, Flag, parse
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 
@@ -33,7 +33,7 @@ class TrainArguments(Common):
     """Where the run is kept; without it, runs/NAME-TIME."""
     resume: Annotated[Path | None, arg(metavar="DIR")] = None
     """A run directory to go on with."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace the run that lies in --run-dir."""
     config: Annotated[Config, arg(name="")] = Config()
 

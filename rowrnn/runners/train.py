@@ -5,6 +5,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,8 @@ from rowrnn.state import TrainState
 # Between two looks at the signals and the display; chunks are cut to about this length.
 CHUNK_SECONDS = 0.5
 
-# These change how a run is watched, stored or spread out, but not what it computes.
+# These change how a run is watched, stored or spread out, but not what it computes; another
+# number of devices adds up gradients in another order, and so changes their last bits.
 _FREE_ON_RESUME = {
     "data.dir",
     "data.manual_dir",
@@ -101,16 +103,38 @@ def train(
         configs.check(config)
         parallel.start(config.parallel)
         prepared = experiment.prepare(config)
+        # All that can be refused is refused before a run is overwritten.
+        mesh = _make_mesh(prepared)
         path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
         with RunDir.create(path, config, overwrite=overwrite) as run, StopRequest() as stop:
-            return _run(prepared, run, stop, began)
+            return _run(prepared, mesh, run, stop, began)
     with RunDir.reopen(Path(resume)) as run, StopRequest() as stop:
         config = _config_to_resume(run.path, config)
         finished = rundir.read_result(run.path)
         if finished is not None:
-            return TrainResult(**finished)
+            return _result_of(run.path, finished)
         parallel.start(config.parallel)
-        return _run(experiment.prepare(config), run, stop, began)
+        prepared = experiment.prepare(config)
+        return _run(prepared, _make_mesh(prepared), run, stop, began)
+
+
+def _make_mesh(prepared: Experiment) -> Mesh:
+    """The devices of a run; raises `ConfigError` where the config does not fit them."""
+    mesh = parallel.make_mesh(prepared.config.parallel)
+    parallel.check_divides(mesh, prepared.config.train.batch_size)
+    # Traces the model, which finds out whether its backend can run here.
+    jax.eval_shape(lambda: prepared.create_state(prepared.config.train.seed))
+    return mesh
+
+
+def _result_of(path: Path, finished: dict[str, Any]) -> TrainResult:
+    try:
+        return TrainResult(**finished)
+    except TypeError as error:
+        raise RunError(
+            f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
+            f"rowrnn train --resume {path} makes it anew"
+        ) from error
 
 
 @dataclass
@@ -122,6 +146,7 @@ class _Progress:
         loss_sum: of the training batches since the last log entry, likewise `correct`, `count`.
         train_loss: of the last log entry.
         validation_accuracy: of the last evaluation, which was at `validation_step`.
+        best_accuracy: the highest so far; -1 before the first evaluation.
         train_s: seconds spent in chunks, over all sessions of the run.
         wall_s: seconds from the start to the last save, over all sessions.
     """
@@ -133,6 +158,7 @@ class _Progress:
     train_loss: float = 0.0
     validation_accuracy: float | None = None
     validation_step: int | None = None
+    best_accuracy: float = -1.0
     train_s: float = 0.0
     wall_s: float = 0.0
 
@@ -197,11 +223,11 @@ class _Loop:
     began: float
 
 
-def _run(prepared: Experiment, run: RunDir, stop: StopRequest, began: float) -> TrainResult:
+def _run(
+    prepared: Experiment, mesh: Mesh, run: RunDir, stop: StopRequest, began: float
+) -> TrainResult:
     """Trains from the newest intact checkpoint, or from the start, and evaluates."""
     config = prepared.config
-    mesh = parallel.make_mesh(config.parallel)
-    parallel.check_divides(mesh, config.train.batch_size)
     run.write_environment(parallel.describe(mesh))
     state, progress = _first_state(prepared, run, mesh)
     splits = experiment.put_splits(prepared.dataset, mesh)
@@ -256,12 +282,13 @@ def _handle_events(
     """Logs, evaluates and saves, as is due after this step."""
     if events.due(progress.step, events.log):
         _log(loop, progress, progress.end_interval())
-        if isinstance(loop.display, NotebookDisplay):
+        if isinstance(loop.display, NotebookDisplay) and progress.step % events.log == 0:
             # Both figures are taken after the update, on the batch it was made from.
             after = jax.device_get(loop.programs.last_batch(state, loop.splits.train, order))
             loop.display.batch(
                 progress.step, after.loss_sum / after.count, after.correct / after.count
             )
+    improved = False
     if loop.programs.validation is not None and events.due(progress.step, events.evaluate):
         params = states.evaluation_params(state)
         sums, _ = loop.programs.validation(params, loop.splits.validation)
@@ -269,7 +296,9 @@ def _handle_events(
         progress.validation_accuracy, progress.validation_step = accuracy, progress.step
         _log(loop, progress, {"validation_loss": loss, "validation_accuracy": accuracy})
         loop.display.validation(accuracy)
-    if events.due(progress.step, events.save):
+        improved = accuracy > progress.best_accuracy
+        progress.best_accuracy = max(accuracy, progress.best_accuracy)
+    if improved or events.due(progress.step, events.save):
         _save(loop, state, progress)
 
 
@@ -330,7 +359,7 @@ def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainSt
 
     def make_abstract(facts: Facts) -> TrainState:
         _check_same(prepared, facts, run.path)
-        return jax.eval_shape(prepared.create_state, prepared.config.train.seed)
+        return jax.eval_shape(lambda: prepared.create_state(prepared.config.train.seed))
 
     directory = run.path / "checkpoints"
     restored = checkpoint.restore(directory, make_abstract)
