@@ -14,6 +14,8 @@ rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 10
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import tomllib
 import types
 import typing
@@ -28,10 +30,47 @@ from rowrnn.errors import ConfigError
 
 DEFAULT_EPOCHS = 10
 
+FREE = frozenset(
+    {
+        "data.dir",
+        "data.manual_dir",
+        "train.display",
+        "train.log_every_steps",
+        "train.eval_every_steps",
+        "checkpoint.every_steps",
+        "checkpoint.keep",
+        "parallel.devices",
+        "parallel.compilation_cache",
+    }
+)
+"""These change how a run is watched, stored or spread out, but not what it computes; another number
+of devices to a batch adds up gradients in another order, and so changes their last bits."""
 
-def _between(default: Any, low: float, high: float, *, open_high: bool = False) -> Any:
-    """A field whose value lies in [low, high], or in [low, high) with `open_high`."""
-    return field(default=default, metadata={"low": low, "high": high, "open_high": open_high})
+
+def _between(
+    default: Any,
+    low: float,
+    high: float,
+    *,
+    open_high: bool = False,
+    traced: bool = False,
+    off_at_zero: bool = False,
+) -> Any:
+    """A field whose value lies in [low, high], or in [low, high) with `open_high`.
+
+    With `traced` the value is an argument of the compiled program and not a constant in it, see
+    `traced`; with `off_at_zero` only where it is not 0, which leaves a part of the program out.
+    """
+    return field(
+        default=default,
+        metadata={
+            "low": low,
+            "high": high,
+            "open_high": open_high,
+            "traced": traced,
+            "off_at_zero": off_at_zero,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -44,9 +83,9 @@ class ModelConfig:
     """Units of each LSTM layer."""
     layers: int = _between(1, 1, 64)
     """LSTM layers, one on top of the other."""
-    dropout: float = _between(0.0, 0.0, 1.0, open_high=True)
+    dropout: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True, off_at_zero=True)
     """Share of the activations dropped between LSTM layers and before the readout."""
-    forget_bias: float = _between(1.0, -100.0, 100.0)
+    forget_bias: float = _between(1.0, -100.0, 100.0, traced=True)
     """Added to the forget gate at run time, beside its learned bias."""
     init: Literal["modern", "notebook"] = "modern"
     """modern: Glorot, orthogonal recurrence. notebook: as the 2015 notebook drew them."""
@@ -79,23 +118,23 @@ class OptimizerConfig:
 
     name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     """Optax's transformation of that name."""
-    learning_rate: float = _between(1e-3, 0.0, 1e3)
+    learning_rate: float = _between(1e-3, 0.0, 1e3, traced=True)
     """Peak of the schedule."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine decays to zero at the last step."""
     warmup_steps: int = _between(0, 0, 1_000_000_000)
     """Linear warm-up from zero."""
-    weight_decay: float = _between(1e-4, 0.0, 1e3)
+    weight_decay: float = _between(1e-4, 0.0, 1e3, traced=True)
     """Decoupled weight decay of adamw and muon, on kernels only."""
-    momentum: float = _between(0.9, 0.0, 1.0, open_high=True)
+    momentum: float = _between(0.9, 0.0, 1.0, open_high=True, traced=True)
     """First-moment decay: beta1 of adam and adamw, momentum of sgd and muon."""
-    beta2: float = _between(0.999, 0.0, 1.0, open_high=True)
+    beta2: float = _between(0.999, 0.0, 1.0, open_high=True, traced=True)
     """Second-moment decay of adam and adamw."""
-    epsilon: float = _between(1e-8, 0.0, 1.0)
+    epsilon: float = _between(1e-8, 0.0, 1.0, traced=True)
     """Denominator offset of adam and adamw."""
-    clip_norm: float = _between(0.0, 0.0, 1e9)
+    clip_norm: float = _between(0.0, 0.0, 1e9, traced=True, off_at_zero=True)
     """Largest global norm of the gradients; 0 does not clip."""
-    ema_decay: float = _between(0.0, 0.0, 1.0, open_high=True)
+    ema_decay: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True, off_at_zero=True)
     """Decay of the moving average of the parameters that is then evaluated; 0 keeps none."""
 
 
@@ -105,13 +144,15 @@ class TrainConfig:
 
     seed: int = _between(0, 0, 2**32 - 1)
     """Fixes initialisation, data order, dropout and augmentation."""
+    init_seed: int | None = _between(None, 0, 2**32 - 1)
+    """Fixes initialisation alone, apart from the rest; unset: train.seed fixes both."""
     batch_size: int = _between(128, 1, 2**20)
     """Examples per step."""
     examples: int | None = _between(None, 1, 10**15)
     """Length in examples: steps are taken while step * batch_size < examples."""
     epochs: int | None = _between(None, 1, 10**9)
     """Length in passes over the training part; 10 where neither length is given."""
-    label_smoothing: float = _between(0.0, 0.0, 1.0, open_high=True)
+    label_smoothing: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True)
     """Share of the target spread evenly over all classes."""
     precision: Literal["default", "high", "highest"] = "default"
     """Matrix-product precision, as jax names it; on a CPU all three are float32."""
@@ -267,6 +308,92 @@ def differences(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
         for key, value in table.items():
             if value != news[section][key]:
                 yield f"{section}.{key}", value, news[section][key]
+
+
+def digest(config: Config) -> str:
+    """SHA-256, in hex, of all values that decide what a run computes, and so not of `FREE` ones."""
+    deciding = {
+        f"{section}.{key}": value
+        for section, table in dataclasses.asdict(config).items()
+        for key, value in table.items()
+        if f"{section}.{key}" not in FREE
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def fields() -> dict[str, dataclasses.Field]:
+    """Every field of a configuration by its dotted name."""
+    return {
+        f"{section.name}.{spec.name}": spec
+        for section in dataclasses.fields(Config)
+        for spec in dataclasses.fields(section.type)  # type: ignore[arg-type]
+    }
+
+
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with other values, by dotted names; they are not checked.
+
+    >>> replace(Config(), {"model.hidden_size": 64}).model.hidden_size
+    64
+    """
+    for name, value in values.items():
+        section, key = name.split(".")
+        table = dataclasses.replace(getattr(config, section), **{key: value})
+        config = dataclasses.replace(config, **{section: table})
+    return config
+
+
+def traced(config: Config) -> dict[str, float]:
+    """The values that are arguments of the compiled programs, by dotted name.
+
+    Configurations that differ in these alone run in the same programs, side by side where there
+    are many. A value that is 0 and leaves a part of the program out is not among them.
+
+    >>> traced(Config())["optimizer.learning_rate"]
+    0.001
+    >>> "model.dropout" in traced(Config())
+    False
+    """
+    found = {}
+    for name, spec in fields().items():
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        if spec.metadata.get("traced") and not (spec.metadata["off_at_zero"] and is_off(value)):
+            found[name] = float(value)
+    return found
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value is the number 0; one that is traced is not."""
+    return isinstance(value, int | float) and value == 0
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The value of a field from text, as a flag gives it; its range is checked by `check`.
+
+    Raises `ConfigError` for an unknown name or a text of the wrong type.
+
+    >>> parse_value("optimizer.learning_rate", "3e-3")
+    0.003
+    """
+    names = fields()
+    if name not in names:
+        raise ConfigError(f"unknown name {name}{nearest(name, names)}")
+    section, key = name.split(".")
+    hint = typing.get_type_hints(type(getattr(Config(), section)))[key]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if bool in kinds:
+        if text not in ("true", "false"):
+            raise ConfigError(f"{name} = {text!r}: must be true or false")
+        return text == "true"
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                noun = "an integer" if kind is int else "a number"
+                raise ConfigError(f"{name} = {text!r}: must be {noun}") from None
+    return text
 
 
 def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:

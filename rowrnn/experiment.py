@@ -7,7 +7,7 @@ but for the time that compilation takes.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
-from rowrnn import data, parallel, step
+from rowrnn import data, metrics, parallel, step
 from rowrnn import state as states
 from rowrnn.config import Config
 from rowrnn.data import Dataset
 from rowrnn.metrics import Metrics
 from rowrnn.state import TrainState
-from rowrnn.step import Batch
+from rowrnn.step import Batch, GradFn, Place
+
+Values = dict[str, Any]
+"""Numbers of a config that compiled programs take as an argument, by dotted name; see
+`rowrnn.config.traced`. Arrays [], or [S] where there are many members."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,25 @@ class Experiment:
         _, rows, pixels = self.dataset.train.images.shape
         return rows, pixels
 
-    def create_state(self, seed: int | np.uint32 | jax.Array) -> TrainState:
-        """The state before the first step; `seed` may be traced."""
-        if isinstance(seed, int):
-            seed = np.uint32(seed)  # jax takes a Python int for an int32.
-        return states.create(self.config, self.steps, self.shape, self.dataset.classes, seed)
+    @property
+    def seeds(self) -> tuple[np.uint32, np.uint32]:
+        """What the run and its parameters are drawn from, for `create_state`."""
+        train = self.config.train
+        init_seed = train.seed if train.init_seed is None else train.init_seed
+        # jax takes a Python int for an int32.
+        return np.uint32(train.seed), np.uint32(init_seed)
+
+    def create_state(
+        self, seed: np.uint32 | jax.Array, init_seed: np.uint32 | jax.Array | None = None
+    ) -> TrainState:
+        """The state before the first step; the seeds may be traced."""
+        shape, classes = self.shape, self.dataset.classes
+        return states.create(self.config, self.steps, shape, classes, seed, init_seed)
+
+    @property
+    def values(self) -> Values:
+        """The numbers of the config that the programs take as an argument."""
+        return {name: np.float32(value) for name, value in configs.traced(self.config).items()}
 
 
 def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
@@ -91,21 +109,115 @@ def put_splits(dataset: Dataset, mesh: Mesh) -> Splits:
 
 
 @dataclass(frozen=True)
-class Programs:
-    """The compiled programs of a run.
+class Events:
+    """At which steps a host loop has something to do, as multiples of these.
+
+    Attributes:
+        total: length of the run.
+        epoch: one pass over the training part.
+        log: between two entries of the metrics log.
+        evaluate: between two evaluations on the validation part.
+        save: between two checkpoints.
+    """
+
+    total: int
+    epoch: int
+    log: int
+    evaluate: int
+    save: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Events":
+        """The events of an experiment."""
+        config, epoch = experiment.config, experiment.epoch_steps
+        return cls(
+            total=experiment.steps,
+            epoch=epoch,
+            log=config.train.log_every_steps,
+            evaluate=config.train.eval_every_steps or epoch,
+            save=config.checkpoint.every_steps or epoch,
+        )
+
+    def after(self, step: int) -> int:
+        """The next step at which something is due; a chunk never crosses it."""
+        periods = (self.epoch, self.log, self.evaluate, self.save)
+        return min(self.total, *(step - step % period + period for period in periods))
+
+    def due(self, step: int, period: int) -> bool:
+        """Whether an event of this period falls on a step; all fall on the last."""
+        return step % period == 0 or step == self.total
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What a run computes, as pure functions; `Values` are the traced numbers of its config.
 
     Attributes:
         order: (key, epoch) -> order of the epoch, [N].
-        chunk: (state, train, order, steps) -> (state, metrics); the state is donated.
-        last_batch: (state, train, order) -> metrics on the batch of the step just done.
-        validation: (params, split) -> (metrics, logits [N, C]); None without that part.
-        test: the same.
+        chunk: (state, sums, values, train, order, steps) -> (state, sums), see `step.run_chunk`.
+        last_batch: (state, values, train, order) -> metrics on the batch of the step just done.
+        evaluate: (params, values, split) -> (metrics, logits [N, C]).
+    """
+
+    order: Callable[[jax.Array, jax.Array], jax.Array]
+    chunk: Callable[..., tuple[TrainState, Metrics]]
+    last_batch: Callable[..., Metrics]
+    evaluate: Callable[..., tuple[Metrics, jax.Array]]
+
+
+def make_functions(
+    experiment: Experiment,
+    divide: Callable[[GradFn], GradFn] = step.as_it_is,
+    place: Place = step.as_it_is,
+) -> Functions:
+    """The functions of an experiment.
+
+    Args:
+        experiment: gives the config, whose traced numbers are not read.
+        divide: lets every device work on its share of a batch, see `step.make_train_step`.
+        place: says on which devices the examples of a batch lie.
+    """
+    classes = experiment.dataset.classes
+    size, batch_size = len(experiment.dataset.train.labels), experiment.config.train.batch_size
+
+    def order(key, epoch):
+        return step.epoch_order(key, epoch, size)
+
+    def chunk(state, sums, values, train, order, steps):
+        config = configs.replace(experiment.config, values)
+        train_step = step.make_train_step(config, experiment.steps, classes, divide)
+        return step.run_chunk(train_step, state, sums, train, order, steps, batch_size, place)
+
+    def last_batch(state, values, train, order):
+        config = configs.replace(experiment.config, values)
+        batch = step.take_batch(train, order, state.step - 1, batch_size)
+        return step.evaluate(config, state.params, batch, classes)[0]
+
+    def evaluate(params, values, split):
+        config = configs.replace(experiment.config, values)
+        return step.evaluate(config, params, split, classes, place)
+
+    return Functions(order, chunk, last_batch, evaluate)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The compiled programs of one run; see `Functions` for what they take and give.
+
+    Attributes:
+        values: the traced numbers of the config, on the mesh.
+        order: the order of an epoch.
+        chunk: steps; the state is donated.
+        last_batch: metrics on the batch of the step just done.
+        validation: evaluation on the validation part; None without that part.
+        test: evaluation on the test part.
         compile_s: seconds that tracing, lowering and compiling took.
     """
 
+    values: Values
     order: Callable[[jax.Array, np.int32], jax.Array]
-    chunk: Callable[[TrainState, Batch, jax.Array, np.int32], tuple[TrainState, Metrics]]
-    last_batch: Callable[[TrainState, Batch, jax.Array], Metrics]
+    chunk: Callable[..., tuple[TrainState, Metrics]]
+    last_batch: Callable[..., Metrics]
     validation: Callable[..., tuple[Metrics, jax.Array]] | None
     test: Callable[..., tuple[Metrics, jax.Array]]
     compile_s: float
@@ -115,29 +227,13 @@ def compile_programs(
     experiment: Experiment, mesh: Mesh, splits: Splits, state: TrainState
 ) -> Programs:
     """Compiles what a run calls, for a state and data that lie on the mesh."""
-    config, classes = experiment.config, experiment.dataset.classes
-    size, batch_size = len(experiment.dataset.train.labels), config.train.batch_size
-
-    def divide(grad_fn):
-        return parallel.divide_grads(mesh, grad_fn)
-
-    train_step = step.make_train_step(config, experiment.steps, classes, divide)
-
-    def order(key, epoch):
-        return step.epoch_order(key, epoch, size)
-
-    def place(examples):
-        return parallel.divide_examples(mesh, examples)
-
-    def chunk(state, train, order, steps):
-        return step.run_chunk(train_step, state, train, order, steps, batch_size, place)
-
-    def last_batch(state, train, order):
-        batch = step.take_batch(train, order, state.step - 1, batch_size)
-        return step.evaluate(config, state.params, batch, classes)[0]
-
-    def evaluate(params, split):
-        return step.evaluate(config, params, split, classes, place)
+    config = experiment.config
+    functions = make_functions(
+        experiment,
+        divide=lambda grad_fn: parallel.divide_grads(mesh, grad_fn),
+        place=lambda examples: parallel.divide_examples(mesh, examples),
+    )
+    values = parallel.put_replicated(mesh, experiment.values)
 
     def compiled(function, *arguments, donate=()):
         return parallel.compile_replicated(
@@ -147,16 +243,19 @@ def compile_programs(
     began = time.perf_counter()
     params = states.evaluation_params(state)
     with jax.default_matmul_precision(config.train.precision):
-        compiled_order = compiled(order, state.key, np.int32(0))
-        an_order = compiled_order(state.key, np.int32(0))
-        return Programs(
-            order=compiled_order,
-            chunk=compiled(chunk, state, splits.train, an_order, np.int32(0), donate=(0,)),
-            last_batch=compiled(last_batch, state, splits.train, an_order),
-            validation=compiled(evaluate, params, splits.validation) if splits.validation else None,
-            test=compiled(evaluate, params, splits.test),
-            compile_s=time.perf_counter() - began,
-        )
+        order = compiled(functions.order, state.key, np.int32(0))
+        an_order = order(state.key, np.int32(0))
+        chunk = compiled(
+            functions.chunk, state, metrics.zeros(), values, splits.train, an_order, np.int32(0),
+            donate=(0,),
+        )  # fmt: skip
+        last_batch = compiled(functions.last_batch, state, values, splits.train, an_order)
+        test = compiled(functions.evaluate, params, values, splits.test)
+        validation = None
+        if splits.validation is not None:
+            validation = compiled(functions.evaluate, params, values, splits.validation)
+    seconds = time.perf_counter() - began
+    return Programs(values, order, chunk, last_batch, validation, test, seconds)
 
 
 class Trained(NamedTuple):
@@ -189,15 +288,14 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
     """
     configs.check(config)
     experiment = prepare(config, dataset)
-    size, batch_size = len(dataset.train.labels), config.train.batch_size
-    train_step = step.make_train_step(config, experiment.steps, dataset.classes)
+    functions, values = make_functions(experiment), experiment.values
     whole_epochs, remainder = divmod(experiment.steps, experiment.epoch_steps)
     train_split = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
     test_split = Batch(jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels))
 
     def run_epoch(state, epoch, steps):
-        order = step.epoch_order(state.key, epoch, size)
-        return step.run_chunk(train_step, state, train_split, order, steps, batch_size)
+        order = functions.order(state.key, epoch)
+        return functions.chunk(state, metrics.zeros(), values, train_split, order, steps)
 
     def train(seed: int | jax.Array) -> Trained:
         with jax.default_matmul_precision(config.train.precision):
@@ -210,7 +308,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
                 state, last = run_epoch(state, whole_epochs, remainder)
                 curve = jax.tree.map(jnp.append, curve, last)
             params = states.evaluation_params(state)
-            test, _ = step.evaluate(config, params, test_split, dataset.classes)
+            test, _ = functions.evaluate(params, values, test_split)
         return Trained(state, curve, test)
 
     return train

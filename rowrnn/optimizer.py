@@ -4,7 +4,7 @@ import jax
 import optax
 from optax import contrib
 
-from rowrnn.config import OptimizerConfig
+from rowrnn.config import OptimizerConfig, is_off
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
@@ -43,7 +43,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
             )
         case name:
             raise AssertionError(f"config.check lets no optimizer {name!r} through")
-    if isinstance(config.clip_norm, float | int) and config.clip_norm == 0:
+    if is_off(config.clip_norm):
         return tx
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
 

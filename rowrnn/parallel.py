@@ -115,13 +115,19 @@ def divide_grads(mesh: Mesh, grad_fn: GradFn) -> GradFn:
 
 def put_split(mesh: Mesh, images: np.ndarray, labels: np.ndarray) -> Batch:
     """A whole split on every device."""
-    everywhere = replicated(mesh)
-    return Batch(jax.device_put(images, everywhere), jax.device_put(labels, everywhere))
+    return put_replicated(mesh, Batch(images, labels))  # type: ignore[arg-type]
 
 
-def create_state(mesh: Mesh, create: Callable[..., TrainState], seed: int) -> TrainState:
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Arrays of the host on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def create_state(
+    mesh: Mesh, create: Callable[..., TrainState], seeds: tuple[np.uint32, ...]
+) -> TrainState:
     """A new state on every device, made there: typed keys cannot be copied between processes."""
-    return jax.jit(create, out_shardings=replicated(mesh))(np.uint32(seed))
+    return jax.jit(create, out_shardings=replicated(mesh))(*seeds)
 
 
 def put_state(mesh: Mesh, state: TrainState) -> TrainState:

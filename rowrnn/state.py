@@ -36,21 +36,25 @@ def create(
     shape: tuple[int, int],
     classes: int,
     seed: int | np.uint32 | jax.Array,
+    init_seed: int | np.uint32 | jax.Array | None = None,
 ) -> TrainState:
     """The state before the first step, a pure function of its arguments.
 
     Args:
-        config: model and optimizer; `config.train.seed` is not read, `seed` is.
+        config: model and optimizer; the seeds in it are not read.
         total_steps: length of the run, for the schedule.
         shape: rows and pixels of an image, (T, F).
         classes: number of classes.
         seed: may be traced, so that `vmap` makes many states at once.
+        init_seed: what the parameters are drawn from; `seed` where not given.
 
     >>> state = create(Config(), 100, (28, 28), 10, seed=0)
     >>> state.params["lstm_0"].kernel.shape
     (256, 512)
     """
     init_key, key = jax.random.split(jax.random.key(seed))
+    if init_seed is not None:
+        init_key, _ = jax.random.split(jax.random.key(init_seed))
     images = jnp.zeros((1, *shape), jnp.uint8)
     params = cast(Params, RowRNN(config.model, classes).init(init_key, images)["params"])
     return TrainState(

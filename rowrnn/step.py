@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from rowrnn import metrics
-from rowrnn.config import Config
+from rowrnn.config import Config, is_off
 from rowrnn.metrics import Metrics
 from rowrnn.model import Params, RowRNN
 from rowrnn.optimizer import make_optimizer
@@ -41,7 +41,7 @@ GradFn = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
 """(params, batch, a key for each example) -> (gradients, metrics), both sums over the examples."""
 
 
-def _as_it_is(value: Any) -> Any:
+def as_it_is(value: Any) -> Any:
     """The `Place` and the `divide` of a single device."""
     return value
 
@@ -50,7 +50,7 @@ def make_train_step(
     config: Config,
     total_steps: int,
     classes: int,
-    divide: Callable[[GradFn], GradFn] = _as_it_is,
+    divide: Callable[[GradFn], GradFn] = as_it_is,
 ) -> TrainStep:
     """The pure function ``train_step(state, batch) -> (state, metrics)`` of an experiment.
 
@@ -59,7 +59,8 @@ def make_train_step(
     the update.
 
     Args:
-        config: the experiment.
+        config: the experiment. Its numbers that `rowrnn.config.traced` lists may be traced arrays,
+            so that one compiled program serves many of them.
         total_steps: length of the run, for the schedule.
         classes: number of classes.
         divide: lets every device work on its share of the batch; nothing on a single one.
@@ -93,7 +94,7 @@ def _make_grad_fn(config: Config, classes: int) -> GradFn:
     model = RowRNN(config.model, classes)
 
     def loss_fn(params, batch, keys):
-        dropout_keys = keys if config.model.dropout else None
+        dropout_keys = None if is_off(config.model.dropout) else keys
         logits, _ = model.apply({"params": params}, batch.images, dropout_keys=dropout_keys)
         losses = metrics.cross_entropy(logits, batch.labels, config.train.label_smoothing)
         sums = metrics.from_logits(logits, losses, batch.labels)
@@ -125,34 +126,45 @@ def take_batch(train: Batch, order: jax.Array, step: jax.Array, batch_size: int)
 def run_chunk(
     train_step: TrainStep,
     state: TrainState,
+    sums: Metrics,
     train: Batch,
     order: jax.Array,
     steps: int | jax.Array,
     batch_size: int,
-    place: Place = _as_it_is,
+    place: Place = as_it_is,
 ) -> tuple[TrainState, Metrics]:
-    """Runs `steps` steps of one epoch on the device and returns the sum of their metrics.
+    """Runs `steps` steps of one epoch on the device and adds their metrics to `sums`.
 
     The number of steps is an array, not a constant, so that one compiled program runs chunks of
-    every length: a run cut elsewhere executes the same instructions and gives the same bits.
+    every length; and the metrics are added up one step at a time. So a run that is cut elsewhere
+    executes the same instructions and gives the same bits.
+
+    The step after which `sums.nonfinite` is not 0 is the last: a run that has diverged stays as it
+    is, also where others that have not go on beside it.
 
     Args:
         train_step: what `make_train_step` gave.
         state: the state before the chunk.
+        sums: the metrics of the steps before that are added up with these.
         train: the training part, on the device.
         order: the order of the epoch that all these steps belong to, [N].
         steps: how many steps.
         batch_size: B.
         place: says on which devices the examples of each batch lie.
     """
+    end = state.step + steps
 
-    def body(_, carried):
+    def goes_on(carried):
+        state, sums = carried
+        return (state.step < end) & (sums.nonfinite == 0)
+
+    def body(carried):
         state, sums = carried
         batch = place(take_batch(train, order, state.step, batch_size))
         state, step_sums = train_step(state, batch)
         return state, sums + step_sums
 
-    return jax.lax.fori_loop(0, steps, body, (state, metrics.zeros()))
+    return jax.lax.while_loop(goes_on, body, (state, sums))
 
 
 def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
@@ -172,7 +184,7 @@ def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
 
 
 def predict_logits(
-    config: Config, params: Params, images: jax.Array, classes: int, place: Place = _as_it_is
+    config: Config, params: Params, images: jax.Array, classes: int, place: Place = as_it_is
 ) -> jax.Array:
     """Logits [N, C] of any number of images [N, T, F], in batches of `EVAL_BATCH`."""
     model = RowRNN(config.model, classes)
@@ -191,7 +203,7 @@ def predict_logits(
 
 
 def evaluate(
-    config: Config, params: Params, split: Batch, classes: int, place: Place = _as_it_is
+    config: Config, params: Params, split: Batch, classes: int, place: Place = as_it_is
 ) -> tuple[Metrics, jax.Array]:
     """The sums over a split and its logits [N, C]; no smoothing, augmentation or dropout."""
     logits = predict_logits(config, params, split.images, classes, place)

@@ -29,7 +29,7 @@ def train_chunks(config, chunks, seed=0):
 
     @jax.jit
     def chunk(state, order, steps):
-        return step.run_chunk(train_step, state, train, order, steps, 16)
+        return step.run_chunk(train_step, state, metrics.zeros(), train, order, steps, 16)
 
     state, done = states.create(config, steps, SHAPE, CLASSES, seed), 0
     for length in chunks:

@@ -91,14 +91,14 @@ def test_the_saved_config_repeats_the_run_to_the_bit(whole, tmp_path):
 
 def stop_at(monkeypatch, step):
     """Makes the loop receive a SIGTERM when it has reached a step."""
-    real = runner._Progress.add
+    real = runner._Progress.take
 
-    def add(progress, *arguments):
+    def take(progress, *arguments):
         real(progress, *arguments)
         if progress.step >= step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runner._Progress, "add", add)
+    monkeypatch.setattr(runner._Progress, "take", take)
     # Chunks of a few steps, so that a stop can fall anywhere.
     monkeypatch.setattr(runner, "CHUNK_SECONDS", 1e-6)
 
@@ -186,7 +186,7 @@ def test_a_damaged_last_checkpoint_costs_one_interval(whole, tmp_path, monkeypat
 def test_divergence_stops_the_run_before_anything_bad_is_saved(tmp_path):
     # Pixels at the border are always zero, and so is their gradient: 0 / (sqrt(0) + 0).
     config = changed("optimizer", epsilon=0.0)
-    with pytest.raises(DivergedError, match="not finite by step 1 "):
+    with pytest.raises(DivergedError, match="not finite at step 1 "):
         rowrnn.train(config, tmp_path / "run")
     with pytest.raises(RunError, match="holds no checkpoint yet"):
         rowrnn.load(tmp_path / "run")
@@ -206,7 +206,7 @@ def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch):
         return broken
 
     monkeypatch.setattr(step, "make_train_step", make_train_step)
-    with pytest.raises(DivergedError, match="not finite by step"):
+    with pytest.raises(DivergedError, match="not finite at step"):
         rowrnn.train(changed("checkpoint", every_steps=25), tmp_path / "run")
     classifier = rowrnn.load(tmp_path / "run")
     assert classifier.step == 50

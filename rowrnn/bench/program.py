@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from rowrnn import config as configs
-from rowrnn import experiment, parallel
+from rowrnn import experiment, metrics, parallel
 from rowrnn import state as states
 from rowrnn.bench import timing
 from rowrnn.experiment import Experiment, Programs, Splits
@@ -34,8 +34,10 @@ class _Served:
         while accuracy < target and epoch < prepared.steps // prepared.epoch_steps:
             order = programs.order(state.key, np.int32(epoch))
             steps = np.int32(prepared.epoch_steps)
-            state, _ = programs.chunk(state, splits.train, order, steps)
-            sums, _ = programs.test(states.evaluation_params(state), splits.test)
+            state, _ = programs.chunk(
+                state, metrics.zeros(), programs.values, splits.train, order, steps
+            )
+            sums, _ = programs.test(states.evaluation_params(state), programs.values, splits.test)
             accuracy = int(sums.correct) / int(sums.count)
             epoch += 1
         return {
@@ -50,7 +52,10 @@ class _Served:
         with timing.compile_times() as compiled:
             _, splits, state, programs, device = _prepare(path)
             order = programs.order(state.key, np.int32(0))
-            jax.block_until_ready(programs.chunk(state, splits.train, order, np.int32(1)))
+            sums = metrics.zeros()
+            jax.block_until_ready(
+                programs.chunk(state, sums, programs.values, splits.train, order, np.int32(1))
+            )
         return {"device": device, "compile": compiled}
 
 
@@ -61,7 +66,7 @@ def _prepare(path: str) -> _Ready:
     prepared = experiment.prepare(config)
     mesh = parallel.make_mesh(config.parallel)
     splits = experiment.put_splits(prepared.dataset, mesh)
-    state = parallel.create_state(mesh, prepared.create_state, config.train.seed)
+    state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
     programs = experiment.compile_programs(prepared, mesh, splits, state)
     return _Ready(prepared, splits, state, programs, parallel.describe(mesh))
 

@@ -18,7 +18,7 @@ from rowrnn.checkpoint import CheckpointWriter, Facts
 from rowrnn.config import Config
 from rowrnn.display import Display, NotebookDisplay, make_display
 from rowrnn.errors import DivergedError, RunError, StoppedError
-from rowrnn.experiment import Experiment, Programs, Splits
+from rowrnn.experiment import Events, Experiment, Programs, Splits
 from rowrnn.interrupt import StopRequest
 from rowrnn.metrics import Metrics
 from rowrnn.rundir import RunDir
@@ -26,20 +26,6 @@ from rowrnn.state import TrainState
 
 # Between two looks at the signals and the display; chunks are cut to about this length.
 CHUNK_SECONDS = 0.5
-
-# These change how a run is watched, stored or spread out, but not what it computes; another
-# number of devices adds up gradients in another order, and so changes their last bits.
-_FREE_ON_RESUME = {
-    "data.dir",
-    "data.manual_dir",
-    "train.display",
-    "train.log_every_steps",
-    "train.eval_every_steps",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "parallel.devices",
-    "parallel.compilation_cache",
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,7 @@ def _make_mesh(prepared: Experiment) -> Mesh:
     mesh = parallel.make_mesh(prepared.config.parallel)
     parallel.check_divides(mesh, prepared.config.train.batch_size)
     # Traces the model, which finds out whether its backend can run here.
-    jax.eval_shape(lambda: prepared.create_state(prepared.config.train.seed))
+    jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
     return mesh
 
 
@@ -162,12 +148,19 @@ class _Progress:
     train_s: float = 0.0
     wall_s: float = 0.0
 
-    def add(self, sums: Metrics, steps: int, seconds: float) -> None:
-        """Takes in the metrics of a chunk."""
+    @property
+    def sums(self) -> Metrics:
+        """The metrics since the last log entry, to which a chunk adds its own."""
+        return Metrics(
+            np.float32(self.loss_sum), np.int32(self.correct), np.int32(self.count), np.int32(0)
+        )  # type: ignore[arg-type]
+
+    def take(self, sums: Metrics, steps: int, seconds: float) -> None:
+        """Takes in what a chunk has made of `sums`."""
         self.step += steps
-        self.loss_sum += float(sums.loss_sum)
-        self.correct += int(sums.correct)
-        self.count += int(sums.count)
+        self.loss_sum = float(sums.loss_sum)
+        self.correct = int(sums.correct)
+        self.count = int(sums.count)
         self.train_s += seconds
 
     def end_interval(self) -> dict[str, float]:
@@ -176,37 +169,6 @@ class _Progress:
         accuracy = self.correct / self.count
         self.loss_sum, self.correct, self.count = 0.0, 0, 0
         return {"train_loss": self.train_loss, "train_accuracy": accuracy}
-
-
-@dataclass(frozen=True)
-class _Events:
-    """At which steps the loop has something to do, as multiples of these."""
-
-    total: int
-    epoch: int
-    log: int
-    evaluate: int
-    save: int
-
-    @classmethod
-    def of(cls, prepared: Experiment) -> "_Events":
-        config, epoch = prepared.config, prepared.epoch_steps
-        return cls(
-            total=prepared.steps,
-            epoch=epoch,
-            log=config.train.log_every_steps,
-            evaluate=config.train.eval_every_steps or epoch,
-            save=config.checkpoint.every_steps or epoch,
-        )
-
-    def after(self, step: int) -> int:
-        """The next step at which something is due; a chunk never crosses it."""
-        periods = (self.epoch, self.log, self.evaluate, self.save)
-        return min(self.total, *(step - step % period + period for period in periods))
-
-    def due(self, step: int, period: int) -> bool:
-        """Whether an event of this period falls on a step; all fall on the last."""
-        return step % period == 0 or step == self.total
 
 
 @dataclass(frozen=True)
@@ -250,7 +212,7 @@ def _run(
 
 def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainState:
     """Runs chunk after chunk to the last step; keeps `progress` up to date."""
-    events = _Events.of(loop.prepared)
+    events = Events.of(loop.prepared)
     order, steps_at_once = None, 1
     _leave_if_stopped(loop, state, progress)
     while progress.step < events.total:
@@ -258,18 +220,19 @@ def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainSt
         if order is None or progress.step % events.epoch == 0:
             order = loop.programs.order(state.key, np.int32(progress.step // events.epoch))
         steps = min(events.after(progress.step) - progress.step, steps_at_once)
-        state, sums = loop.programs.chunk(state, loop.splits.train, order, np.int32(steps))
+        state, sums = loop.programs.chunk(
+            state, progress.sums, loop.programs.values, loop.splits.train, order, np.int32(steps)
+        )
         sums = jax.device_get(sums)
         seconds = time.perf_counter() - began
         steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
-        progress.add(sums, steps, seconds)
-        _stop_if_diverged(loop, sums, progress.step)
-        count = int(sums.count)
+        _stop_if_diverged(loop, sums, int(state.step))
+        progress.take(sums, steps, seconds)
         loop.display.advance(
             progress.step,
-            loss=float(sums.loss_sum) / count,
-            accuracy=int(sums.correct) / count,
-            examples_per_s=count / seconds,
+            loss=progress.loss_sum / progress.count,
+            accuracy=progress.correct / progress.count,
+            examples_per_s=steps * loop.prepared.config.train.batch_size / seconds,
         )
         _handle_events(loop, events, state, order, progress)
         _leave_if_stopped(loop, state, progress)
@@ -277,21 +240,23 @@ def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainSt
 
 
 def _handle_events(
-    loop: _Loop, events: _Events, state: TrainState, order: jax.Array, progress: _Progress
+    loop: _Loop, events: Events, state: TrainState, order: jax.Array, progress: _Progress
 ) -> None:
     """Logs, evaluates and saves, as is due after this step."""
     if events.due(progress.step, events.log):
         _log(loop, progress, progress.end_interval())
         if isinstance(loop.display, NotebookDisplay) and progress.step % events.log == 0:
             # Both figures are taken after the update, on the batch it was made from.
-            after = jax.device_get(loop.programs.last_batch(state, loop.splits.train, order))
+            after = jax.device_get(
+                loop.programs.last_batch(state, loop.programs.values, loop.splits.train, order)
+            )
             loop.display.batch(
                 progress.step, after.loss_sum / after.count, after.correct / after.count
             )
     improved = False
     if loop.programs.validation is not None and events.due(progress.step, events.evaluate):
         params = states.evaluation_params(state)
-        sums, _ = loop.programs.validation(params, loop.splits.validation)
+        sums, _ = loop.programs.validation(params, loop.programs.values, loop.splits.validation)
         loss, accuracy = float(sums.loss_sum / sums.count), int(sums.correct) / int(sums.count)
         progress.validation_accuracy, progress.validation_step = accuracy, progress.step
         _log(loop, progress, {"validation_loss": loss, "validation_accuracy": accuracy})
@@ -337,7 +302,7 @@ def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:
         return
     rate = loop.prepared.config.optimizer.learning_rate
     raise DivergedError(
-        f"the loss or an update was not finite by step {step} (learning rate {rate:g}); what was "
+        f"the loss or an update was not finite at step {step} (learning rate {rate:g}); what was "
         f"saved in {loop.run.path / 'checkpoints'} before is good. Try a lower "
         "optimizer.learning_rate or optimizer.clip_norm = 1"
     )
@@ -359,13 +324,13 @@ def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainSt
 
     def make_abstract(facts: Facts) -> TrainState:
         _check_same(prepared, facts, run.path)
-        return jax.eval_shape(lambda: prepared.create_state(prepared.config.train.seed))
+        return jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
 
     directory = run.path / "checkpoints"
     restored = checkpoint.restore(directory, make_abstract)
     if restored is None:
         run.rewind_log(0)
-        state = parallel.create_state(mesh, prepared.create_state, prepared.config.train.seed)
+        state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
         return state, _Progress()
     state, facts = restored
     progress = _Progress(**facts["progress"])
@@ -397,7 +362,7 @@ def _config_to_resume(path: Path, asked: Config | None) -> Config:
 
 def _check_resumable(saved: Config, asked: Config, path: Path) -> None:
     for name, old, new in configs.differences(saved, asked):
-        if name not in _FREE_ON_RESUME:
+        if name not in configs.FREE:
             raise RunError(
                 f"{name} = {new!r}: {path} was started with {old!r}, and a resumed run must "
                 "compute the same; leave the value as it was, or start a new run"
@@ -408,7 +373,9 @@ def _finish(loop: _Loop, mesh: Mesh, state: TrainState, progress: _Progress) -> 
     """Evaluates the last state on the test part and collects the result."""
     prepared, config = loop.prepared, loop.prepared.config
     params = states.evaluation_params(state)
-    test, logits = jax.device_get(loop.programs.test(params, loop.splits.test))
+    test, logits = jax.device_get(
+        loop.programs.test(params, loop.programs.values, loop.splits.test)
+    )
     right = logits.argmax(axis=-1) == prepared.dataset.test.labels
     examples = prepared.steps * config.train.batch_size
     return TrainResult(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rowrnn import experiment, parallel
+from rowrnn import experiment, metrics, parallel
 from rowrnn.bench import timing
 from rowrnn.bench.oracle import Weights
 from rowrnn.bench.peers.task import EVAL_BATCH, RATE, Task
@@ -27,11 +27,12 @@ class _Loop:
         prepared = experiment.prepare(config, _dataset(task))
         self._splits = experiment.put_splits(prepared.dataset, mesh)
         self._order = jax.device_put(task.order, parallel.replicated(mesh))
-        state = parallel.create_state(mesh, prepared.create_state, 0)
+        state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
         self._state = parallel.put_state(mesh, state._replace(params=_params(task.weights)))
         with timing.without_compilation_cache(), timing.compile_times() as compiled:
             programs = experiment.compile_programs(prepared, mesh, self._splits, self._state)
         self._chunk, self._test = programs.chunk, programs.test
+        self._values = programs.values
         self.facts = parallel.describe(mesh) | {
             "device": mesh.devices.flat[0].device_kind,
             "backend": config.model.backend,
@@ -50,7 +51,7 @@ class _Loop:
     def first_logits(self) -> list:
         """Logits [B][C] of the first batch, followed by those of all the others."""
         # The program takes only whole splits.
-        _, logits = self._test(self._state.params, self._splits.test)
+        _, logits = self._test(self._state.params, self._values, self._splits.test)
         return np.asarray(logits)[np.asarray(self._order)].tolist()
 
     def losses(self, steps: int) -> list[float]:
@@ -65,7 +66,7 @@ class _Loop:
     def evaluate(self, batches: int) -> int:
         """Counts the correct answers in as many batches of 1,000, a multiple of a whole split."""
         answers = [
-            self._test(self._state.params, self._splits.test)
+            self._test(self._state.params, self._values, self._splits.test)
             for _ in range(batches * EVAL_BATCH // len(self._splits.test.labels))
         ]
         jax.block_until_ready(answers)
@@ -73,7 +74,12 @@ class _Loop:
 
     def _take(self, steps: int) -> Metrics:
         self._state, sums = self._chunk(
-            self._state, self._splits.train, self._order, np.int32(steps)
+            self._state,
+            metrics.zeros(),
+            self._values,
+            self._splits.train,
+            self._order,
+            np.int32(steps),
         )
         return sums
 
