@@ -1,4 +1,4 @@
-"""Figures, drawn with matplotlib's objects alone: no pyplot, no window, no global state."""
+"""The confusion matrix of a classifier."""
 
 import os
 
