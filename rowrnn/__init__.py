@@ -3,6 +3,8 @@
 The same jobs as on the command line, as functions:
 
 - `train` trains one run and keeps it in a directory; `evaluate` and `predict` use it;
+- `sweep` trains many seeds and says how they are distributed; `compare` holds two sweeps against
+  each other;
 - `load` gives the trained network itself;
 - `make_train` gives the whole training as a pure function of the seed, for `jit` and `vmap`.
 
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
     from rowrnn.classifier import Classifier, load
     from rowrnn.config import Config
     from rowrnn.experiment import Trained, make_train
+    from rowrnn.runners.compare import SweepComparison, compare
     from rowrnn.runners.evaluate import Evaluation, evaluate
     from rowrnn.runners.predict import Prediction, predict
+    from rowrnn.runners.sweep import SweepResult, sweep
     from rowrnn.runners.train import TrainResult, train
 
 __all__ = [
@@ -25,12 +29,16 @@ __all__ = [
     "Config",
     "Evaluation",
     "Prediction",
+    "SweepComparison",
+    "SweepResult",
     "TrainResult",
     "Trained",
+    "compare",
     "evaluate",
     "load",
     "make_train",
     "predict",
+    "sweep",
     "train",
 ]
 
@@ -39,12 +47,16 @@ _HOMES = {
     "Config": "rowrnn.config",
     "Evaluation": "rowrnn.runners.evaluate",
     "Prediction": "rowrnn.runners.predict",
+    "SweepComparison": "rowrnn.runners.compare",
+    "SweepResult": "rowrnn.runners.sweep",
     "TrainResult": "rowrnn.runners.train",
     "Trained": "rowrnn.experiment",
+    "compare": "rowrnn.runners.compare",
     "evaluate": "rowrnn.runners.evaluate",
     "load": "rowrnn.classifier",
     "make_train": "rowrnn.experiment",
     "predict": "rowrnn.runners.predict",
+    "sweep": "rowrnn.runners.sweep",
     "train": "rowrnn.runners.train",
 }
 

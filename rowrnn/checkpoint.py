@@ -58,10 +58,13 @@ class CheckpointWriter:
     def save(self, state: TrainState, facts: Facts, validation_accuracy: float | None) -> None:
         """Saves a state and returns when it is durable; a step that is there already stays.
 
+        The state may be that of a stack, with a leading axis of members; its step is then that of
+        the furthest.
+
         Raises `RunError` where the save fails and `DivergedError` where an array is not finite.
         """
         arrays = to_arrays(state)
-        step = int(arrays["step"])
+        step = int(arrays["step"].max())
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
@@ -119,6 +122,16 @@ def restore(
                 warnings.warn(f"{problems[-1]}; trying the one before it", stacklevel=2)
     if problems:
         raise RunError("; ".join(problems) + "; no intact checkpoint is left to restore")
+    return None
+
+
+def newest_facts(directory: Path) -> Facts | None:
+    """The facts of the newest checkpoint whose facts are intact; None where there is none."""
+    for path in _steps(directory):
+        try:
+            return _read_facts(path)
+        except _DamagedError:
+            continue
     return None
 
 

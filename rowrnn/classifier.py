@@ -87,7 +87,7 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
     path = Path(run_dir)
-    rundir.require_run(path)
+    rundir.require_single(path)
     restored = checkpoint.restore(path / "checkpoints", _make_abstract, which)
     if restored is None:
         raise RunError(

@@ -85,6 +85,70 @@ class ProgressDisplay(Display):
         self._progress.stop()
 
 
+class SweepDisplay:
+    """Progress of a sweep on stderr: a live bar, or a line at every tenth of the way.
+
+    Args:
+        total_examples: of all members that are still to be trained.
+        members: how many there are in all, and `reused` of them known from before.
+        shown: whether to show anything.
+    """
+
+    def __init__(self, total_examples: int, members: int, reused: int, *, shown: bool):
+        self._console = Console(stderr=True)
+        self._shown = shown
+        self._total = max(1, total_examples)
+        self._done, self._tenth = 0, 0
+        self._members, self._recorded, self._failed = members, reused, 0
+        self._throughput, self._estimate = "", ""
+        self._progress = Progress(
+            BarColumn(bar_width=12),
+            _FactsColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not (shown and self._console.is_terminal),
+        )
+        self._task = self._progress.add_task("", total=self._total)
+        self._progress.start()
+
+    def advance(self, examples: int, examples_per_s: float | None) -> None:
+        """A chunk has ended, or was found done; over all members it was of so many examples."""
+        self._done += examples
+        if examples_per_s is not None:
+            self._throughput = f"{examples_per_s:,.0f} seed·examples/s"
+        self._show()
+
+    def record(self, completed: int, failed: int, estimate: str | None) -> None:
+        """Members have ended; `estimate` is what is known of all so far, None if that is shown."""
+        self._recorded += completed + failed
+        self._failed += failed
+        if estimate is not None:
+            self._estimate = estimate
+        self._show()
+
+    def close(self) -> None:
+        """Leaves the bar as it stands and gives the terminal back."""
+        self._progress.stop()
+
+    def _show(self) -> None:
+        failed = f", {self._failed} failed" if self._failed else ""
+        facts = "  ".join(
+            filter(
+                None,
+                [
+                    f"{self._recorded}/{self._members} members{failed}",
+                    self._throughput,
+                    self._estimate,
+                ],
+            )
+        )
+        self._progress.update(self._task, completed=self._done, facts=facts)
+        tenth = self._done * 10 // self._total
+        if self._shown and not self._console.is_terminal and tenth > self._tenth:
+            self._tenth = tenth
+            print(f"{min(100, 100 * self._done // self._total):3d}%  {facts}", file=sys.stderr)
+
+
 class _FactsColumn(ProgressColumn):
     """Throughput, loss and accuracy of the last chunk, cut where the terminal is narrow."""
 

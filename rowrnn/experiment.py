@@ -66,6 +66,18 @@ class Experiment:
         return states.create(self.config, self.steps, shape, classes, seed, init_seed)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of its run, so that it can be loaded without it."""
+        return {
+            "dataset": self.dataset.name,
+            "fingerprint": self.dataset.fingerprint,
+            "shape": self.shape,
+            "classes": self.dataset.classes,
+            "steps": self.steps,
+            "config": configs.to_dict(self.config),
+        }
+
+    @property
     def values(self) -> Values:
         """The numbers of the config that the programs take as an argument."""
         return {name: np.float32(value) for name, value in configs.traced(self.config).items()}

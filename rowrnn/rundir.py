@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rowrnn.config import Config
 from rowrnn.errors import RunError
 
 _MARK = "config.toml"
+_SWEEP_MARK = "sweep.json"
 _PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
              "tensorflow-datasets")  # fmt: skip
 
@@ -119,19 +120,45 @@ class RunDir:
             place: where in the run; "step" is what TensorBoard counts by.
             values: the figures.
         """
+        # What an earlier process logged after this step has been taken back.
+        self._open_log(purge_step=int(place["step"]))
+        self._append([place | values])
+        for name, value in values.items():
+            self._events.add_scalar(name, value, int(place["step"]))
+
+    def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
+        self._open_log(purge_step=None)
+        self._append(
+            [
+                {"member": member, "step": step, name: value}
+                for name, points in curve.items()
+                for step, value in points
+            ]
+        )
+        for name, points in curve.items():
+            for step, value in points:
+                self._events.add_scalar(f"{name}/{member}", value, step)
+
+    def _open_log(self, purge_step: int | None) -> None:
         if self._log is None:
             from tensorboardX import SummaryWriter
 
             self._log = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
-            # What an earlier process logged after this step has been taken back.
-            self._events = SummaryWriter(str(self.path), purge_step=int(place["step"]))
+            self._events = SummaryWriter(str(self.path), purge_step=purge_step)
+
+    def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        assert self._log is not None
         try:
-            self._log.write(json.dumps(place | values) + "\n")
+            self._log.write("".join(json.dumps(entry) + "\n" for entry in entries))
             self._log.flush()
         except OSError as error:
             raise RunError(f"{self._log.name} was not written: {error.strerror}") from error
-        for name, value in values.items():
-            self._events.add_scalar(name, value, int(place["step"]))
+
+    def restart_log(self) -> None:
+        """Drops all that was logged, by which the ledger of a sweep is told again."""
+        for path in (self.path / "metrics.jsonl", *self.path.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
 
     def rewind_log(self, step: int) -> None:
         """Drops what was logged after `step` and a torn last line, so that no step comes twice."""
@@ -168,6 +195,34 @@ def require_run(path: Path) -> None:
             f"{path} {what} (a run directory has a {_MARK}); give the directory that "
             "`rowrnn train` named at its end"
         )
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a run directory is that of a sweep."""
+    return (path / _SWEEP_MARK).is_file()
+
+
+def require_single(path: Path) -> None:
+    """Raises `RunError` where a directory is not that of a single run."""
+    require_run(path)
+    if is_sweep(path):
+        raise RunError(
+            f"{path} is a sweep, not a single run; the runs that it kept the states of are in "
+            f"{path / 'states'}, and rowrnn sweep --resume {path} goes on with it"
+        )
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """``sweep.json`` of a sweep: what it was started with."""
+    require_run(path)
+    try:
+        return json.loads((path / _SWEEP_MARK).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path / _SWEEP_MARK} cannot be read: {error}") from error
 
 
 def read_config(path: Path) -> Config:

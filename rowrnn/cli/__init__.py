@@ -19,6 +19,8 @@ from rowrnn.errors import ConfigError, RowRNNError
 
 _MODULES = {
     "train": "train",
+    "sweep": "sweep",
+    "compare": "compare",
     "eval": "evaluate",
     "predict": "predict",
     "data": "data",
@@ -32,6 +34,9 @@ Row-wise recurrent networks for images, in JAX.
 
 commands:
   train [CONFIG.toml]      train one run, evaluate it and keep it in a directory
+  sweep [CONFIG.toml] --seeds 0:64
+                           train many seeds, and say how their accuracy spreads
+  compare SWEEP [SWEEP]    is the second better, and by how much?
   eval RUN                 loss, accuracy by class and confusion matrix of a run
   predict RUN PICTURE ...  what a run sees in pictures
   data prepare NAME        download or convert mnist, fashion_mnist or kmnist
@@ -85,5 +90,5 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """One line for a warning of ours, nothing for those of libraries."""
-    if issubclass(category, UserWarning) and str(message).startswith("checkpoint "):
+    if issubclass(category, UserWarning) and str(message).startswith(("checkpoint ", "record ")):
         say(f"warning: {message}")

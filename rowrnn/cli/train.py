@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -74,17 +74,21 @@ def _config_of(given: TrainArguments, arguments: Sequence[str]) -> Config:
 
         base = rundir.read_config(given.resume)
     config = parse("train", TrainArguments, arguments, TrainArguments(config=base)).config
-    # A length given as a flag replaces the other kind of length in the file.
-    flags = given.config.train
-    if flags.examples is not None and flags.epochs is None:
-        return _replace_train(config, epochs=None)
-    if flags.epochs is not None and flags.examples is None:
-        return _replace_train(config, examples=None)
+    return config_with_flags(config, given.config)
+
+
+def config_with_flags(config: Config, flags: Config) -> Config:
+    """A config with flags on top, of which a length replaces the other kind of length in the file.
+
+    Args:
+        config: parsed with the file as its defaults.
+        flags: parsed without it.
+    """
+    if flags.train.examples is not None and flags.train.epochs is None:
+        return configs.replace(config, {"train.epochs": None})
+    if flags.train.epochs is not None and flags.train.examples is None:
+        return configs.replace(config, {"train.examples": None})
     return config
-
-
-def _replace_train(config: Config, **values: Any) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
 
 
 def _report_training(result: "TrainResult") -> None:

@@ -94,6 +94,7 @@ def train(
         path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
         with RunDir.create(path, config, overwrite=overwrite) as run, StopRequest() as stop:
             return _run(prepared, mesh, run, stop, began)
+    rundir.require_single(Path(resume))
     with RunDir.reopen(Path(resume)) as run, StopRequest() as stop:
         config = _config_to_resume(run.path, config)
         finished = rundir.read_result(run.path)
@@ -284,13 +285,7 @@ def _save(loop: _Loop, state: TrainState, progress: _Progress) -> None:
     prepared = loop.prepared
     evaluated_now = progress.validation_step == progress.step
     accuracy = progress.validation_accuracy if evaluated_now else None
-    facts = {
-        "dataset": prepared.dataset.name,
-        "fingerprint": prepared.dataset.fingerprint,
-        "shape": prepared.shape,
-        "classes": prepared.dataset.classes,
-        "steps": prepared.steps,
-        "config": configs.to_dict(prepared.config),
+    facts = prepared.facts | {
         "progress": dataclasses.asdict(progress),
         "validation_accuracy": accuracy,
     }

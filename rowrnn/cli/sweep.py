@@ -1,0 +1,216 @@
+"""``rowrnn sweep``."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rowrnn import config as configs
+from rowrnn import members
+from rowrnn.cli.terminal import Common, Flag, parse, say
+from rowrnn.config import Config
+from rowrnn.errors import ConfigError
+from rowrnn.members import Spec
+
+if TYPE_CHECKING:
+    from rowrnn.runners.sweep import Plan, Settings, SweepResult
+
+PART_FAILED = 6
+"""Exit code of a sweep in which members have diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepArguments(Common):
+    """Train one member for each seed and each point of a grid; say how their accuracy spreads.
+
+    Member k is what rowrnn train --train.seed k gives. Any value of the config can be given as a
+    flag. Ctrl-C saves and stops; --resume runs what is missing, and takes more --seeds too. The
+    exit code is 6 where members have diverged; they are in no statistic.
+    """
+
+    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG.toml]")] = None
+    """The config that all members have in common."""
+    seeds: Annotated[str, arg(metavar="SEEDS")] = ""
+    """0:64 for the 64 seeds from 0 to 63; 3,5,7 for these."""
+    grid: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,VALUE")] = ()
+    """Values to try, such as optimizer.learning_rate=1e-3,3e-3; all combinations are run."""
+    vary: Literal["both", "init", "data"] = "both"
+    """What a seed decides: all, the initial parameters alone, or all but these."""
+    strategy: Literal["auto", "map", "vmap"] = "auto"
+    """How a device runs its members: map one after the other and bit for bit as a solo run,
+    vmap at once; auto: vmap on accelerators, map on CPUs."""
+    chunk: Annotated[int | None, arg(metavar="N")] = None
+    """Members that a device has in hand at a time; without it, chosen."""
+    keep: Literal["best", "all", "none"] = "best"
+    """Whose last states are kept: the best on validation, all, none."""
+    plan: Flag = False
+    """Show what would be done, and do not do it."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where the sweep is kept; without it, runs/NAME-sweep-TIME."""
+    resume: Annotated[Path | None, arg(metavar="DIR")] = None
+    """The directory of a sweep to go on with."""
+    overwrite: Flag = False
+    """Replace what lies in --run-dir."""
+    config: Annotated[Config, arg(name="")] = Config()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a sweep, goes on with one, or shows its plan."""
+    # Several values in a row, as in a shell: --grid a=1,2 b=3,4.
+    given = parse("sweep", SweepArguments, arguments)
+    if given.resume and given.run_dir:
+        raise ConfigError(
+            f"--run-dir {given.run_dir} and --resume {given.resume}: a resumed sweep stays where "
+            "it is; leave --run-dir out"
+        )
+    if given.resume and given.vary != "both":
+        raise ConfigError(f"--vary {given.vary}: a resumed sweep varies what it was started with")
+    if not given.resume and not given.seeds:
+        raise ConfigError("a sweep needs seeds: --seeds 0:64")
+    config = configs_of(given, arguments)
+    seeds = members.parse_seeds(given.seeds) if given.seeds else None
+    grid = members.parse_grid(given.grid) if given.grid else None
+    if seeds is not None:
+        # Before jax is loaded.
+        members.make_members(Spec(config, seeds, grid or {}, given.vary))
+
+    from rowrnn import rundir
+    from rowrnn.runners import sweep as runner
+
+    name = given.config_file.stem if given.config_file else config.data.dataset
+    settings = runner.Settings(given.strategy, given.chunk, given.keep)
+    if given.resume:
+        spec, settings = runner.reopen(given.resume, config, seeds, grid, _changed(given, settings))
+    else:
+        spec = Spec(config, seeds or (), grid or {}, given.vary)
+    if given.plan:
+        made = runner.make_plan(spec, settings, given.resume)
+        _show_plan(made)
+        if given.json:
+            print(json.dumps(dataclasses.asdict(made)))
+        return 0
+    result = runner.sweep(
+        spec.config,
+        spec.seeds,
+        grid=spec.grid,
+        vary=spec.vary,
+        settings=settings,
+        run_dir=None if given.resume else given.run_dir or rundir.default_path(f"{name}-sweep"),
+        resume=given.resume,
+        overwrite=given.overwrite,
+        tell=_show_plan,
+    )
+    _report(result)
+    if given.json:
+        print(json.dumps(result.summary))
+    return PART_FAILED if result.failed else 0
+
+
+def configs_of(given: SweepArguments, arguments: Sequence[str]) -> Config:
+    """The config file, or that of the sweep to resume, with the flags on top."""
+    from rowrnn.cli.train import config_with_flags
+
+    base = Config()
+    if given.config_file:
+        base = configs.load(given.config_file)
+    elif given.resume:
+        from rowrnn import rundir
+
+        base = rundir.read_config(given.resume)
+    parsed = parse("sweep", SweepArguments, arguments, SweepArguments(config=base)).config
+    config = config_with_flags(parsed, given.config)
+    configs.check(config)
+    return config
+
+
+def _changed(given: SweepArguments, settings: "Settings") -> "Settings | None":
+    """The settings given with --resume, None where they are all as if not given."""
+    return None if settings == type(settings)() else settings
+
+
+def _show_plan(plan: "Plan") -> None:
+    """A line for each group and one for all, on stderr."""
+    points = f" at {plan.points} points" if plan.points > 1 else ""
+    known = f", {plan.reused} of them recorded already" if plan.reused else ""
+    devices = f"{plan.devices} device" + ("s" if plan.devices > 1 else "")
+    lines = [
+        f"Sweep of {plan.members} members{points}{known}",
+        f"{plan.strategy} on {devices}, {plan.compilations} compilation"
+        + ("s" if plan.compilations != 1 else "")
+        + f", {plan.examples:,} examples, about {_duration(plan.seconds)}",
+    ]
+    for group in plan.groups:
+        memory = ""
+        if group.bytes_per_device is not None:
+            memory = (
+                f", {group.stack} at once in {group.bytes_per_device / 2**20:,.0f} MiB a device"
+            )
+        left = group.members - group.reused
+        label = group.label or "all"
+        lines.append(f"  {label}: {left} to run{memory}, about {_duration(group.seconds)}")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _report(result: "SweepResult") -> None:
+    """The statistics as a table, and where everything lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = result.summary
+    console = Console(stderr=True)
+    table = Table(box=None)
+    for heading in ("", "seeds", "mean", "95 % interval", "sd", "median", "lowest", "highest"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for group in summary["groups"]:
+        if group["completed"] == 0:
+            table.add_row(group["point"], "0", *["-"] * 6)
+            continue
+        low_high = group["interval"]
+        interval = "-" if low_high is None else f"{low_high[0]:.4f} to {low_high[1]:.4f}"
+        sd = "-" if group["sd"] is None else f"{group['sd']:.4f}"
+        table.add_row(
+            group["point"], str(group["completed"]), f"{group['mean']:.4f}", interval, sd,
+            f"{group['median']:.4f}", f"{group['min']:.4f}", f"{group['max']:.4f}",
+        )  # fmt: skip
+    console.print("\nTest accuracy over seeds", highlight=False)
+    console.print(table)
+    for group in summary["groups"]:
+        parts = group["variance"]
+        if parts and parts["total"] > 0 and len(summary["groups"]) == 1:
+            share = parts["finite_test"] / parts["total"]
+            console.print(
+                f"Of the variance over seeds, {min(1.0, share):.0%} is what a test part of this "
+                "size would show alone",
+                highlight=False,
+            )
+    if summary["vmap_difference"]:
+        found = summary["vmap_difference"]
+        console.print(
+            f"vmap against solo runs, {found['members']} member(s): largest parameter difference "
+            f"{found['largest_parameter_difference']:.1e}, same predictions "
+            f"{found['same_predictions']:.2%}",
+            highlight=False,
+        )
+    if summary["examples_per_s"]:
+        console.print(
+            f"{summary['examples_per_s']:,.0f} seed·examples/s, {_duration(summary['wall_s'])} in all",
+            highlight=False,
+        )
+    for record in result.failed:
+        say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
+    console.print(
+        f"The sweep is kept in {result.run_dir}: results.csv, results.json, figures/",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""The ledger of a sweep: what each member gave, in a file of its own, written when it is known.
+
+A record is found by what decides it: the configuration (with its seed), the data and the code. So
+a sweep that is resumed runs what is missing and nothing else, and one whose code or data has
+changed does not take old results for new ones. A file is complete or absent, and carries a SHA-256
+of what it says; one that is damaged is set aside, and its member is run again.
+"""
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rowrnn import config as configs
+from rowrnn.errors import RunError
+from rowrnn.members import Member
+
+COMPLETED, DIVERGED = "completed", "diverged"
+
+# The rooms whose code decides what a run computes.
+_DECIDING = ("experiment.py", "lstm", "metrics.py", "model.py", "optimizer.py", "parallel.py",
+             "stack.py", "state.py", "step.py")  # fmt: skip
+_PACKAGES = ("jax", "jaxlib", "flax", "optax")
+
+Key = dict[str, Any]
+"""What decides a record: ``config``, ``data`` and ``code``, each a SHA-256 in hex, and ``seed``."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one member gave.
+
+    Attributes:
+        key: what decides it.
+        name: point and seed in words.
+        seed: as the sweep counts them.
+        varied: its values of the grid, by dotted name.
+        status: "completed", or "diverged" where loss or update were not finite at step `steps`.
+        steps: updates done.
+        train_loss: mean over the last log interval.
+        validation_accuracy: of the last state; None without that part.
+        test_accuracy, test_loss, first256_accuracy: of the last state on the test part.
+        params_sha256: of the last parameters.
+        correct: which test images were classified correctly, packed bits in base64.
+        curve: figures on the way: by name, a list of (step, value).
+        wall_s: seconds from the start of its chunk of seeds to the end, shared by its members.
+
+    A diverged member has None for what is not known of it.
+    """
+
+    key: Key
+    name: str
+    seed: int
+    varied: dict[str, Any]
+    status: str
+    steps: int
+    train_loss: float | None
+    validation_accuracy: float | None
+    test_accuracy: float | None
+    test_loss: float | None
+    first256_accuracy: float | None
+    params_sha256: str | None
+    correct: str | None
+    curve: dict[str, list[tuple[int, float]]]
+    wall_s: float
+
+
+class Ledger:
+    """The records in one directory; without a directory there are none."""
+
+    def __init__(self, directory: Path | None = None):
+        self._directory = directory
+
+    def write(self, record: Record) -> None:
+        """Keeps a record; it appears complete or not at all."""
+        assert self._directory is not None
+        text = json.dumps(dataclasses.asdict(record), allow_nan=False)
+        path = self._directory / _name(record.key)
+        temporary = path.with_suffix(".partial")
+        try:
+            self._directory.mkdir(exist_ok=True)
+            temporary.write_text(json.dumps({"sha256": _sha256(text), "record": text}))
+            temporary.replace(path)
+        except OSError as error:
+            raise RunError(f"{path} was not written: {error.strerror}") from error
+
+    def read(self, keys: Iterable[Key]) -> list[Record | None]:
+        """The record of each key, None where there is none that is intact.
+
+        Warns of damaged ones and sets them aside.
+        """
+        return [self._read_one(key) for key in keys]
+
+    def _read_one(self, key: Key) -> Record | None:
+        if self._directory is None:
+            return None
+        path = self._directory / _name(key)
+        try:
+            outer = json.loads(path.read_text(encoding="utf-8"))
+            text = outer["record"]
+            if _sha256(text) != outer["sha256"]:
+                raise ValueError("it does not match its SHA-256")
+            record = _record_of(json.loads(text))
+            if record.key != key:
+                raise ValueError("it belongs to another member")
+            return record
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            warnings.warn(
+                f"record {path} is damaged ({str(error)[:100]}); it is now {aside.name}, and its "
+                "member is run again",
+                stacklevel=3,
+            )
+            return None
+
+
+def make_key(member: Member, fingerprint: str) -> Key:
+    """What decides the record of a member that is trained on the data of this fingerprint."""
+    return {
+        "config": configs.digest(member.config),
+        "data": fingerprint,
+        "seed": member.seed,
+        "code": code_version(),
+    }
+
+
+@functools.cache
+def code_version() -> str:
+    """SHA-256, in hex, of the code that decides what a run computes, and the versions below it."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for room in _DECIDING:
+        path = package / room
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    for name in _PACKAGES:
+        digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def pack(correct: np.ndarray) -> str:
+    """Answers that were right, bool [N], as text."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode("ascii")
+
+
+def unpack(text: str, count: int) -> np.ndarray:
+    """What `pack` was given; bool [count].
+
+    >>> unpack(pack(np.array([True, False, True])), 3)
+    array([ True, False,  True])
+    """
+    bits = np.frombuffer(base64.b64decode(text), np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool)
+
+
+def _name(key: Key) -> str:
+    return f"seed-{key['seed']}-{_sha256(json.dumps(key, sort_keys=True))[:20]}.json"
+
+
+def _record_of(fields: dict[str, Any]) -> Record:
+    curve = {
+        name: [(int(step), float(value)) for step, value in points]
+        for name, points in fields.pop("curve").items()
+    }
+    return Record(**fields, curve=curve)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,370 @@
+"""A sweep over seeds and values: stacks of members on all devices, a ledger, a distribution."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jax.sharding import Mesh
+
+from rowrnn import config as configs
+from rowrnn import experiment, ledger, members, parallel, rundir
+from rowrnn.config import Config
+from rowrnn.display import SweepDisplay
+from rowrnn.errors import ConfigError, RunError
+from rowrnn.experiment import Splits
+from rowrnn.interrupt import StopRequest
+from rowrnn.ledger import Ledger, Record
+from rowrnn.members import Spec
+from rowrnn.rundir import RunDir
+from rowrnn.runners.sweep import loop, outcome, plan
+from rowrnn.runners.sweep.keep import KEEP, Keeper
+from rowrnn.runners.sweep.loop import Clock, Loop, Outcome
+from rowrnn.runners.sweep.outcome import SweepResult
+from rowrnn.runners.sweep.plan import Group, Plan
+from rowrnn.stack import StackPrograms
+
+__all__ = ["STRATEGIES", "Plan", "Settings", "SweepResult", "make_plan", "reopen", "sweep"]
+
+STRATEGIES = ("auto", "map", "vmap")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep is run, beside what its members are; ``sweep.json`` holds it.
+
+    Attributes:
+        strategy: "map" runs the members of a device one after the other, each as a solo run does,
+            to the bit; "vmap" runs them at once; "auto" takes vmap on accelerators, map on CPUs.
+        chunk: members that a device has in hand at a time; None chooses.
+        keep: whose last states are kept: "best" (on validation), "all" or "none".
+    """
+
+    strategy: str = "auto"
+    chunk: int | None = None
+    keep: str = "best"
+
+
+def sweep(
+    config: Config | None = None,
+    seeds: Iterable[int] | None = None,
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    vary: Literal["both", "init", "data"] = "both",
+    settings: Settings | None = None,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    overwrite: bool = False,
+    tell: Callable[[Plan], None] | None = None,
+) -> SweepResult:
+    """Trains a member for each seed and each point of a grid, and says how they are distributed.
+
+    Args:
+        config: what all members have in common.
+        seeds: of the members, such as ``range(64)``.
+        grid: values to try, by dotted name: ``{"optimizer.learning_rate": [1e-3, 3e-3]}``.
+        vary: what a seed decides: "both", "init" (the parameters) or "data" (the rest).
+        settings: strategy, chunk of seeds and which states are kept.
+        run_dir: where the sweep is kept; ``runs/sweep-<time>`` where not given.
+        resume: the directory of a sweep to go on with; only what its ledger lacks is run. What is
+            given beside it replaces what the sweep was started with: more seeds, another grid.
+        overwrite: whether a run in `run_dir` may be replaced.
+        tell: is called with the plan before the first member starts.
+
+    Members that diverge are in the result with that status and in no statistic.
+
+    Raises:
+        ConfigError: a value is out of range or does not fit the data.
+        DataError: the data is missing or damaged.
+        RunError: the run directory cannot be used.
+        StoppedError: a signal came; the members in progress are saved.
+    """
+    began = time.perf_counter()
+    if resume is None:
+        if seeds is None:
+            raise ConfigError("seeds: must be given, such as range(64) or --seeds 0:64")
+        config, settings = config or Config(), settings or Settings()
+        spec = Spec(config, tuple(seeds), _as_grid(grid), vary)
+        # All that can be refused is refused before a run is overwritten.
+        groups, mesh, strategy = _prepare(spec, settings, Ledger())
+        path = Path(run_dir) if run_dir is not None else rundir.default_path("sweep")
+        with RunDir.create(path, config, overwrite=overwrite) as run, StopRequest() as stop:
+            return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
+    path = Path(resume)
+    rundir.read_sweep(path)
+    with RunDir.reopen(path) as run, StopRequest() as stop:
+        spec, settings = reopen(path, config, seeds, grid, settings)
+        groups, mesh, strategy = _prepare(spec, settings, Ledger(path / "members"))
+        return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
+
+
+def make_plan(spec: Spec, settings: Settings, resume: Path | None = None) -> Plan:
+    """What a sweep would do: compiles its first group and times a few steps, and trains nothing."""
+    found = Ledger() if resume is None else Ledger(resume / "members")
+    groups, mesh, strategy = _prepare(spec, settings, found)
+    first = next((group for group in groups if group.pending), None)
+    if first is None:
+        return plan.make(groups, mesh, None, None, strategy=strategy)
+    splits = experiment.put_splits(first.prepared.dataset, mesh)
+    programs = plan.compile_group(
+        first, mesh, splits, vmap=strategy == "vmap", chunk=settings.chunk, most=None
+    )
+    return plan.make(groups, mesh, splits, programs, strategy=strategy)
+
+
+def reopen(
+    path: Path,
+    config: Config | None = None,
+    seeds: Iterable[int] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    settings: Settings | None = None,
+) -> tuple[Spec, Settings]:
+    """What a sweep was started with, and in its place what is given now."""
+    started = rundir.read_sweep(path)
+    try:
+        spec = Spec(
+            config=config or rundir.read_config(path),
+            seeds=tuple(started["seeds"] if seeds is None else seeds),
+            grid=_as_grid(started["grid"] if grid is None else grid),
+            vary=started["vary"],
+        )
+        return spec, settings or Settings(**started["settings"])
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{path / 'sweep.json'} does not say what the sweep is ({error}); start a new one"
+        ) from error
+
+
+def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(values) for name, values in (grid or {}).items()}
+
+
+def _prepare(
+    spec: Spec, settings: Settings, found: Ledger
+) -> tuple[list[Group], Mesh, Literal["map", "vmap"]]:
+    """Groups, devices and strategy; raises what can be refused."""
+    everyone = members.make_members(spec)
+    if settings.strategy not in STRATEGIES:
+        raise ConfigError(
+            f"strategy = {settings.strategy!r}: must be one of {', '.join(STRATEGIES)}"
+        )
+    if settings.keep not in KEEP:
+        raise ConfigError(f"keep = {settings.keep!r}: must be one of {', '.join(KEEP)}")
+    if settings.chunk is not None and settings.chunk < 1:
+        raise ConfigError(f"chunk = {settings.chunk}: must be at least 1 member")
+    asked_for_vmap = settings.strategy == "vmap"
+    parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
+    vmap = asked_for_vmap or (settings.strategy == "auto" and parallel.on_accelerator())
+    mesh = parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
+    return plan.make_groups(everyone, found), mesh, "vmap" if vmap else "map"
+
+
+class _Sweep:
+    """A sweep that has its directory."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        spec: Spec,
+        settings: Settings,
+        groups: list[Group],
+        mesh: Mesh,
+        strategy: Literal["map", "vmap"],
+        stop: StopRequest,
+        began: float,
+    ):
+        self._run, self._spec, self._settings = run, spec, settings
+        self._groups, self._mesh, self._strategy = groups, mesh, strategy
+        self._stop, self._began = stop, began
+        self._ledger = Ledger(run.path / "members")
+        self._partial = run.path / "partial"
+        self._clock = Clock()
+        self._reused = [record for group in groups for record in group.records if record]
+        self._keeper = Keeper(run.path / "states", settings.keep, self._reused)
+        self._compilations = 0
+        self._most: int | None = None
+        self._difference: dict[str, Any] | None = None
+        self._shown_at = 0.0
+
+    def run(self, tell: Callable[[Plan], None] | None) -> SweepResult:
+        """Trains what is missing, group by group, and writes what came out."""
+        self._write_start()
+        groups = [group for group in self._groups if group.pending]
+        splits = programs = None
+        if groups:
+            splits = experiment.put_splits(groups[0].prepared.dataset, self._mesh)
+            programs = self._compile(groups[0], splits)
+        made = plan.make(self._groups, self._mesh, splits, programs, strategy=self._strategy)
+        if tell is not None:
+            tell(made)
+        shown = self._spec.config.train.display != "none"
+        display = SweepDisplay(made.examples, made.members, made.reused, shown=shown)
+        with contextlib.closing(display):
+            for group in groups:
+                if splits is None or group.prepared.dataset is not groups[0].prepared.dataset:
+                    splits = experiment.put_splits(group.prepared.dataset, self._mesh)
+                self._train_group(group, splits, programs, display)
+                programs = None
+        return self._finish()
+
+    def _write_start(self) -> None:
+        spec, settings = self._spec, self._settings
+        self._run.write_environment(parallel.describe(self._mesh))
+        self._run.write("config.toml", configs.dump(spec.config))
+        started = {
+            "seeds": spec.seeds,
+            "grid": spec.grid,
+            "vary": spec.vary,
+            "settings": dataclasses.asdict(settings),
+        }
+        self._run.write("sweep.json", json.dumps(started))
+        # The log tells what the ledger holds: after a kill, in its words alone.
+        self._run.restart_log()
+        for record in self._reused:
+            self._run.log_member(record.name, record.curve)
+
+    def _compile(self, group: Group, splits: Splits) -> StackPrograms:
+        self._compilations += 1
+        return plan.compile_group(
+            group,
+            self._mesh,
+            splits,
+            vmap=self._strategy == "vmap",
+            chunk=self._settings.chunk,
+            most=self._most,
+        )
+
+    def _train_group(
+        self, group: Group, splits: Splits, programs: StackPrograms | None, display: SweepDisplay
+    ) -> None:
+        """Trains what is missing of a group, and what was in progress first."""
+        saved = loop.saved_keys(self._partial)
+        while group.pending:
+            try:
+                programs = programs or self._compile(group, splits)
+                places = _next_stack(group, programs.size, saved)
+                worker = Loop(
+                    group.prepared, self._mesh, splits, programs, self._partial, display,
+                    self._stop, self._clock,
+                )  # fmt: skip
+                outcomes = self._train_stack(worker, group, places)
+            except Exception as error:
+                if not parallel.is_out_of_memory(error) or not self._halve(programs):
+                    raise
+                programs = None
+                continue
+            if self._strategy == "vmap" and self._difference is None:
+                self._difference = self._compare_with_map(group, places, outcomes, worker)
+
+    def _train_stack(self, worker: Loop, group: Group, places: list[int]) -> list[Outcome]:
+        chosen = [group.members[place] for place in places]
+        outcomes = loop.train(worker, chosen, [group.keys[place] for place in places])
+        self._keeper.take(group.prepared, chosen, outcomes)
+        for place, (record, _, _) in zip(places, outcomes, strict=True):
+            self._ledger.write(record)
+            group.records[place] = record
+            self._run.log_member(record.name, record.curve)
+        loop.discard(self._partial)
+        failed = sum(record.status == ledger.DIVERGED for record, _, _ in outcomes)
+        worker.display.record(len(outcomes) - failed, failed, self._estimate())
+        return outcomes
+
+    def _estimate(self) -> str | None:
+        """Of all members so far, at most once a second: a bootstrap of many takes a while."""
+        if time.perf_counter() - self._shown_at < 1.0:
+            return None
+        self._shown_at = time.perf_counter()
+        return outcome.estimate(self._records())
+
+    def _halve(self, programs: StackPrograms | None) -> bool:
+        """Allows half as many members at once; False where it was one already."""
+        devices = self._mesh.shape["seed"]
+        each = (programs.size // devices if programs else self._most or 1) // 2
+        self._most = max(1, each)
+        return each >= 1
+
+    def _compare_with_map(
+        self, group: Group, places: list[int], outcomes: list[Outcome], worker: Loop
+    ) -> dict[str, Any] | None:
+        """How far a member under vmap is from the same one as a solo run, which it trains."""
+        chosen = [
+            index for index, end in enumerate(outcomes) if end.state is not None
+        ][: self._mesh.shape["seed"]]  # fmt: skip
+        if not chosen:
+            return None
+        programs = plan.stack.compile_stack(
+            group.prepared, self._mesh, worker.splits, self._mesh.shape["seed"], vmap=False
+        )
+        hidden = SweepDisplay(1, 1, 0, shown=False)
+        alone = loop.train(
+            dataclasses.replace(
+                worker, programs=programs, display=hidden, clock=Clock(),
+                partial=self._run.path / "check",
+            ),
+            [group.members[places[index]] for index in chosen],
+            [group.keys[places[index]] for index in chosen],
+        )  # fmt: skip
+        loop.discard(self._run.path / "check")
+        pairs = [(outcomes[index], other) for index, other in zip(chosen, alone, strict=True)]
+        return {
+            "members": len(pairs),
+            "largest_parameter_difference": max(
+                outcome.largest_difference(a.state, b.state) for a, b in pairs
+            ),
+            "same_predictions": float(np.mean([a.predicted == b.predicted for a, b in pairs])),
+        }
+
+    def _records(self) -> list[Record]:
+        """What is known, in the order of the sweep."""
+        return [record for group in self._groups for record in group.records if record]
+
+    def _finish(self) -> SweepResult:
+        spec = self._spec
+        order = {member.name: place for place, member in enumerate(members.make_members(spec))}
+        records = sorted(self._records(), key=lambda record: order[record.name])
+        points = outcome.by_point(records)
+        sizes = {
+            group.members[place].point: len(group.prepared.dataset.test.labels)
+            for group in self._groups
+            for place in range(len(group.members))
+        }
+        result = SweepResult(self._run.path, records, {}, sizes)
+        parts = {point: dataclasses.asdict(part) for point, part in result.variance.items()}
+        reused = {record.name for record in self._reused}
+        summary = {
+            "run_dir": str(self._run.path),
+            **outcome.summarize(records),
+            "reused": len(reused),
+            "strategy": self._strategy,
+            "devices": self._mesh.shape["seed"],
+            "compilations": self._compilations,
+            "examples_per_s": self._clock.examples_per_s,
+            "wall_s": time.perf_counter() - self._began,
+            "vmap_difference": self._difference,
+            "groups": [
+                {"point": point, **of_point[0].varied, **outcome.summarize(of_point),
+                 "reused": sum(record.name in reused for record in of_point),
+                 "variance": parts.get(point)}
+                for point, of_point in points.items()
+            ],
+        }  # fmt: skip
+        result = dataclasses.replace(result, summary=summary)
+        config = spec.config
+        title = f"{len(records)} members, {len(spec.seeds)} seeds of {config.data.dataset}"
+        notebook = config.model.init == "notebook" and config.data.dataset == "mnist"
+        outcome.write(self._run, result, title, notebook=notebook)
+        return result
+
+
+def _next_stack(group: Group, size: int, saved: list[ledger.Key]) -> list[int]:
+    """The members of the next stack: those that were saved in progress, where they fit."""
+    pending = group.pending
+    places = [group.keys.index(key) for key in saved if key in group.keys]
+    if len(places) == len(saved) <= size and set(places) <= set(pending) and places:
+        return places
+    return pending[:size]

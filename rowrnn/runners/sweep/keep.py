@@ -1,0 +1,84 @@
+"""The states that a sweep keeps, each as a run of its own that `eval` and `predict` take."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rowrnn import config as configs
+from rowrnn import ledger
+from rowrnn.checkpoint import CheckpointWriter
+from rowrnn.errors import RunError
+from rowrnn.experiment import Experiment
+from rowrnn.ledger import Record
+from rowrnn.members import Member
+from rowrnn.runners.sweep.loop import Outcome
+from rowrnn.state import TrainState
+
+KEEP = ("best", "all", "none")
+
+
+class Keeper:
+    """Writes the states that are to be kept, a directory for each member.
+
+    Args:
+        directory: where they go.
+        keep: "all", "best" or "none"; best is the highest validation accuracy, or without a
+            validation part the lowest training loss. The test part has no say in it.
+        records: what is known from before.
+    """
+
+    def __init__(self, directory: Path, keep: str, records: Sequence[Record]):
+        self._directory, self._keep = directory, keep
+        completed = [record for record in records if record.status == ledger.COMPLETED]
+        self._best = max(map(_merit, completed), default=float("-inf"))
+
+    def take(
+        self, prepared: Experiment, members: Sequence[Member], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Keeps what is to be kept of a stack; called before its members are recorded."""
+        for member, (record, state, _) in zip(members, outcomes, strict=True):
+            if state is None or self._keep == "none":
+                continue
+            if self._keep == "best":
+                if _merit(record) <= self._best:
+                    continue
+                self._best = _merit(record)
+            before = list(self._directory.glob("*"))
+            self._write(prepared, member, record, state)
+            if self._keep == "best":
+                for path in before:
+                    if path.name != member.name:
+                        shutil.rmtree(path)
+
+    def _write(
+        self, prepared: Experiment, member: Member, record: Record, state: TrainState
+    ) -> None:
+        path = self._directory / member.name
+        shutil.rmtree(path, ignore_errors=True)
+        single = Experiment(member.config, prepared.dataset, prepared.steps, prepared.epoch_steps)
+        progress = {
+            "step": record.steps,
+            "train_loss": record.train_loss,
+            "validation_accuracy": record.validation_accuracy,
+            "validation_step": None if record.validation_accuracy is None else record.steps,
+            "train_s": record.wall_s,
+            "wall_s": record.wall_s,
+        }
+        accuracy = record.validation_accuracy
+        facts = single.facts | {"progress": progress, "validation_accuracy": accuracy}
+        try:
+            path.mkdir(parents=True)
+            (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{path} was not written: {error.strerror}") from error
+        writer = CheckpointWriter(path / "checkpoints", keep=1)
+        try:
+            writer.save(state, facts, accuracy)
+        finally:
+            writer.close()
+
+
+def _merit(record: Record) -> float:
+    if record.validation_accuracy is not None:
+        return record.validation_accuracy
+    return -(record.train_loss or 0.0)

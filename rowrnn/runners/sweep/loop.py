@@ -1,0 +1,407 @@
+"""The host loop of a stack: many members, chunk after chunk, to records."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rowrnn import checkpoint, ledger, parallel, stack
+from rowrnn import state as states
+from rowrnn.checkpoint import CheckpointWriter
+from rowrnn.display import SweepDisplay
+from rowrnn.errors import StoppedError
+from rowrnn.experiment import Events, Experiment, Splits
+from rowrnn.interrupt import StopRequest
+from rowrnn.ledger import Key, Record
+from rowrnn.members import Member
+from rowrnn.metrics import Metrics
+from rowrnn.stack import StackPrograms
+from rowrnn.state import TrainState
+
+# Between two looks at the signals and the display; chunks are cut to about this length.
+CHUNK_SECONDS = 0.5
+
+# A stack that takes longer than this is saved on the way, unless the config says when.
+SAVE_SECONDS = 60.0
+
+
+class Outcome(NamedTuple):
+    """What the end of a member leaves.
+
+    Attributes:
+        record: for the ledger.
+        state: the last one, on the host; None of a member that has diverged.
+        predicted: classes of the test images, [N].
+    """
+
+    record: Record
+    state: TrainState | None
+    predicted: np.ndarray
+
+
+@dataclass
+class Clock:
+    """Seconds spent in training chunks and examples trained in them, over a whole sweep."""
+
+    train_s: float = 0.0
+    examples: int = 0
+
+    @property
+    def examples_per_s(self) -> float:
+        """Throughput, over all members."""
+        return self.examples / self.train_s if self.train_s else 0.0
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the members of a group are trained with; the loop does not change it.
+
+    Attributes:
+        prepared: the experiment that the members have in common.
+        mesh: the devices.
+        splits: the data on them.
+        programs: compiled for a stack.
+        partial: directory for the stack that is in progress.
+        display: shows progress.
+        stop: whether a signal has come.
+        clock: counts, for the whole sweep.
+    """
+
+    prepared: Experiment
+    mesh: Mesh
+    splits: Splits
+    programs: StackPrograms
+    partial: Path
+    display: SweepDisplay
+    stop: StopRequest
+    clock: Clock
+
+
+@dataclass
+class _Stack:
+    """Where a stack stands, on the host; a checkpoint keeps all of it but the members.
+
+    Attributes:
+        step: updates done by the members that have not diverged.
+        sums: metrics since the last log entry, arrays [S].
+        diverged: for each member that has diverged, at which step.
+        validation: accuracies of the last evaluation, [S].
+        curves: of each member, by name a list of (step, value).
+        wall_s: seconds until the last save.
+    """
+
+    sums: Metrics
+    curves: list[dict[str, list[tuple[int, float]]]]
+    step: int = 0
+    diverged: dict[int, int] = field(default_factory=dict)
+    validation: list[float | None] = field(default_factory=list)
+    wall_s: float = 0.0
+
+    @classmethod
+    def of(cls, size: int) -> "_Stack":
+        return cls(stack.zeros(size), [{} for _ in range(size)], validation=[None] * size)
+
+    def to_facts(self) -> dict[str, Any]:
+        sums = {name: np.asarray(leaf).tolist() for name, leaf in vars(self.sums).items()}
+        diverged = {str(index): step for index, step in self.diverged.items()}
+        return vars(self) | {"sums": sums, "diverged": diverged}
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> "_Stack":
+        kinds = vars(stack.zeros(1))
+        sums = Metrics(**{k: np.array(v, kinds[k].dtype) for k, v in facts["sums"].items()})
+        diverged = {int(index): step for index, step in facts["diverged"].items()}
+        return cls(**facts | {"sums": sums, "diverged": diverged})
+
+    def runs(self, members: int) -> np.ndarray:
+        """Which of the S places hold a member that has not diverged, bool [S]."""
+        places = np.arange(len(self.curves))
+        return (places < members) & ~np.isin(places, list(self.diverged))
+
+    def log(self, index: int, **values: float) -> None:
+        """Adds figures to the curve of a member."""
+        for name, value in values.items():
+            self.curves[index].setdefault(name, []).append((self.step, value))
+
+
+def train(loop: Loop, members: Sequence[Member], keys: Sequence[Key]) -> list[Outcome]:
+    """Trains one stack to its end and evaluates it; goes on with it where it was saved.
+
+    Args:
+        loop: what to train with.
+        members: at most as many as the stack has places; the others stand idle.
+        keys: of their records.
+
+    Raises `StoppedError` when a signal has come and the stack is saved.
+    """
+    began = time.perf_counter()
+    padded = [*members, *[members[-1]] * (loop.programs.size - len(members))]
+    values = stack.stack_values([_values(loop, member) for member in padded])
+    state, progress = _first_state(loop, padded, keys)
+    began -= progress.wall_s
+    state = _train_steps(loop, len(members), keys, state, values, progress, began)
+    outcomes = _finish(loop, members, keys, state, values, progress)
+    seconds = round((time.perf_counter() - began) / len(members), 3)
+    return [
+        outcome._replace(record=dataclasses.replace(outcome.record, wall_s=seconds))
+        for outcome in outcomes
+    ]
+
+
+def saved_keys(partial: Path) -> list[Key]:
+    """The members of the stack that was saved in progress, none where there is no such stack."""
+    found = checkpoint.newest_facts(partial)
+    return [] if found is None else found["keys"]
+
+
+def _train_steps(
+    loop: Loop,
+    members: int,
+    keys: Sequence[Key],
+    state: TrainState,
+    values: dict[str, np.ndarray],
+    progress: _Stack,
+    began: float,
+) -> TrainState:
+    """Runs chunk after chunk to the last step; keeps `progress` up to date."""
+    events = Events.of(loop.prepared)
+    batch = loop.prepared.config.train.batch_size
+    save = _Saver(loop, keys, began)
+    orders, steps_at_once = None, 1
+    while progress.step < events.total and progress.runs(members).any():
+        save.and_leave_if_stopped(state, progress)
+        chunk_began = time.perf_counter()
+        if orders is None or progress.step % events.epoch == 0:
+            orders = loop.programs.order(state.key, np.int32(progress.step // events.epoch))
+        steps = min(events.after(progress.step) - progress.step, steps_at_once)
+        runs = progress.runs(members)
+        state, sums = loop.programs.chunk(
+            state, progress.sums, values, loop.splits.train, orders,
+            np.where(runs, steps, 0).astype(np.int32),
+        )  # fmt: skip
+        progress.sums = jax.device_get(sums)
+        seconds = time.perf_counter() - chunk_began
+        steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
+        progress.step += steps
+        _note_divergence(state, progress, runs)
+        examples = steps * batch * int(runs.sum())
+        loop.clock.train_s += seconds
+        loop.clock.examples += examples
+        loop.display.advance(examples, loop.clock.examples_per_s)
+        _handle_events(loop, events, members, state, values, progress)
+        if events.due(progress.step, events.save):
+            save.if_due(state, progress)
+    save.close()
+    return state
+
+
+def _note_divergence(state: TrainState, progress: _Stack, runs: np.ndarray) -> None:
+    for index in np.flatnonzero(runs & (np.asarray(progress.sums.nonfinite) > 0)):
+        progress.diverged[int(index)] = int(np.asarray(state.step)[index])
+
+
+def _handle_events(
+    loop: Loop,
+    events: Events,
+    members: int,
+    state: TrainState,
+    values: dict[str, np.ndarray],
+    progress: _Stack,
+) -> None:
+    """Logs and evaluates, as is due after this step."""
+    running = np.flatnonzero(progress.runs(members))
+    if events.due(progress.step, events.log):
+        sums = progress.sums
+        for index in running:
+            count = int(sums.count[index])
+            progress.log(
+                index,
+                train_loss=float(sums.loss_sum[index]) / count,
+                train_accuracy=int(sums.correct[index]) / count,
+            )
+        progress.sums = stack.zeros(loop.programs.size)
+    if loop.programs.validation is not None and events.due(progress.step, events.evaluate):
+        params = states.evaluation_params(state)
+        sums, _ = loop.programs.validation(params, values, loop.splits.validation)
+        sums = jax.device_get(sums)
+        for index in running:
+            accuracy = int(sums.correct[index]) / int(sums.count[index])
+            progress.validation[index] = accuracy
+            progress.log(
+                index,
+                validation_loss=float(sums.loss_sum[index] / sums.count[index]),
+                validation_accuracy=accuracy,
+            )
+
+
+class _Saver:
+    """Saves a stack on the way, all members in one checkpoint."""
+
+    def __init__(self, loop: Loop, keys: Sequence[Key], began: float):
+        self._loop, self._keys, self._began = loop, list(keys), began
+        self._last = time.perf_counter()
+        self._writer: CheckpointWriter | None = None
+
+    def if_due(self, state: TrainState, progress: _Stack) -> None:
+        """Saves where the config says when, or where much would be lost otherwise."""
+        asked = self._loop.prepared.config.checkpoint.every_steps > 0
+        if asked or time.perf_counter() - self._last > SAVE_SECONDS:
+            self.now(state, progress)
+
+    def now(self, state: TrainState, progress: _Stack) -> None:
+        """Saves; returns when it is durable."""
+        # Imported and made only here: most stacks end before they are saved.
+        if self._writer is None:
+            self._writer = CheckpointWriter(self._loop.partial, keep=2)
+        progress.wall_s = time.perf_counter() - self._began
+        size = self._loop.programs.size
+        facts = {"keys": self._keys, "size": size, "stack": progress.to_facts()}
+        self._writer.save(_without(state, progress.diverged), facts, None)
+        self._last = time.perf_counter()
+
+    def and_leave_if_stopped(self, state: TrainState, progress: _Stack) -> None:
+        """Saves and raises `StoppedError` where a signal has asked for it."""
+        if self._loop.stop.signal_name is None:
+            return
+        self.now(state, progress)
+        self.close()
+        raise StoppedError(
+            f"stopped by {self._loop.stop.signal_name} at step {progress.step} of "
+            f"{self._loop.prepared.steps} of {len(self._keys)} members, which is saved; go on "
+            f"with: rowrnn sweep --resume {self._loop.partial.parent}"
+        )
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _without(state: TrainState, diverged: dict[int, int]) -> TrainState:
+    """A stack with zeros for members that have diverged: they stay where they are anyway, and no
+    checkpoint holds what is not finite."""
+    if not diverged:
+        return state
+    indices = list(diverged)
+
+    def cleared(leaf):
+        if not np.issubdtype(leaf.dtype, np.floating):
+            return leaf
+        array = np.array(leaf)
+        array[indices] = 0
+        return array
+
+    return jax.tree.map(cleared, state)
+
+
+def _first_state(
+    loop: Loop, padded: Sequence[Member], keys: Sequence[Key]
+) -> tuple[TrainState, _Stack]:
+    """The stack as it was saved, or before its first step."""
+    seeds = [_with_config(loop, member).seeds for member in padded]
+    columns = (np.array(column, np.uint32) for column in zip(*seeds, strict=True))
+    size = loop.programs.size
+
+    def make_abstract(_: dict[str, Any]) -> TrainState:
+        zeros = np.zeros(size, np.uint32)
+        return jax.eval_shape(jax.vmap(loop.prepared.create_state), zeros, zeros)
+
+    facts = checkpoint.newest_facts(loop.partial)
+    if facts is not None and facts["keys"] == list(keys) and facts["size"] == size:
+        restored = checkpoint.restore(loop.partial, make_abstract)
+        if restored is not None:
+            state, facts = restored
+            progress = _Stack.from_facts(facts["stack"])
+            checkpoint.set_aside_newer(loop.partial, progress.step)
+            batch = loop.prepared.config.train.batch_size
+            loop.display.advance(progress.step * batch * len(keys), None)
+            return parallel.stack_on(loop.mesh, state), progress
+    discard(loop.partial)
+    return loop.programs.create(*columns), _Stack.of(size)
+
+
+def discard(partial: Path) -> None:
+    """Removes what was saved of a stack in progress."""
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _finish(
+    loop: Loop,
+    members: Sequence[Member],
+    keys: Sequence[Key],
+    state: TrainState,
+    values: dict[str, np.ndarray],
+    progress: _Stack,
+) -> list[Outcome]:
+    """Evaluates the last states on the test part and makes the records."""
+    params = states.evaluation_params(state)
+    sums, predicted = jax.device_get(loop.programs.test(params, values, loop.splits.test))
+    right = predicted == loop.prepared.dataset.test.labels[None]
+    last = _states_on_host(state, len(members))
+    outcomes = []
+    for index, (member, key) in enumerate(zip(members, keys, strict=True)):
+        common: dict[str, Any] = {
+            "key": key,
+            "name": member.name,
+            "seed": member.seed,
+            "varied": dict(member.varied),
+            "curve": progress.curves[index],
+            "wall_s": 0.0,
+        }
+        if index in progress.diverged:
+            record = _diverged(common, progress.diverged[index])
+            outcomes.append(Outcome(record, None, predicted[index]))
+            continue
+        record = Record(
+            **common,
+            status=ledger.COMPLETED,
+            steps=progress.step,
+            train_loss=progress.curves[index]["train_loss"][-1][1],
+            validation_accuracy=progress.validation[index],
+            test_accuracy=float(sums.correct[index] / sums.count[index]),
+            test_loss=float(sums.loss_sum[index] / sums.count[index]),
+            first256_accuracy=float(right[index, :256].mean()),
+            params_sha256=checkpoint.params_digest(last[index].params),
+            correct=ledger.pack(right[index]),
+        )
+        outcomes.append(Outcome(record, last[index], predicted[index]))
+    return outcomes
+
+
+def _diverged(common: dict[str, Any], step: int) -> Record:
+    unknown = dict.fromkeys(
+        (
+            "train_loss",
+            "validation_accuracy",
+            "test_accuracy",
+            "test_loss",
+            "first256_accuracy",
+            "params_sha256",
+            "correct",
+        )
+    )
+    return Record(**common, **unknown, status=ledger.DIVERGED, steps=step)  # type: ignore[arg-type]
+
+
+def _states_on_host(state: TrainState, members: int) -> list[TrainState]:
+    """The members of a stack as states of their own, arrays on the host; keys as they are."""
+    key, arrays = state.key, jax.device_get(state._replace(key=np.zeros(len(state.key))))
+    return [stack.member_of(arrays, i)._replace(key=key[i]) for i in range(members)]
+
+
+def _values(loop: Loop, member: Member) -> dict[str, Any]:
+    return _with_config(loop, member).values
+
+
+def _with_config(loop: Loop, member: Member) -> Experiment:
+    """The experiment of one member of the group."""
+    prepared = loop.prepared
+    return Experiment(member.config, prepared.dataset, prepared.steps, prepared.epoch_steps)
