@@ -301,6 +301,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
     configs.check(config)
     experiment = prepare(config, dataset)
     functions, values = make_functions(experiment), experiment.values
+    init_seed = None if config.train.init_seed is None else np.uint32(config.train.init_seed)
     whole_epochs, remainder = divmod(experiment.steps, experiment.epoch_steps)
     train_split = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
     test_split = Batch(jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels))
@@ -313,7 +314,9 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
         with jax.default_matmul_precision(config.train.precision):
             state, curve = jax.lax.scan(
                 lambda state, epoch: run_epoch(state, epoch, experiment.epoch_steps),
-                experiment.create_state(seed),
+                experiment.create_state(
+                    np.uint32(seed) if isinstance(seed, int) else seed, init_seed
+                ),
                 jnp.arange(whole_epochs),
             )
             if remainder:

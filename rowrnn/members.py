@@ -15,13 +15,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rowrnn import config as configs
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 
-VARY = ("both", "init", "data")
+Vary = Literal["both", "init", "data"]
 
 _SEEDS = ("train.seed", "train.init_seed")
 _MOST_MEMBERS = 1_000_000
@@ -42,7 +42,7 @@ class Spec:
     config: Config
     seeds: tuple[int, ...]
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    vary: str = "both"
+    vary: Vary = "both"
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def _seeds(spec: Spec, seed: int) -> dict[str, Any]:
 
 def _check(spec: Spec) -> None:
     configs.check(spec.config)
-    if spec.vary not in VARY:
-        raise ConfigError(f"vary = {spec.vary!r}: must be one of {', '.join(VARY)}")
+    if spec.vary not in get_args(Vary):
+        raise ConfigError(f"vary = {spec.vary!r}: must be one of {', '.join(get_args(Vary))}")
     if not spec.seeds:
         raise ConfigError("seeds: must hold at least one seed, such as 0:16")
     most_common, times = Counter(spec.seeds).most_common(1)[0]

@@ -125,7 +125,7 @@ def make_sweep_mesh(config: ParallelConfig, *, vmap: bool) -> Mesh:
     return _mesh(devices, (config.devices or len(devices), 1))
 
 
-def _mesh(devices: list[jax.Device], shape: tuple[int, int]) -> Mesh:
+def _mesh(devices: list[Any], shape: tuple[int, int]) -> Mesh:
     count = max(shape)
     if count > len(devices):
         raise ConfigError(
@@ -289,6 +289,7 @@ def device_bytes(compiled: jax.stages.Compiled) -> int:
     Results that take the place of a donated argument count once.
     """
     analysis = compiled.memory_analysis()
+    assert analysis is not None, "every backend of jax gives one"
     return (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes

@@ -15,7 +15,7 @@ from rowrnn import members
 from rowrnn.cli.terminal import Common, Flag, parse, say
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
-from rowrnn.members import Spec
+from rowrnn.members import Spec, Vary
 
 if TYPE_CHECKING:
     from rowrnn.runners.sweep import Plan, Settings, SweepResult
@@ -39,7 +39,7 @@ class SweepArguments(Common):
     """0:64 for the 64 seeds from 0 to 63; 3,5,7 for these."""
     grid: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,VALUE")] = ()
     """Values to try, such as optimizer.learning_rate=1e-3,3e-3; all combinations are run."""
-    vary: Literal["both", "init", "data"] = "both"
+    vary: Vary = "both"
     """What a seed decides: all, the initial parameters alone, or all but these."""
     strategy: Literal["auto", "map", "vmap"] = "auto"
     """How a device runs its members: map one after the other and bit for bit as a solo run,
@@ -61,7 +61,6 @@ class SweepArguments(Common):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a sweep, goes on with one, or shows its plan."""
-    # Several values in a row, as in a shell: --grid a=1,2 b=3,4.
     given = parse("sweep", SweepArguments, arguments)
     if given.resume and given.run_dir:
         raise ConfigError(
@@ -204,10 +203,8 @@ def _report(result: "SweepResult") -> None:
             highlight=False,
         )
     if summary["examples_per_s"]:
-        console.print(
-            f"{summary['examples_per_s']:,.0f} seed·examples/s, {_duration(summary['wall_s'])} in all",
-            highlight=False,
-        )
+        throughput, duration = summary["examples_per_s"], _duration(summary["wall_s"])
+        console.print(f"{throughput:,.0f} seed·examples/s, {duration} in all", highlight=False)
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
     console.print(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -153,8 +154,11 @@ class _Progress:
     def sums(self) -> Metrics:
         """The metrics since the last log entry, to which a chunk adds its own."""
         return Metrics(
-            np.float32(self.loss_sum), np.int32(self.correct), np.int32(self.count), np.int32(0)
-        )  # type: ignore[arg-type]
+            loss_sum=jnp.float32(self.loss_sum),
+            correct=jnp.int32(self.correct),
+            count=jnp.int32(self.count),
+            nonfinite=jnp.int32(0),
+        )
 
     def take(self, sums: Metrics, steps: int, seconds: float) -> None:
         """Takes in what a chunk has made of `sums`."""

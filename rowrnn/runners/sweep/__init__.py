@@ -20,7 +20,7 @@ from rowrnn.errors import ConfigError, RunError
 from rowrnn.experiment import Splits
 from rowrnn.interrupt import StopRequest
 from rowrnn.ledger import Ledger, Record
-from rowrnn.members import Spec
+from rowrnn.members import Spec, Vary
 from rowrnn.rundir import RunDir
 from rowrnn.runners.sweep import loop, outcome, plan
 from rowrnn.runners.sweep.keep import KEEP, Keeper
@@ -55,7 +55,7 @@ def sweep(
     seeds: Iterable[int] | None = None,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
-    vary: Literal["both", "init", "data"] = "both",
+    vary: Vary = "both",
     settings: Settings | None = None,
     run_dir: str | Path | None = None,
     resume: str | Path | None = None,

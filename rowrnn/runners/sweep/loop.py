@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -116,7 +117,7 @@ class _Stack:
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> "_Stack":
         kinds = vars(stack.zeros(1))
-        sums = Metrics(**{k: np.array(v, kinds[k].dtype) for k, v in facts["sums"].items()})
+        sums = Metrics(**{k: jnp.array(v, kinds[k].dtype) for k, v in facts["sums"].items()})
         diverged = {int(index): step for index, step in facts["diverged"].items()}
         return cls(**facts | {"sums": sums, "diverged": diverged})
 
@@ -216,7 +217,7 @@ def _handle_events(
     progress: _Stack,
 ) -> None:
     """Logs and evaluates, as is due after this step."""
-    running = np.flatnonzero(progress.runs(members))
+    running = np.flatnonzero(progress.runs(members)).tolist()
     if events.due(progress.step, events.log):
         sums = progress.sums
         for index in running:

@@ -129,7 +129,7 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
     return counts | figures_ | {
         "min_seed": completed[summary.argmin].seed,
         "max_seed": completed[summary.argmax].seed,
-        "first256_mean": float(np.mean([record.first256_accuracy for record in completed])),
+        "first256_mean": float(_column(completed, "first256_accuracy").mean()),
     }  # fmt: skip
 
 
