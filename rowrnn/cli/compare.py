@@ -51,11 +51,10 @@ def main(arguments: Sequence[str]) -> int:
 def _in_words(pair: "Pair", *, several: bool) -> str:
     c = pair.comparison
     low, high = c.interval
-    verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
     seeds = f"{c.count_a} seeds in pairs" if c.paired else f"{c.count_a} and {c.count_b} seeds"
     corrected = f", corrected {pair.adjusted_p:.3g}" if several else ""
     lines = [
-        f"{plain(pair.b)} against {plain(pair.a)}: {verdict}",
+        f"{plain(pair.b)} against {plain(pair.a)}: {pair.verdict}",
         f"  test accuracy {pair.mean_b:.4f} against {pair.mean_a:.4f}, {seeds}",
         f"  difference {c.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}",
         f"  p = {c.p_value:.3g} ({c.test}){corrected}; better with a probability of "

@@ -169,20 +169,21 @@ def _report(result: "SweepResult") -> None:
 
     summary = result.summary
     console = Console(stderr=True)
+    names = list(result.members[0].varied)
     table = Table(box=None)
-    for heading in ("", "seeds", "mean", "95 % interval", "sd", "median", "lowest", "highest"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in (*map(members.short, names), "seeds", "mean", "95 % interval", "sd", "range"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for group in summary["groups"]:
-        if group["completed"] == 0:
-            table.add_row(group["point"], "0", *["-"] * 6)
-            continue
-        low_high = group["interval"]
-        interval = "-" if low_high is None else f"{low_high[0]:.4f} to {low_high[1]:.4f}"
-        sd = "-" if group["sd"] is None else f"{group['sd']:.4f}"
-        table.add_row(
-            group["point"], str(group["completed"]), f"{group['mean']:.4f}", interval, sd,
-            f"{group['median']:.4f}", f"{group['min']:.4f}", f"{group['max']:.4f}",
-        )  # fmt: skip
+        figures = ("-",) * 4
+        if group["completed"]:
+            low_high, sd = group["interval"], group["sd"]
+            figures = (
+                f"{group['mean']:.4f}",
+                "-" if low_high is None else f"{low_high[0]:.4f} to {low_high[1]:.4f}",
+                "-" if sd is None else f"{sd:.4f}",
+                f"{group['min']:.4f} to {group['max']:.4f}",
+            )
+        table.add_row(*(str(group[name]) for name in names), str(group["completed"]), *figures)
     console.print("\nTest accuracy over seeds", highlight=False)
     console.print(table)
     for group in summary["groups"]:

@@ -25,6 +25,9 @@ class Pair:
         comparison: what the seeds say; `difference` is b minus a.
         adjusted_p: its p-value, corrected for the number of comparisons made at once
             (Benjamini and Hochberg).
+        verdict: "better" or "worse" where the interval of the difference leaves 0 out and, of
+            several comparisons, the corrected p-value is below 0.05; otherwise "no clear
+            difference".
     """
 
     a: str
@@ -33,6 +36,7 @@ class Pair:
     mean_b: float
     comparison: Comparison
     adjusted_p: float
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,8 @@ class SweepComparison:
 
     @property
     def regressed(self) -> bool:
-        """Whether b is worse anywhere, beyond chance: the interval and the p-value agree."""
-        return any(
-            pair.comparison.interval[1] < 0 and pair.adjusted_p < 0.05 for pair in self.pairs
-        )
+        """Whether b is worse anywhere, beyond chance."""
+        return any(pair.verdict == "worse" for pair in self.pairs)
 
 
 def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
@@ -91,6 +93,7 @@ def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
             mean_b=mean_b,
             comparison=comparison,
             adjusted_p=p,
+            verdict=_verdict(comparison, p if len(found) > 1 else 0.0),
         )
         for (at, bt, mean_a, mean_b, comparison), p in zip(found, adjusted, strict=True)
     ]
@@ -135,6 +138,13 @@ def _compare(
             )
     comparison = stats.compare(side_a, side_b, paired=paired)
     return sum(side_a) / len(side_a), sum(side_b) / len(side_b), comparison
+
+
+def _verdict(comparison: Comparison, adjusted_p: float) -> str:
+    low, high = comparison.interval
+    if low <= 0 <= high or adjusted_p >= 0.05:
+        return "no clear difference"
+    return "better" if low > 0 else "worse"
 
 
 def _words(name: str, point: str, with_name: bool) -> str:
