@@ -176,7 +176,12 @@ def _record_of(fields: dict[str, Any]) -> Record:
         name: [(int(step), float(value)) for step, value in points]
         for name, points in fields.pop("curve").items()
     }
-    return Record(**fields, curve=curve)
+    record = Record(**fields, curve=curve)
+    if record.status == COMPLETED:
+        float(record.test_accuracy), unpack(record.correct, 1)  # type: ignore[arg-type]
+    elif record.status != DIVERGED:
+        raise ValueError(f"its status is {record.status!r}")
+    return record
 
 
 def _sha256(text: str) -> str:

@@ -102,8 +102,18 @@ def _show_train(document: Document, console: Console) -> None:
     if document["one_core"]["sgemm_gflops"]:
         rates += f", on one core {document['one_core']['sgemm_gflops']:.0f}"
     console.print(f"model, executed: TFLOP/s. {rates}, timed in turns with each setting.")
+    if document.get("sweep"):
+        _show_sweep(document["sweep"], console)
     if "program" in document:
         _show_program(document["program"], console)
+
+
+def _show_sweep(sweep: Mapping[str, Any], console: Console) -> None:
+    console.print(
+        f"a sweep, B={sweep['batch']}: {sweep['examples_per_s']['a sweep']:,.0f} examples/s"
+    )
+    for rival, (median, low, high) in sweep["over"].items():
+        console.print(f"  {median:.2f} times {rival} ({low:.2f}-{high:.2f})")
 
 
 def _show_program(program: Mapping[str, Any], console: Console) -> None:

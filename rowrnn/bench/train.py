@@ -5,7 +5,7 @@ same conditions, so that its share of the ceiling is a ratio of neighbours:
 
 - one run on the whole machine, on one device or several;
 - one run held to a single core (on a CPU);
-- one run on each core at once, as a sweep over seeds would (on a CPU).
+- one run on each core at once (on a CPU), and in turns with that a sweep (`side_by_side`).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rowrnn.bench import flops, record, suites
+from rowrnn.bench import flops, record, side_by_side, suites
 from rowrnn.bench.child import Child, can_pin, cores, run_program
 from rowrnn.bench.peers.task import EVAL_BATCH, Task, make_task
 from rowrnn.bench.timing import progress
@@ -61,7 +61,11 @@ def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
             for batch in suite.batch:
                 progress(f"{setting.name}, B={batch}")
                 figures += _measure(suite, setting, batch, task, directory, rival)
-    results = _headline(figures, suite.batch[0])
+        results = _headline(figures, suite.batch[0])
+        if facts["platform"] == "cpu":
+            progress("a sweep")
+            path = directory / "task.npz"
+            results["sweep"] = side_by_side.measure(suite, path, suite.batch[0])
     if suite.program:
         progress("the whole program")
         results["program"] = program(suite)

@@ -24,7 +24,7 @@ class _Loop:
         parallel.start(config.parallel)
         mesh = parallel.make_mesh(config.parallel)
         parallel.check_divides(mesh, config.train.batch_size)
-        prepared = experiment.prepare(config, _dataset(task))
+        prepared = experiment.prepare(config, make_dataset(task))
         self._splits = experiment.put_splits(prepared.dataset, mesh)
         self._order = jax.device_put(task.order, parallel.replicated(mesh))
         state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
@@ -94,22 +94,25 @@ def start(task: str, batch: int, devices: int = 1, backend: str = "") -> _Loop:
         backend: of the recurrence; empty for the default.
     """
     given = Task.load(task, batch)
-    model = ModelConfig(
-        projection_size=given.weights["projection_bias"].size,
-        hidden_size=given.weights["cell_bias"].size // 4,
-    )
+    hidden = given.weights["cell_bias"].size // 4
+    projection = given.weights["projection_bias"].size
+    return _Loop(given, make_config(batch, hidden, projection, devices, backend))
+
+
+def make_config(batch: int, hidden: int, projection: int, devices: int, backend: str) -> Config:
+    """The config of a task; an empty backend is the default."""
+    model = ModelConfig(projection_size=projection, hidden_size=hidden)
     if backend:
-        model = dataclasses.replace(model, backend=backend)
-    config = Config(
+        model = dataclasses.replace(model, backend=backend)  # type: ignore[arg-type]
+    return Config(
         model=model,
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE),
         train=TrainConfig(batch_size=batch, precision="highest"),
         parallel=ParallelConfig(devices=devices),
     )
-    return _Loop(given, config)
 
 
-def _dataset(task: Task) -> Dataset:
+def make_dataset(task: Task) -> Dataset:
     """The images of the task, to train on and to evaluate."""
     everything = Split(task.images, task.labels)
     nothing = Split(task.images[:0], task.labels[:0])

@@ -112,7 +112,7 @@ def make_plan(spec: Spec, settings: Settings, resume: Path | None = None) -> Pla
         return plan.make(groups, mesh, None, None, strategy=strategy)
     splits = experiment.put_splits(first.prepared.dataset, mesh)
     programs = plan.compile_group(
-        first, mesh, splits, vmap=strategy == "vmap", chunk=settings.chunk, most=None
+        first, mesh, splits, vmap=strategy == "vmap", chunk=settings.chunk
     )
     return plan.make(groups, mesh, splits, programs, strategy=strategy)
 
@@ -186,6 +186,7 @@ class _Sweep:
         self._clock = Clock()
         self._reused = [record for group in groups for record in group.records if record]
         self._keeper = Keeper(run.path / "states", settings.keep, self._reused)
+        self._saved = loop.saved(self._partial)
         self._compilations = 0
         self._most: int | None = None
         self._difference: dict[str, Any] | None = None
@@ -230,6 +231,8 @@ class _Sweep:
 
     def _compile(self, group: Group, splits: Splits) -> StackPrograms:
         self._compilations += 1
+        keys, size = self._saved
+        in_progress = size if keys and keys[0] in group.keys else 0
         return plan.compile_group(
             group,
             self._mesh,
@@ -237,17 +240,17 @@ class _Sweep:
             vmap=self._strategy == "vmap",
             chunk=self._settings.chunk,
             most=self._most,
+            in_progress=in_progress,
         )
 
     def _train_group(
         self, group: Group, splits: Splits, programs: StackPrograms | None, display: SweepDisplay
     ) -> None:
         """Trains what is missing of a group, and what was in progress first."""
-        saved = loop.saved_keys(self._partial)
         while group.pending:
             try:
                 programs = programs or self._compile(group, splits)
-                places = _next_stack(group, programs.size, saved)
+                places = _next_stack(group, programs.size, self._saved[0])
                 worker = Loop(
                     group.prepared, self._mesh, splits, programs, self._partial, display,
                     self._stop, self._clock,

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,10 +157,10 @@ def train(loop: Loop, members: Sequence[Member], keys: Sequence[Key]) -> list[Ou
     ]
 
 
-def saved_keys(partial: Path) -> list[Key]:
-    """The members of the stack that was saved in progress, none where there is no such stack."""
-    found = checkpoint.newest_facts(partial)
-    return [] if found is None else found["keys"]
+def saved(partial: Path) -> tuple[list[Key], int]:
+    """The members of the stack that was saved in progress and its size; none, 0 without one."""
+    facts = checkpoint.newest_facts(partial)
+    return ([], 0) if facts is None else (facts["keys"], facts["size"])
 
 
 def _train_steps(
@@ -325,6 +326,12 @@ def _first_state(
             batch = loop.prepared.config.train.batch_size
             loop.display.advance(progress.step * batch * len(keys), None)
             return parallel.stack_on(loop.mesh, state), progress
+    if facts is not None:
+        warnings.warn(
+            f"checkpoint {loop.partial} is of other members or another number of devices; what was "
+            "in progress starts again",
+            stacklevel=2,
+        )
     discard(loop.partial)
     return loop.programs.create(*columns), _Stack.of(size)
 

@@ -1,5 +1,6 @@
 """What a sweep is going to do: groups, compilations, examples, memory and time."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -128,12 +129,23 @@ def make_groups(members: Sequence[Member], ledger: Ledger) -> list[Group]:
         # Traces the model, which finds out whether its backend can run here.
         jax.eval_shape(lambda prepared=prepared: prepared.create_state(*prepared.seeds))
         keys = [make_key(member, prepared.dataset.fingerprint) for member in group]
-        found.append(Group(prepared, group, keys, ledger.read(keys)))
+        records = [
+            record and dataclasses.replace(record, name=member.name, varied=dict(member.varied))
+            for member, record in zip(group, ledger.read(keys), strict=True)
+        ]
+        found.append(Group(prepared, group, keys, records))
     return found
 
 
 def compile_group(
-    group: Group, mesh: Mesh, splits: Splits, *, vmap: bool, chunk: int | None, most: int | None
+    group: Group,
+    mesh: Mesh,
+    splits: Splits,
+    *,
+    vmap: bool,
+    chunk: int | None,
+    most: int | None = None,
+    in_progress: int = 0,
 ) -> StackPrograms:
     """Compiles a stack of the right size for what is left of a group.
 
@@ -145,6 +157,8 @@ def compile_group(
         chunk: members of a device; None chooses: with `vmap` as many as fit its memory, otherwise
             one, so that each is recorded when it is done.
         most: the most members of a device that memory has been found to allow.
+        in_progress: size of a stack that was saved, which goes on in one of the same size where
+            the devices allow it; 0 where there is none.
     """
     devices = mesh.shape["seed"]
     needed = math.ceil(len(group.pending) / devices)
@@ -153,6 +167,8 @@ def compile_group(
     def compiled(each: int) -> StackPrograms:
         return stack.compile_stack(group.prepared, mesh, splits, each * devices, vmap=vmap)
 
+    if in_progress and in_progress % devices == 0:
+        return compiled(in_progress // devices)
     if chunk is not None or not vmap:
         return compiled(min(limit, chunk or 1))
     if mesh.devices.flat[0].platform == "cpu":

@@ -1,0 +1,58 @@
+"""Many runs on the cores of one machine: a sweep against its rivals, in turns.
+
+A sweep in one process, a member on each core; a process for each run, held to a core of its own;
+and a single run that shares its batches between all cores, which is the most that one run reaches.
+"""
+
+import contextlib
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rowrnn.bench import suites
+from rowrnn.bench.child import Child, can_pin, cores
+from rowrnn.bench.turns import Contender, ratio_interval, take_turns
+
+_OWN = "rowrnn.bench.peers.rowrnn"
+_SWEEP = "rowrnn.bench.stacked"
+
+
+def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | None:
+    """Throughput of the three, and the paired ratios of the sweep's to those of the others.
+
+    None where there is a single core or none can be chosen.
+    """
+    count = len(cores())
+    if not can_pin() or count == 1:
+        return None
+    options = {"task": str(task), "batch": batch, "backend": suite.backend}
+    with contextlib.ExitStack() as stack:
+
+        def start(role: str, devices: int, cpus: list[int] | None = None) -> Child:
+            return stack.enter_context(Child(role, options | {"devices": devices}, cpus=cpus))
+
+        contenders = [
+            Contender("a sweep", [start(_SWEEP, count)], "train"),
+            Contender("a process on each core", [start(_OWN, 1, [c]) for c in cores()], "train"),
+            Contender(f"one run on {count} devices", [start(_OWN, count)], "train"),
+        ]
+        for contender in contenders:
+            contender.calibrate(suite.sample_s)
+        samples = take_turns(contenders, suite.repeats)
+    # A call is a step of every run: with so many examples.
+    examples = [count * batch, count * batch, batch]
+    rates = {
+        contender.name: [of_a_call / second for second in seconds]
+        for contender, seconds, of_a_call in zip(contenders, samples, examples, strict=True)
+    }
+    own = rates["a sweep"]
+    return {
+        "batch": batch,
+        "examples_per_s": {name: statistics.median(each) for name, each in rates.items()},
+        "over": {
+            name: ratio_interval([ours / theirs for ours, theirs in zip(own, other, strict=True)])
+            for name, other in rates.items()
+            if other is not own
+        },
+        "samples": rates,
+    }
