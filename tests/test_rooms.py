@@ -14,13 +14,17 @@ PACKAGE = Path(rowrnn.__file__).parent
 FLOORS = [
     {"errors"},
     {"config"},
-    {"lstm", "data", "stats", "figures", "interrupt"},
-    {"model", "optimizer", "display", "rundir"},
+    {"lstm", "data", "stats", "figures", "interrupt", "members"},
+    {"model", "optimizer", "display", "rundir", "ledger"},
     {"metrics", "state"},
     {"step", "checkpoint"},
     {"parallel"},
     {"experiment", "classifier"},
-    {"runners.__init__", "runners.train", "runners.evaluate", "runners.predict", "bench"},
+    {"stack"},
+    {
+        *("runners.__init__", "runners.train", "runners.evaluate", "runners.predict"),
+        *("runners.sweep", "runners.compare", "bench"),
+    },
     {"cli"},
 ]
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
