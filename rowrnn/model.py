@@ -120,9 +120,13 @@ def _drop(rows: jax.Array, keys: jax.Array, layer: int, rate: float) -> jax.Arra
     batch is divided over devices.
     """
 
+    # Not `row / (1 - rate)`: XLA compiles a division by an argument otherwise for several devices
+    # than for one, and the last bit differs.
+    scale = 1 / (1 - rate)
+
     def drop(key, row):
         kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, row.shape)
-        return jnp.where(kept, row / (1 - rate), 0)
+        return jnp.where(kept, row * scale, 0)
 
     batch_axis = rows.ndim - 2
     return jax.vmap(drop, (0, batch_axis), batch_axis)(keys, rows)

@@ -45,6 +45,8 @@ def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
 def _ask_for_cpu_devices(count: int) -> bool:
     """Makes the CPU backend start with so many devices; False where it runs already."""
     try:
+        # A value that stays as it is is accepted, even where the backend runs.
+        jax.config.update("jax_num_cpu_devices", count + 1)
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
         return False

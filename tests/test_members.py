@@ -37,7 +37,7 @@ def test_seeds(text, seeds):
         ("-1", "'-1' is neither"),
         ("1.5", "'1.5' is neither"),
         ("0:4:2", "'0:4:2' is neither"),
-        ("٣", "is neither"),  # noqa: RUF001
+        ("٣", "is neither"),
         ("4:4", "'4:4' holds no seed; the end must be larger"),
         ("4:0", "'4:0' holds no seed"),
         ("0:9999999999", "must be at most 1,000,000 seeds"),

@@ -196,11 +196,10 @@ class _Sweep:
         """Trains what is missing, group by group, and writes what came out."""
         self._write_start()
         groups = [group for group in self._groups if group.pending]
-        splits = programs = None
+        splits = None
         if groups:
             splits = experiment.put_splits(groups[0].prepared.dataset, self._mesh)
-            programs = self._compile(groups[0], splits)
-        made = plan.make(self._groups, self._mesh, splits, programs, strategy=self._strategy)
+        programs, made = self._plan(groups, splits)
         if tell is not None:
             tell(made)
         shown = self._spec.config.train.display != "none"
@@ -212,6 +211,22 @@ class _Sweep:
                 self._train_group(group, splits, programs, display)
                 programs = None
         return self._finish()
+
+    def _plan(
+        self, groups: list[Group], splits: Splits | None
+    ) -> tuple[StackPrograms | None, Plan]:
+        """The programs of the first group and the plan, for which they run a moment."""
+        while True:
+            programs = None
+            try:
+                if splits is not None:
+                    programs = self._compile(groups[0], splits)
+                return programs, plan.make(
+                    self._groups, self._mesh, splits, programs, strategy=self._strategy
+                )
+            except Exception as error:
+                if not parallel.is_out_of_memory(error) or not self._halve(programs):
+                    raise
 
     def _write_start(self) -> None:
         spec, settings = self._spec, self._settings

@@ -295,7 +295,7 @@ def _without(state: TrainState, diverged: dict[int, int]) -> TrainState:
     indices = list(diverged)
 
     def cleared(leaf):
-        if not np.issubdtype(leaf.dtype, np.floating):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         array = np.array(leaf)
         array[indices] = 0
