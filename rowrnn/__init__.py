@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rowrnn.runners.compare import SweepComparison, compare
     from rowrnn.runners.evaluate import Evaluation, evaluate
     from rowrnn.runners.predict import Prediction, predict
-    from rowrnn.runners.sweep import SweepResult, sweep
+    from rowrnn.runners.sweep import SweepResult, SweepSettings, sweep
     from rowrnn.runners.train import TrainResult, train
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Prediction",
     "SweepComparison",
     "SweepResult",
+    "SweepSettings",
     "TrainResult",
     "Trained",
     "compare",
@@ -49,6 +50,7 @@ _HOMES = {
     "Prediction": "rowrnn.runners.predict",
     "SweepComparison": "rowrnn.runners.compare",
     "SweepResult": "rowrnn.runners.sweep",
+    "SweepSettings": "rowrnn.runners.sweep",
     "TrainResult": "rowrnn.runners.train",
     "Trained": "rowrnn.experiment",
     "compare": "rowrnn.runners.compare",

@@ -22,7 +22,7 @@ from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, Trai
 from rowrnn.errors import ConfigError, RunError, StoppedError
 from rowrnn.members import Spec
 from rowrnn.runners import sweep as runner
-from rowrnn.runners.sweep import Settings, loop, outcome, plan
+from rowrnn.runners.sweep import SweepSettings, loop, outcome, plan
 from rowrnn.step import Batch
 
 RATE, EPSILON = "optimizer.learning_rate", "optimizer.epsilon"
@@ -46,7 +46,7 @@ SMALL = Config(
     OptimizerConfig("adamw", 3e-3),
     TrainConfig(batch_size=100, examples=1001, display="none", log_every_steps=5),
 )
-MAP = Settings("map", 1, "none")
+MAP = SweepSettings("map", 1, "none")
 FIGURES = ("params_sha256", "train_loss", "test_loss", "test_accuracy", "first256_accuracy",
            "validation_accuracy")  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_members_are_solo_runs_to_the_bit(tmp_path, solo, config, chunk, devices
         with_devices(config, devices),
         seeds,
         grid={RATE: rates},
-        settings=Settings("map", chunk, "none"),
+        settings=SweepSettings("map", chunk, "none"),
         run_dir=tmp_path / "sweep",
     )
     assert [(r.seed, r.varied[RATE]) for r in result.members] == [
@@ -247,13 +247,13 @@ def test_vmap_is_refused_where_it_could_hang(tmp_path, monkeypatch):
         if threads is not None:
             monkeypatch.setenv("NPROC", threads)
         with pytest.raises(ConfigError, match="NPROC=4 in the environment before jax starts"):
-            rowrnn.sweep(SMALL, (0,), settings=Settings("vmap"), run_dir=tmp_path / "sweep")
+            rowrnn.sweep(SMALL, (0,), settings=SweepSettings("vmap"), run_dir=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
 
 
 def test_vmap_is_the_same_but_for_rounding(tmp_path, solo):
     result = rowrnn.sweep(
-        SMALL, (0, 1), settings=Settings("vmap", 1, "all"), run_dir=tmp_path / "sweep"
+        SMALL, (0, 1), settings=SweepSettings("vmap", 1, "all"), run_dir=tmp_path / "sweep"
     )
     found = result.summary["vmap_difference"]
     assert found["members"] == 2
@@ -300,7 +300,7 @@ def test_out_of_memory_halves_the_stack(tmp_path, monkeypatch, solo, chunk, call
     result = rowrnn.sweep(
         with_devices(SMALL, 1),
         range(4),
-        settings=Settings("vmap", chunk, "none"),
+        settings=SweepSettings("vmap", chunk, "none"),
         run_dir=tmp_path / "sweep",
     )
     assert sizes[:2] == [4, 2]
@@ -326,7 +326,7 @@ def test_out_of_memory_with_a_single_member_is_an_error(tmp_path, monkeypatch):
 def whole(tmp_path_factory):
     """A sweep that was never cut: its directory and its result."""
     path = tmp_path_factory.mktemp("whole") / "sweep"
-    settings = Settings("map", 1, "all")
+    settings = SweepSettings("map", 1, "all")
     return path, rowrnn.sweep(SMALL, range(4), settings=settings, run_dir=path)
 
 
@@ -648,7 +648,7 @@ def test_the_best_state_is_that_of_the_best_on_validation(tmp_path, validation):
 
         return max(result.members, key=merit)
 
-    settings = Settings("map", 1, "best")
+    settings = SweepSettings("map", 1, "best")
     result = rowrnn.sweep(config, range(4), settings=settings, run_dir=path)
     assert list(result.states) == [best(result).name]
     digest = checkpoint.params_digest(result.states[best(result).name].params)
@@ -669,9 +669,9 @@ def test_no_state_is_kept_where_none_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (Settings("pmap"), "strategy = 'pmap': must be one of auto, map, vmap"),
-        (Settings(keep="some"), "keep = 'some': must be one of best, all, none"),
-        (Settings(chunk=0), "chunk = 0: must be at least 1 member"),
+        (SweepSettings("pmap"), "strategy = 'pmap': must be one of auto, map, vmap"),
+        (SweepSettings(keep="some"), "keep = 'some': must be one of best, all, none"),
+        (SweepSettings(chunk=0), "chunk = 0: must be at least 1 member"),
     ],
 )
 def test_bad_settings_leave_what_they_would_overwrite(whole, settings, says):

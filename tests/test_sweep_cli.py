@@ -12,7 +12,7 @@ import pytest
 import rowrnn
 from rowrnn import rundir
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from rowrnn.runners.sweep import Settings
+from rowrnn.runners.sweep import SweepSettings
 
 SMALL = Config(
     ModelConfig(0, 8),
@@ -191,7 +191,7 @@ def test_a_sweep_goes_on_after_a_signal_as_if_nothing_had_been(tmp_path, uncut, 
 
 def test_the_sweep_of_the_command_line_is_that_of_python(grid, tmp_path):
     result = rowrnn.sweep(
-        SMALL, (0, 1), settings=Settings("map", 1, "none"), run_dir=tmp_path / "sweep"
+        SMALL, (0, 1), settings=SweepSettings("map", 1, "none"), run_dir=tmp_path / "sweep"
     )
     completed = [m for m in members_of(grid[0] / "sweep") if m["status"] == "completed"]
     assert [record.params_sha256 for record in result.members] == [

@@ -18,7 +18,7 @@ from rowrnn.errors import ConfigError
 from rowrnn.members import Spec, Vary
 
 if TYPE_CHECKING:
-    from rowrnn.runners.sweep import Plan, Settings, SweepResult
+    from rowrnn.runners.sweep import Plan, SweepResult, SweepSettings
 
 PART_FAILED = 6
 """Exit code of a sweep in which members have diverged."""
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     from rowrnn.runners import sweep as runner
 
     name = given.config_file.stem if given.config_file else config.data.dataset
-    settings = runner.Settings(given.strategy, given.chunk, given.keep)
+    settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
     if given.resume:
         spec, settings = runner.reopen(given.resume, config, seeds, grid, _changed(given, settings))
     else:
@@ -127,7 +127,7 @@ def configs_of(given: SweepArguments, arguments: Sequence[str]) -> Config:
     return config
 
 
-def _changed(given: SweepArguments, settings: "Settings") -> "Settings | None":
+def _changed(given: SweepArguments, settings: "SweepSettings") -> "SweepSettings | None":
     """The settings given with --resume, None where they are all as if not given."""
     return None if settings == type(settings)() else settings
 

@@ -29,13 +29,13 @@ from rowrnn.runners.sweep.outcome import SweepResult
 from rowrnn.runners.sweep.plan import Group, Plan
 from rowrnn.stack import StackPrograms
 
-__all__ = ["STRATEGIES", "Plan", "Settings", "SweepResult", "make_plan", "reopen", "sweep"]
+__all__ = ["STRATEGIES", "Plan", "SweepResult", "SweepSettings", "make_plan", "reopen", "sweep"]
 
 STRATEGIES = ("auto", "map", "vmap")
 
 
 @dataclass(frozen=True)
-class Settings:
+class SweepSettings:
     """How a sweep is run, beside what its members are; ``sweep.json`` holds it.
 
     Attributes:
@@ -56,7 +56,7 @@ def sweep(
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
     vary: Vary = "both",
-    settings: Settings | None = None,
+    settings: SweepSettings | None = None,
     run_dir: str | Path | None = None,
     resume: str | Path | None = None,
     overwrite: bool = False,
@@ -88,7 +88,7 @@ def sweep(
     if resume is None:
         if seeds is None:
             raise ConfigError("seeds: must be given, such as range(64) or --seeds 0:64")
-        config, settings = config or Config(), settings or Settings()
+        config, settings = config or Config(), settings or SweepSettings()
         spec = Spec(config, tuple(seeds), _as_grid(grid), vary)
         # All that can be refused is refused before a run is overwritten.
         groups, mesh, strategy = _prepare(spec, settings, Ledger())
@@ -103,7 +103,7 @@ def sweep(
         return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
 
 
-def make_plan(spec: Spec, settings: Settings, resume: Path | None = None) -> Plan:
+def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -> Plan:
     """What a sweep would do: compiles its first group and times a few steps, and trains nothing."""
     found = Ledger() if resume is None else Ledger(resume / "members")
     groups, mesh, strategy = _prepare(spec, settings, found)
@@ -122,8 +122,8 @@ def reopen(
     config: Config | None = None,
     seeds: Iterable[int] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
-    settings: Settings | None = None,
-) -> tuple[Spec, Settings]:
+    settings: SweepSettings | None = None,
+) -> tuple[Spec, SweepSettings]:
     """What a sweep was started with, and in its place what is given now."""
     started = rundir.read_sweep(path)
     try:
@@ -133,7 +133,7 @@ def reopen(
             grid=_as_grid(started["grid"] if grid is None else grid),
             vary=started["vary"],
         )
-        return spec, settings or Settings(**started["settings"])
+        return spec, settings or SweepSettings(**started["settings"])
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{path / 'sweep.json'} does not say what the sweep is ({error}); start a new one"
@@ -145,7 +145,7 @@ def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, .
 
 
 def _prepare(
-    spec: Spec, settings: Settings, found: Ledger
+    spec: Spec, settings: SweepSettings, found: Ledger
 ) -> tuple[list[Group], Mesh, Literal["map", "vmap"]]:
     """Groups, devices and strategy; raises what can be refused."""
     everyone = members.make_members(spec)
@@ -171,7 +171,7 @@ class _Sweep:
         self,
         run: RunDir,
         spec: Spec,
-        settings: Settings,
+        settings: SweepSettings,
         groups: list[Group],
         mesh: Mesh,
         strategy: Literal["map", "vmap"],
