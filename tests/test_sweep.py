@@ -704,3 +704,17 @@ def test_a_sweep_file_that_says_nothing_is_refused(tmp_path):
             run.write("sweep.json", text)
             with pytest.raises(RunError, match=r"sweep\.json"):
                 runner.reopen(tmp_path / "sweep")
+
+
+def test_groups_with_other_data_are_trained_on_their_own(tmp_path, solo):
+    # The third of four groups has the data of the first again.
+    sizes = {"model.hidden_size": (4, 8), "data.validation_size": (0, 500)}
+    result = rowrnn.sweep(SMALL, (0,), grid=sizes, settings=MAP, run_dir=tmp_path / "sweep")
+    for record in reversed(result.members):
+        assert figures_of(record) == solo(SMALL, *record.varied.items()), record.name
+
+
+def test_the_strategy_that_was_chosen_stays(tmp_path):
+    path = tmp_path / "sweep"
+    rowrnn.sweep(SMALL, (0,), run_dir=path)
+    assert json.loads((path / "sweep.json").read_text())["settings"]["strategy"] == "map"

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
-from rowrnn import experiment, ledger, members, parallel, rundir
+from rowrnn import experiment, ledger, members, parallel, rundir, stack
 from rowrnn.config import Config
 from rowrnn.display import SweepDisplay
 from rowrnn.errors import ConfigError, RunError
@@ -205,9 +205,11 @@ class _Sweep:
         shown = self._spec.config.train.display != "none"
         display = SweepDisplay(made.examples, made.members, made.reused, shown=shown)
         with contextlib.closing(display):
+            on_devices = groups[0].prepared.dataset if groups else None
             for group in groups:
-                if splits is None or group.prepared.dataset is not groups[0].prepared.dataset:
-                    splits = experiment.put_splits(group.prepared.dataset, self._mesh)
+                if splits is None or group.prepared.dataset is not on_devices:
+                    on_devices = group.prepared.dataset
+                    splits = experiment.put_splits(on_devices, self._mesh)
                 self._train_group(group, splits, programs, display)
                 programs = None
         return self._finish()
@@ -236,7 +238,8 @@ class _Sweep:
             "seeds": spec.seeds,
             "grid": spec.grid,
             "vary": spec.vary,
-            "settings": dataclasses.asdict(settings),
+            # What was chosen, so that a sweep that goes on elsewhere does not mix the two.
+            "settings": dataclasses.asdict(settings) | {"strategy": self._strategy},
         }
         self._run.write("sweep.json", json.dumps(started))
         # The log tells what the ledger holds: after a kill, in its words alone.
@@ -304,6 +307,7 @@ class _Sweep:
         devices = self._mesh.shape["seed"]
         each = (programs.size // devices if programs else self._most or 1) // 2
         self._most = max(1, each)
+        self._saved = ([], 0)  # Its size is too large as well.
         return each >= 1
 
     def _compare_with_map(
@@ -315,7 +319,7 @@ class _Sweep:
         ][: self._mesh.shape["seed"]]  # fmt: skip
         if not chosen:
             return None
-        programs = plan.stack.compile_stack(
+        programs = stack.compile_stack(
             group.prepared, self._mesh, worker.splits, self._mesh.shape["seed"], vmap=False
         )
         hidden = SweepDisplay(1, 1, 0, shown=False)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from rowrnn import data, experiment, parallel, stack
 from rowrnn import members as members_
+from rowrnn import state as states
 from rowrnn.config import DataConfig
 from rowrnn.data import Dataset
 from rowrnn.experiment import Experiment, Splits
@@ -246,7 +247,7 @@ def _seconds_of_a_stack(group: Group, splits: Splits, programs: StackPrograms) -
     once = run(1)
     steps = max(1, min(prepared.steps, int(_TIMED_SECONDS / once)))
     per_step = run(steps) / steps
-    params = state.params if state.ema is None else state.ema
+    params = states.evaluation_params(state)
     began = time.perf_counter()
     jax.block_until_ready(programs.test(params, values, splits.test))
     per_image = (time.perf_counter() - began) / len(prepared.dataset.test.labels)
