@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rowrnn
@@ -242,3 +244,34 @@ def test_a_mistake_is_named_before_jax_is_imported(tmp_path):
         assert says in err
         assert "jax was imported" not in err
     assert [entry.name for entry in tmp_path.iterdir()] == ["jax.py"]
+
+
+@pytest.mark.soak
+def test_a_long_sweep_survives_five_kills(tmp_path):
+    """`lstm128.toml` over 16 seeds, cut to 2 epochs, on full MNIST; about 12 minutes."""
+    root = Path(__file__).parents[1]
+    files = Path(os.environ.get("ROWRNN_TEST_DATA") or root.parent / "shared" / "data") / "mnist"
+    if not files.is_dir():
+        pytest.skip(f"no original files in {files}; set ROWRNN_TEST_DATA")
+    data = {"TFDS_DATA_DIR": str(tmp_path / "data")}
+    command("data", "prepare", "mnist", f"--manual-dir={files}", cwd=tmp_path, **data)
+    sweep = ["sweep", root / "experiments" / "lstm128.toml", "--train.epochs=2", "--seeds=0:16"]
+    command(*sweep, "--run-dir=whole", cwd=tmp_path, timeout=1800, **data)
+    # Saved every hundred steps, so that a kill can fall into a save as well.
+    often = ["--checkpoint.every-steps=100"]
+    random, began = np.random.default_rng(0), ["--run-dir=cut"]
+    for _ in range(5):
+        process = start(*(sweep if "--run-dir=cut" in began else ["sweep"]), *began, *often,
+                        cwd=tmp_path, **data)  # fmt: skip
+        time.sleep(float(random.uniform(15, 60)))
+        assert process.poll() is None
+        process.kill()
+        process.communicate()
+        began = ["--resume=cut"]
+    command("sweep", "--resume=cut", *often, cwd=tmp_path, timeout=1800, **data)
+    whole, cut = (
+        [{k: v for k, v in row.items() if k != "wall_s"} for row in members_of(tmp_path / name)]
+        for name in ("whole", "cut")
+    )
+    assert len(whole) == 16
+    assert cut == whole
