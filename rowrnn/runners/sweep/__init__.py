@@ -378,6 +378,9 @@ class _Sweep:
         result = dataclasses.replace(result, summary=summary)
         config = spec.config
         title = f"{len(records)} members, {len(spec.seeds)} seeds of {config.data.dataset}"
+        title += {"both": "", "init": ", initial parameters vary", "data": ", data order varies"}[
+            spec.vary
+        ]
         notebook = config.model.init == "notebook" and config.data.dataset == "mnist"
         outcome.write(self._run, result, title, notebook=notebook)
         return result
