@@ -1,11 +1,12 @@
 """How much a sweep saves: against a process for each seed, and against PyTorch, in turns.
 
     python experiments/bench_sweep.py CONFIG.toml --seeds 16 --rounds 3 --against processes torch
-        --out FILE.json [-- FLAGS of rowrnn]
+        [--rival-seeds 16] --out FILE.json [FLAGS of rowrnn]
 
 Shows: seconds from the shell to the result for the same seeds: `rowrnn sweep`; `rowrnn train` once
 for each seed, as many at a time as there are cores; `experiments/torch_seeds.py` (the notebook's
-protocol only). All with a warm compilation cache; the contestants take turns in each round.
+protocol only). All with a warm compilation cache; the contestants take turns in each round. Rivals
+that run fewer seeds (`--rival-seeds`) have their seconds scaled up to those of the sweep.
 """
 
 import argparse
@@ -33,13 +34,15 @@ def main():
     parser = argparse.ArgumentParser(description="How much a sweep saves.")
     parser.add_argument("config")
     parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--rival-seeds", type=int, help="of the others; as many where not given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--against", nargs="+", choices=["processes", "torch"], default=["processes"]
     )
     parser.add_argument("--out", type=Path)
-    parser.add_argument("flags", nargs="*", help="flags of rowrnn, after --")
-    given = parser.parse_args()
+    given, flags = parser.parse_known_args()
+    given.flags = flags
+    given.rival_seeds = given.rival_seeds or given.seeds
     with tempfile.TemporaryDirectory() as directory:
         result = measure(given, Path(directory))
     print(json.dumps(result, indent=1))
@@ -58,9 +61,10 @@ def measure(given, directory):
     seconds = {name: [] for name in contestants}
     for turn in range(given.rounds):
         for name, contestant in contestants.items():
+            seeds = given.seeds if name == "sweep" else given.rival_seeds
             began = time.perf_counter()
-            contestant(given, directory / f"{name}-{turn}", given.seeds)
-            seconds[name].append(time.perf_counter() - began)
+            contestant(given, directory / f"{name}-{turn}", seeds)
+            seconds[name].append((time.perf_counter() - began) * given.seeds / seeds)
             print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
     ratios = {
         name: [theirs / ours for theirs, ours in zip(seconds[name], seconds["sweep"], strict=True)]
@@ -71,6 +75,7 @@ def measure(given, directory):
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "seeds": given.seeds,
+        "rival_seeds": given.rival_seeds,
         "seconds": seconds,
         "ratios": ratios,
         "median_ratios": {name: statistics.median(found) for name, found in ratios.items()},
