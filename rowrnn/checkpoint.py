@@ -6,14 +6,17 @@ notice a flipped bit in its data files, so every restore is compared with these 
 checkpoint that fails is set aside by name and the next older one is used.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,65 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from rowrnn.errors import DivergedError, RunError
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.config import Config
+from rowrnn.errors import ConfigError, DivergedError, RunError
 from rowrnn.state import TrainState
 
 Facts = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 _KEY = "key"
+
+# What Orbax keeps beside the arrays, and room for arrays that do not compress.
+_OVERHEAD = 16 * 2**20
+# Zeros do, such as those of a state before its first step; more is claimed than is there.
+_MOST_COMPRESSED = 16
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a checkpoint of a single run says of it, so that it can be loaded without it.
+
+    Attributes:
+        dataset: name of the data.
+        fingerprint: of the data.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes, C.
+        steps: length of the run.
+        config: the experiment, as nested tables.
+        progress: where the host loop stood.
+        validation_accuracy: at this step; None where it was not evaluated there.
+        sha256: of each array, by name.
+    """
+
+    dataset: str
+    fingerprint: str
+    shape: tuple[int, int]
+    classes: int
+    steps: int
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    validation_accuracy: float | None
+    sha256: dict[str, str]
+
+    @classmethod
+    def of(cls, facts: Facts) -> "RunFacts":
+        """From the facts of a checkpoint; raises `ValueError` where they are others."""
+        run = files.build(cls, facts)
+        if min(*run.shape, run.classes, run.steps) < 1:
+            raise ValueError(f"shape {run.shape}, {run.classes} classes, {run.steps} steps")
+        return run
+
+    def make_config(self) -> Config:
+        """The experiment; raises `ValueError` where the tables are none."""
+        try:
+            config = configs.from_dict(self.config)
+            configs.check(config)
+        except ConfigError as error:
+            raise ValueError(f"its config: {error}") from error
+        return config
 
 
 class CheckpointWriter:
@@ -46,14 +101,17 @@ class CheckpointWriter:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        self._checkpointer = ocp.training.Checkpointer(
-            str(directory.absolute()),
-            preservation_policy=policies.AnyPreservationPolicy(  # pyright: ignore[reportArgumentType]
-                [policies.LatestN(keep), best]
-            ),
-            # What a killed save left behind.
-            cleanup_tmp_directories=True,
-        )
+        self._failed = False
+        kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                str(directory.absolute()),
+                preservation_policy=kept,
+                # What a killed save left behind.
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise RunError(f"{directory} cannot be written to: {error.strerror}") from error
 
     def save(self, state: TrainState, facts: Facts, validation_accuracy: float | None) -> None:
         """Saves a state and returns when it is durable; a step that is there already stays.
@@ -75,6 +133,7 @@ class CheckpointWriter:
         metrics: Any = None
         if validation_accuracy is not None:
             metrics = {"validation_accuracy": validation_accuracy}
+        _silence_late_reports()
         try:
             self._checkpointer.save(
                 step,
@@ -82,14 +141,25 @@ class CheckpointWriter:
                 metrics=metrics,
                 custom_metadata={"facts": text, "facts_sha256": _sha256(text.encode())},
             )
-        except (OSError, ValueError, ocp.training.errors.StepAlreadyExistsError) as error:
+        except (OSError, ValueError) as error:
+            self._failed = True
             raise RunError(
-                f"{self._checkpointer.directory}: step {step} was not saved: {error}"
+                f"{self._checkpointer.directory}: step {step} was not saved: {_reason(error)}; "
+                "what was saved before is good"
             ) from error
 
     def close(self) -> None:
         """Lets go of the directory."""
-        self._checkpointer.close()
+        # After a save that failed, Orbax raises its error once more.
+        with contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
+            self._checkpointer.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why a save failed, in a few words; TensorStore's are a page."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    code = int(found[1]) if found else getattr(error, "errno", None)
+    return os.strerror(code) if code else str(error).splitlines()[0][:200]
 
 
 def restore(
@@ -102,7 +172,8 @@ def restore(
     Args:
         directory: where a `CheckpointWriter` saved.
         make_abstract: from the facts to the shapes and dtypes of the state, as `jax.eval_shape`
-            gives them; nothing larger than this is ever allocated.
+            gives them, or `ValueError` where the facts are not what they should be; nothing larger
+            than this is ever allocated.
         which: "last", "best" (highest validation accuracy) or a step.
 
     Returns:
@@ -146,8 +217,11 @@ def set_aside_newer(directory: Path, step: int) -> list[Path]:
         if int(path.name) > step:
             target = directory.parent / "damaged" / path.name
             shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            path.rename(target)
+            try:
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
+            except OSError as error:
+                raise RunError(f"{path} is damaged, and stays: {error.strerror}") from error
             moved.append(target)
     return moved
 
@@ -179,28 +253,63 @@ class _DamagedError(Exception):
 def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     """The state and facts of one checkpoint; raises `_DamagedError`."""
     facts = _read_facts(path)
-    abstract = make_abstract(facts)
-    arrays = _load(path, _empty_arrays(abstract))
+    try:
+        digests = dict(facts["sha256"])
+        abstract = make_abstract(facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(f"its metadata says what cannot be: {error}") from error
+    arrays = _load(path, abstract)
     for name, array in arrays.items():
-        if digest(np.asarray(array)) != facts["sha256"].get(name):
+        if digest(np.asarray(array)) != digests.get(name):
             raise _DamagedError(f"{name} does not match its SHA-256")
+    if int(arrays["step"].max()) != int(path.name):
+        raise _DamagedError(f"it holds step {int(arrays['step'].max())}")
     leaves = [jax.random.wrap_key_data(jnp.asarray(arrays[_KEY])) if name == _KEY else arrays[name]
               for name, _ in _named_leaves(abstract)]  # fmt: skip
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
 
 
-def _load(path: Path, arrays: Arrays) -> Arrays:
+def _load(path: Path, abstract: TrainState) -> Arrays:
     """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`."""
-    _silence_late_reads()
+    wanted = _abstract_arrays(abstract)
+    size = sum(array.size * array.dtype.itemsize for array in wanted.values())
     try:
-        return ocp.load(str(path.absolute()), arrays)
+        there = sum(file.stat().st_size for file in path.rglob("*"))
+    except OSError as error:
+        raise _DamagedError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if there > 2 * size + _OVERHEAD or size > _MOST_COMPRESSED * there + _OVERHEAD:
+        raise _DamagedError(f"its {there:,} bytes cannot be a state of {size:,} bytes")
+    _silence_late_reports()
+    try:
+        _check_claims(path, wanted)
+        # Orbax restores into NumPy arrays.
+        empty = {name: np.empty(array.shape, array.dtype) for name, array in wanted.items()}
+        return ocp.load(str(path.absolute()), empty)
+    except _DamagedError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise whatever the damage leads them to.
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _DamagedError(problem[:200]) from error
 
 
+def _check_claims(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises `_DamagedError` unless the arrays on disk say that they have the shapes wanted.
+
+    TensorStore allocates what they claim before it reads, and ends the process where it cannot.
+    """
+    found: Any = ocp.metadata(str(path.absolute())).metadata
+    for name, array in wanted.items():
+        claim = found[name]
+        if (claim.shape, claim.dtype) != (array.shape, array.dtype):
+            raise _DamagedError(
+                f"{name} is {claim.dtype}{claim.shape}, not {array.dtype}{array.shape}"
+            )
+        if claim.storage_metadata.chunk_shape != array.shape:
+            raise _DamagedError(f"{name} is in chunks of {claim.storage_metadata.chunk_shape}")
+
+
 @functools.cache
-def _silence_late_reads() -> None:
+def _silence_late_reports() -> None:
     """Keeps quiet what TensorStore's threads have to say after a load has failed.
 
     They report to an event loop that Orbax has closed by then, and Python prints each of the
@@ -217,19 +326,25 @@ def _silence_late_reads() -> None:
 
 def _read_facts(path: Path) -> Facts:
     """The facts of one checkpoint, verified; raises `_DamagedError`."""
-    for folder, folders, files in os.walk(path):
-        for name in folders + files:
-            if (Path(folder) / name).is_symlink():
-                raise _DamagedError(f"{name} is a link, and links are not followed")
+    try:
+        files.require_plain(path)
+        for file in path.rglob("*"):
+            if file.parent.name != "d" and file.stat().st_size > files.MOST_BYTES:
+                raise _DamagedError(f"{file.name} is too large to be metadata")
+    except (RunError, OSError) as error:
+        raise _DamagedError(str(error)) from error
     try:
         metadata: Mapping[str, Any] = ocp.metadata(str(path.absolute())).custom_metadata  # type: ignore
         text = metadata["facts"]
         intact = _sha256(text.encode()) == metadata["facts_sha256"]
+        facts = files.parse_json(text)
     except Exception as error:  # As above: damaged files raise anything.
         raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
     if not intact:
         raise _DamagedError("its metadata does not match its SHA-256")
-    return json.loads(text)
+    if not isinstance(facts, dict):
+        raise _DamagedError("its metadata is no table of facts")
+    return facts
 
 
 def _candidates(directory: Path, which: str) -> list[Path]:
@@ -260,25 +375,21 @@ def _validation_accuracy(path: Path) -> float:
     except _DamagedError as error:
         warnings.warn(f"checkpoint {path} is damaged: {error}; left out", stacklevel=2)
         return -1.0
-    return -1.0 if accuracy is None else accuracy
+    return float(accuracy) if isinstance(accuracy, int | float) else -1.0
 
 
 def _steps(directory: Path) -> list[Path]:
     """The finished checkpoints, newest first."""
     if not directory.is_dir():
         return []
-    paths = [path for path in directory.iterdir() if path.name.isdecimal()]
+    paths = [path for path in directory.iterdir() if path.name.isascii() and path.name.isdecimal()]
     return sorted(paths, key=lambda path: int(path.name), reverse=True)
 
 
-def _empty_arrays(abstract: TrainState) -> Arrays:
-    """What Orbax restores into: dictionaries of NumPy arrays, the key as its raw data."""
+def _abstract_arrays(abstract: TrainState) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of what `to_arrays` gives, the key as its raw data."""
     key_data = jax.eval_shape(jax.random.key_data, abstract.key)
-    return {
-        name: np.empty(*((key_data.shape, key_data.dtype) if name == _KEY
-                         else (leaf.shape, leaf.dtype)))
-        for name, leaf in _named_leaves(abstract)
-    }  # fmt: skip
+    return {name: key_data if name == _KEY else leaf for name, leaf in _named_leaves(abstract)}
 
 
 def _named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn import checkpoint, rundir, step
-from rowrnn import config as configs
 from rowrnn import state as states
-from rowrnn.checkpoint import Facts
+from rowrnn.checkpoint import Facts, RunFacts
 from rowrnn.config import Config
 from rowrnn.errors import RunError
 from rowrnn.model import Params, RowRNN
@@ -95,30 +94,32 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
             f"rowrnn train --resume {path}"
         )
     state, facts = restored
-    rows, pixels = facts["shape"]
+    run = RunFacts.of(facts)
+    rows, pixels = run.shape
     return Classifier(
         run_dir=path,
         step=int(state.step),
-        config=_config_of(facts),
+        config=_config_of(run),
         params=states.evaluation_params(state),
-        dataset=facts["dataset"],
-        fingerprint=facts["fingerprint"],
+        dataset=run.dataset,
+        fingerprint=run.fingerprint,
         shape=(rows, pixels),
-        classes=facts["classes"],
+        classes=run.classes,
     )
 
 
-def _config_of(facts: Facts) -> Config:
+def _config_of(run: RunFacts) -> Config:
     """The config of a run, with a backend that computes the same on every device."""
-    config = configs.from_dict(facts["config"])
+    config = run.make_config()
     return dataclasses.replace(config, model=dataclasses.replace(config.model, backend="fast"))
 
 
 def _make_abstract(facts: Facts) -> TrainState:
-    """Shapes and dtypes of a state, from the facts saved with it."""
-    config, shape = _config_of(facts), tuple(facts["shape"])
+    """Shapes and dtypes of a state, from the facts saved with it; `ValueError` of bad ones."""
+    run = RunFacts.of(facts)
+    config, (rows, pixels) = _config_of(run), run.shape
 
     def create():
-        return states.create(config, facts["steps"], shape, facts["classes"], seed=0)
+        return states.create(config, run.steps, (rows, pixels), run.classes, seed=0)
 
     return jax.eval_shape(create)

@@ -26,9 +26,18 @@ from typing import Any, Literal
 
 import tomli_w
 
+from rowrnn import files
 from rowrnn.errors import ConfigError
 
 DEFAULT_EPOCHS = 10
+
+EXAMPLE = "; write section.key, such as optimizer.learning_rate"
+"""For a name that is like none."""
+
+# Of a TOML file. A config has two thousand.
+_MOST_BYTES = 2**20
+# Of a value or a name in a message.
+_MOST_SHOWN = 60
 
 FREE = frozenset(
     {
@@ -204,24 +213,37 @@ def load(path: str | Path) -> Config:
     name or a value out of range.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"config {path}: {error.strerror}; give the path of a TOML file, "
-            "such as experiments/quickstart.toml"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"config {path}: byte {error.start} is not UTF-8; save the file as UTF-8 text"
-        ) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"config {path}: not valid TOML: {error}") from error
-    try:
-        config = from_dict(tables)
+        config = from_dict(read_toml(path))
         check(config)
     except ConfigError as error:
         raise ConfigError(f"config {path}: {error}") from error
     return config
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises `ConfigError`, without the path, where there is no such file, it is not a plain one (a
+    pipe may wait for ever, a device never end), is larger than 1 MiB, not UTF-8 or not TOML.
+    """
+    try:
+        with files.open_plain(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"more than {_MOST_BYTES:,} bytes; no config is that large")
+        return tomllib.loads(content.decode())
+    except OSError as error:
+        raise ConfigError(
+            f"{error.strerror}; give the path of a TOML file, such as those in experiments/"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"byte {error.start} is not UTF-8; save the file as UTF-8 text"
+        ) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"not valid TOML: {error}") from error
+    except ValueError as error:  # An integer of thousands of digits, or a NUL in the path.
+        raise ConfigError(f"cannot be read: {str(error).partition(';')[0]}") from error
 
 
 def from_dict(tables: Mapping[str, Any]) -> Config:
@@ -230,14 +252,14 @@ def from_dict(tables: Mapping[str, Any]) -> Config:
     sections = {}
     for name, table in tables.items():
         if name not in names:
-            raise ConfigError(f"unknown section [{name}]{nearest(name, names)}")
+            raise ConfigError(f"unknown section [{cut(name)}]{nearest(name, names)}")
         section_type = type(getattr(Config, name))
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{name} = {table!r}: must be a table, written as [{name}]")
+            raise ConfigError(f"{name} = {shown(table)}: must be a table, written as [{name}]")
         fields = [f.name for f in dataclasses.fields(section_type)]
         for key in table:
             if key not in fields:
-                raise ConfigError(f"unknown name {name}.{key}{nearest(key, fields)}")
+                raise ConfigError(f"unknown name {name}.{cut(key)}{nearest(key, fields)}")
         sections[name] = section_type(**table)
     return Config(**sections)
 
@@ -264,7 +286,7 @@ def check(config: Config) -> None:
             value = getattr(table, spec.name)
             problem = _problem(value, hints[spec.name], spec.metadata)
             if problem:
-                raise ConfigError(f"{section.name}.{spec.name} = {value!r}: {problem}")
+                raise ConfigError(f"{section.name}.{spec.name} = {shown(value)}: {problem}")
     if config.train.examples is not None and config.train.epochs is not None:
         raise ConfigError(
             f"train.examples = {config.train.examples} and train.epochs = {config.train.epochs}: "
@@ -378,13 +400,13 @@ def parse_value(name: str, text: str) -> Any:
     """
     names = fields()
     if name not in names:
-        raise ConfigError(f"unknown name {name}{nearest(name, names)}")
+        raise ConfigError(f"unknown name {cut(name)}{nearest(name, names, EXAMPLE)}")
     section, key = name.split(".")
     hint = typing.get_type_hints(type(getattr(Config(), section)))[key]
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if bool in kinds:
         if text not in ("true", "false"):
-            raise ConfigError(f"{name} = {text!r}: must be true or false")
+            raise ConfigError(f"{name} = {shown(text)}: must be true or false")
         return text == "true"
     for kind in (int, float):
         if kind in kinds:
@@ -392,7 +414,7 @@ def parse_value(name: str, text: str) -> Any:
                 return kind(text)
             except ValueError:
                 noun = "an integer" if kind is int else "a number"
-                raise ConfigError(f"{name} = {text!r}: must be {noun}") from None
+                raise ConfigError(f"{name} = {shown(text)}: must be {noun}") from None
     return text
 
 
@@ -402,7 +424,7 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
     if typing.get_origin(hint) is Literal:
         if value in options:
             return ""
-        return f"must be one of {', '.join(options)}{nearest(str(value), options)}"
+        return f"must be one of {', '.join(options)}{nearest(value, options, '')}"
     if isinstance(hint, types.UnionType):
         if value is None:
             return ""
@@ -410,7 +432,9 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
     if hint is bool:
         return "" if isinstance(value, bool) else "must be true or false"
     if hint is str:
-        return "" if isinstance(value, str) else "must be a string, in quotes"
+        if not isinstance(value, str):
+            return "must be a string, in quotes"
+        return "" if _is_text(value) else "must be UTF-8 text without a NUL"
     kinds = int if hint is int else (int, float)
     low, high, open_high = limits["low"], limits["high"], limits["open_high"]
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
@@ -422,8 +446,36 @@ def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
     return f"must be {noun} from {low} {until} {high}"
 
 
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
-    """A hint at the nearest valid name, or the list of all of them."""
+def _is_text(value: str) -> bool:
+    """Whether a string can be written to a TOML file and given to the file system."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # Bytes of a file name that is not UTF-8.
+        return False
+    return "\0" not in value
+
+
+def nearest(name: Any, valid: typing.Iterable[str], otherwise: str | None = None) -> str:
+    """A hint at the nearest valid name; where none is near, all of them, or `otherwise`."""
     valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; valid names: {', '.join(valid)}"
+    close = difflib.get_close_matches(name if isinstance(name, str) else "", valid, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; valid names: {', '.join(valid)}" if otherwise is None else otherwise
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as Python writes it, cut where it is long.
+
+    >>> shown("cosine"), shown(10**10_000)
+    ("'cosine'", 'a huge int')
+    """
+    try:
+        return cut(repr(value))
+    except (ValueError, RecursionError):  # An integer of thousands of digits, or tables in tables.
+        return f"a huge {type(value).__name__}"
+
+
+def cut(text: str) -> str:
+    """A text, cut where it is too long for a message."""
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"

@@ -5,13 +5,16 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 
 class StopRequest:
     """Turns SIGINT and SIGTERM into a request that a host loop reads between two chunks.
 
-    A second SIGINT exits with 130 without saving. Outside the main thread, where Python accepts no
-    signal handlers, nothing is ever requested.
+    A second SIGINT exits with 130 without saving, also while the compiler or a chunk is at work:
+    Python calls its handlers only between two of its own instructions, so that a thread of ours
+    listens, to which Python writes the number of each signal as it comes. Outside the main thread,
+    where Python accepts no signal handlers, nothing is ever requested.
 
     >>> with StopRequest() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -21,24 +24,41 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
-        self._previous: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
+            source, self._sink = os.pipe()
+            os.set_blocking(self._sink, False)
+            self._wakeup_before = signal.set_wakeup_fd(self._sink, warn_on_full_buffer=False)
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+                self._before[number] = signal.signal(number, self._request)
+            threading.Thread(target=_listen, args=(source,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.close(self._sink)  # Which ends the thread.
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.signal_name is not None and number == signal.SIGINT:
-            show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-            os.write(2, f"{show_cursor}\nrowrnn: left at once on a second Ctrl-C\n".encode())
-            os._exit(130)
+    def _request(self, number: int, _: FrameType | None) -> None:
         self.signal_name = signal.Signals(number).name
-        if number == signal.SIGINT:
-            os.write(2, b"\nrowrnn: stopping after this chunk and saving; "
-                        b"Ctrl-C again leaves at once\n")  # fmt: skip
+
+
+def _listen(source: int) -> None:
+    """Answers signals until the other end is closed."""
+    stopping = False
+    with open(source, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if number[0] == signal.SIGINT and stopping:
+                show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+                os.write(2, f"{show_cursor}\nrowrnn: left at once on a second Ctrl-C\n".encode())
+                os._exit(130)
+            if number[0] == signal.SIGINT:
+                os.write(2, b"\nrowrnn: stopping after this chunk and saving; "
+                            b"Ctrl-C again leaves at once\n")  # fmt: skip
+            stopping = True

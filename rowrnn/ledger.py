@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rowrnn import config as configs
+from rowrnn import files
 from rowrnn.errors import RunError
 from rowrnn.members import Member
 
@@ -85,11 +86,9 @@ class Ledger:
         assert self._directory is not None
         text = json.dumps(dataclasses.asdict(record), allow_nan=False)
         path = self._directory / _name(record.key)
-        temporary = path.with_suffix(".partial")
         try:
             self._directory.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps({"sha256": _sha256(text), "record": text}))
-            temporary.replace(path)
+            files.write_whole(path, json.dumps({"sha256": _sha256(text), "record": text}))
         except OSError as error:
             raise RunError(f"{path} was not written: {error.strerror}") from error
 
@@ -105,11 +104,11 @@ class Ledger:
             return None
         path = self._directory / _name(key)
         try:
-            outer = json.loads(path.read_text(encoding="utf-8"))
+            outer = files.read_json(path)
             text = outer["record"]
             if _sha256(text) != outer["sha256"]:
                 raise ValueError("it does not match its SHA-256")
-            record = _record_of(json.loads(text))
+            record = _record_of(files.parse_json(text))
             if record.key != key:
                 raise ValueError("it belongs to another member")
             return record
@@ -117,9 +116,12 @@ class Ledger:
             return None
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             aside = path.with_suffix(".damaged")
-            path.replace(aside)
+            try:
+                path.replace(aside)
+            except OSError as refused:
+                raise RunError(f"{path} is damaged, and stays: {refused.strerror}") from refused
             warnings.warn(
                 f"record {path} is damaged ({str(error)[:100]}); it is now {aside.name}, and its "
                 "member is run again",
@@ -171,17 +173,25 @@ def _name(key: Key) -> str:
     return f"seed-{key['seed']}-{_sha256(json.dumps(key, sort_keys=True))[:20]}.json"
 
 
-def _record_of(fields: dict[str, Any]) -> Record:
+def _record_of(fields: Any) -> Record:
+    """A record from JSON; raises errors of several kinds where it is none that can be."""
+    record = files.build(Record, fields)
     curve = {
-        name: [(int(step), float(value)) for step, value in points]
-        for name, points in fields.pop("curve").items()
+        name: [(step, float(value)) for step, value in points]
+        for name, points in record.curve.items()
     }
-    record = Record(**fields, curve=curve)
     if record.status == COMPLETED:
-        float(record.test_accuracy), unpack(record.correct, 1)  # type: ignore[arg-type]
+        shares: list[Any] = [record.test_accuracy, record.first256_accuracy]
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"its accuracies are {shares}")
+        unpack(record.correct, 1)  # type: ignore[arg-type]
     elif record.status != DIVERGED:
         raise ValueError(f"its status is {record.status!r}")
-    return record
+    numbers = [record.train_loss or 0.0, record.test_loss or 0.0, record.wall_s]
+    numbers += [number for points in curve.values() for point in points for number in point]
+    if not np.isfinite(numbers).all():
+        raise ValueError("it holds figures that are not finite")
+    return dataclasses.replace(record, curve=curve)
 
 
 def _sha256(text: str) -> str:

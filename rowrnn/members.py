@@ -10,8 +10,11 @@ A sweep is a configuration, some seeds and a grid of other values. Each member i
 """
 
 import dataclasses
+import hashlib
 import itertools
+import math
 import re
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +28,7 @@ Vary = Literal["both", "init", "data"]
 
 _SEEDS = ("train.seed", "train.init_seed")
 _MOST_MEMBERS = 1_000_000
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,18 @@ class Member:
     def name(self) -> str:
         """Point and seed in words, unique within a sweep."""
         return ",".join(filter(None, [self.point, f"seed={self.seed}"]))
+
+    @property
+    def directory(self) -> str:
+        """The name as a file system takes it: a value may be a path, and long.
+
+        >>> Member(Config(), 0, {"data.dir": "../x"}).directory
+        'dir=..%2Fx,seed=0'
+        """
+        quoted = urllib.parse.quote(self.name, safe="=,+ ")
+        if len(quoted) <= _LONGEST_NAME:
+            return quoted
+        return f"{hashlib.sha256(quoted.encode()).hexdigest()[:20]},seed={self.seed}"
 
 
 def short(name: str) -> str:
@@ -118,19 +134,20 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     (0, 1, 2, 3, 10)
     """
     seeds: list[int] = []
+    given = configs.cut(text)
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,10})(?::(\d{1,10}))?", part.strip(), re.ASCII)
         if match is None:
             raise ConfigError(
-                f"--seeds {text}: {part!r} is neither a seed nor a range; write 0:64 for the 64 "
-                "seeds from 0 to 63, or 3,5,7"
+                f"--seeds {given}: {configs.shown(part)} is neither a seed nor a range; write 0:64 "
+                "for the 64 seeds from 0 to 63, or 3,5,7"
             )
         first = int(match[1])
         end = int(match[2]) if match[2] else first + 1
         if end <= first:
-            raise ConfigError(f"--seeds {text}: {part!r} holds no seed; the end must be larger")
+            raise ConfigError(f"--seeds {given}: {part!r} holds no seed; the end must be larger")
         if end - first + len(seeds) > _MOST_MEMBERS:
-            raise ConfigError(f"--seeds {text}: must be at most {_MOST_MEMBERS:,} seeds")
+            raise ConfigError(f"--seeds {given}: must be at most {_MOST_MEMBERS:,} seeds")
         seeds += range(first, end)
     return tuple(seeds)
 
@@ -147,11 +164,14 @@ def parse_grid(axes: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         name = name.strip().removeprefix("--").replace("-", "_")
         if not equals or not texts:
             raise ConfigError(
-                f"--grid {axis}: must be written as name=value,value, such as "
+                f"--grid {configs.cut(axis)}: must be written as name=value,value, such as "
                 "optimizer.learning_rate=1e-3,3e-3"
             )
         if name in grid:
-            raise ConfigError(f"--grid {axis}: {name} is given twice; give all its values at once")
+            raise ConfigError(
+                f"--grid {configs.cut(axis)}: {configs.cut(name)} is given twice; give all its "
+                "values at once"
+            )
         grid[name] = tuple(configs.parse_value(name, text.strip()) for text in texts.split(","))
     return grid
 
@@ -183,10 +203,16 @@ def _check(spec: Spec) -> None:
         configs.check(dataclasses.replace(spec.config, train=train))
     for name, values in spec.grid.items():
         if name not in configs.fields():
-            raise ConfigError(f"unknown name {name}{configs.nearest(name, configs.fields())}")
+            hint = configs.nearest(name, configs.fields(), configs.EXAMPLE)
+            raise ConfigError(f"unknown name {configs.cut(name)}{hint}")
         if name in _SEEDS:
             raise ConfigError(f"{name} cannot vary in a grid; give the seeds with --seeds")
         if name in configs.FREE:
             raise ConfigError(f"{name} cannot vary in a grid: it does not change what is learned")
         if not values or len(set(values)) < len(values):
-            raise ConfigError(f"grid: {name} = {values}: must be different values, at least one")
+            raise ConfigError(
+                f"grid: {name} = {configs.shown(values)}: must be different values, at least one"
+            )
+    members = len(spec.seeds) * math.prod(map(len, spec.grid.values()))
+    if members > _MOST_MEMBERS:
+        raise ConfigError(f"seeds and grid: {members:,} members; must be at most {_MOST_MEMBERS:,}")

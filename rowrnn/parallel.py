@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rowrnn import program_cache
 from rowrnn.config import ParallelConfig
 from rowrnn.errors import ConfigError
 from rowrnn.state import TrainState
@@ -26,7 +26,7 @@ def start(config: ParallelConfig) -> None:
     """Prepares jax for a run; what is asked for must come before its first computation."""
     if config.devices > 1:
         _ask_for_cpu_devices(config.devices)
-    _keep_compiled_programs(config)
+    program_cache.start(keep=config.compilation_cache)
 
 
 def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
@@ -39,7 +39,7 @@ def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
     count = config.devices or len(_cores())
     if _ask_for_cpu_devices(count) and vmap and not _pool_exceeds(count):
         os.environ["NPROC"] = str(2 * max(2, count))
-    _keep_compiled_programs(config)
+    program_cache.start(keep=config.compilation_cache)
 
 
 def _ask_for_cpu_devices(count: int) -> bool:
@@ -64,35 +64,6 @@ def _cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _keep_compiled_programs(config: ParallelConfig) -> None:
-    if not config.compilation_cache:
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-    # Everything: a start compiles dozens of programs that each take a moment.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        directory = _private_cache_directory()
-        if directory is not None:
-            jax.config.update("jax_compilation_cache_dir", str(directory))
-
-
-def _private_cache_directory() -> Path | None:
-    """A directory for compiled programs that nobody else can write to, or None.
-
-    What lies in it is run as code.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    directory = Path(home) / "rowrnn" / "compilation"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        private = directory.stat().st_uid == os.getuid() and not directory.is_symlink()
-    except OSError:
-        return None
-    return directory if private else None
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:

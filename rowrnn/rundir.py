@@ -1,5 +1,7 @@
 """The run directory: one writer at a time, and every file in it complete or absent."""
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -9,20 +11,37 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from rowrnn import config as configs
+from rowrnn import files, logs
 from rowrnn.config import Config
 from rowrnn.errors import RunError
+from rowrnn.logs import Log
+from rowrnn.members import Vary
+
+_Result = TypeVar("_Result")
 
 _MARK = "config.toml"
 _SWEEP_MARK = "sweep.json"
+_LOCK_FILES = {".lock", "lock.json"}
 _PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
              "tensorflow-datasets")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Who writes to a run directory; ``lock.json`` says it while the lock is held."""
+
+    host: str
+    pid: int
+    since: str
 
 
 class RunDir:
@@ -36,20 +55,12 @@ class RunDir:
 
     def __init__(self, path: Path):
         """Takes the lock of an existing directory; raises `RunError` where another holds it."""
+        files.require_plain(path)
         self.path = path
-        self._lock = FileLock(path / ".lock")
-        self._log = None
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunError(
-                f"{path} is being written by {_read_holder(path)}; wait for it or stop it, "
-                "or choose another --run-dir"
-            ) from error
-        except OSError as error:
-            raise RunError(f"{path} cannot be written to: {error.strerror}") from error
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
-        self.write("lock.json", json.dumps(holder))
+        self._log: Log | None = None
+        self._lock = _take_lock(path)
+        holder = _Holder(socket.gethostname(), os.getpid(), _now())
+        self.write("lock.json", json.dumps(dataclasses.asdict(holder)))
 
     @classmethod
     def create(cls, path: Path, config: Config, *, overwrite: bool = False) -> "RunDir":
@@ -60,24 +71,20 @@ class RunDir:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            names = {entry.name for entry in path.iterdir()}
         except OSError as error:
             raise RunError(
                 f"run directory {path}: {error.strerror}; choose another with --run-dir"
             ) from error
-        if names and not overwrite:
-            raise RunError(
-                f"run directory {path} is not empty; go on with --resume {path}, "
-                "replace it with --overwrite, or choose another --run-dir"
-            )
-        if names and _MARK not in names:
-            raise RunError(
-                f"run directory {path} holds no run (there is no {_MARK} in it), so --overwrite "
-                "leaves it alone; choose another --run-dir"
-            )
+        # Before anything is put into it, and again when nobody else can.
+        _check_may_begin(path, overwrite)
         run = cls(path)
-        run._clear()
-        run.write(_MARK, configs.dump(config))
+        try:
+            _check_may_begin(path, overwrite)
+            run._clear()
+            run.write(_MARK, configs.dump(config))
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
@@ -94,18 +101,19 @@ class RunDir:
 
     def close(self) -> None:
         """Lets go of the directory."""
-        if self._log is not None:
-            self._log.close()
-            self._events.close()
-        (self.path / "lock.json").unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            if self._log is not None:
+                self._log.close()
+        finally:
+            # Where it cannot be removed, it says nothing: the lock itself is free.
+            with contextlib.suppress(OSError):
+                (self.path / "lock.json").unlink(missing_ok=True)
+            self._lock.release()
 
     def write(self, name: str, text: str) -> None:
         """Writes a whole file, which appears complete or not at all."""
-        temporary = self.path / f".{name}.partial"
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path / name)
+            files.write_whole(self.path / name, text)
         except OSError as error:
             raise RunError(f"{self.path / name} was not written: {error.strerror}") from error
 
@@ -121,59 +129,44 @@ class RunDir:
             values: the figures.
         """
         # What an earlier process logged after this step has been taken back.
-        self._open_log(purge_step=int(place["step"]))
-        self._append([place | values])
-        for name, value in values.items():
-            self._events.add_scalar(name, value, int(place["step"]))
+        log = self._log = self._log or Log(self.path, purge_step=int(place["step"]))
+        log.append([place | values], [(name, v, int(place["step"])) for name, v in values.items()])
 
     def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
-        self._open_log(purge_step=None)
-        self._append(
-            [
-                {"member": member, "step": step, name: value}
-                for name, points in curve.items()
-                for step, value in points
-            ]
+        log = self._log = self._log or Log(self.path)
+        points = [(name, step, value) for name, part in curve.items() for step, value in part]
+        log.append(
+            [{"member": member, "step": step, name: value} for name, step, value in points],
+            [(f"{name}/{member}", value, step) for name, step, value in points],
         )
-        for name, points in curve.items():
-            for step, value in points:
-                self._events.add_scalar(f"{name}/{member}", value, step)
-
-    def _open_log(self, purge_step: int | None) -> None:
-        if self._log is None:
-            from tensorboardX import SummaryWriter
-
-            self._log = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(self.path), purge_step=purge_step)
-
-    def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        assert self._log is not None
-        try:
-            self._log.write("".join(json.dumps(entry) + "\n" for entry in entries))
-            self._log.flush()
-        except OSError as error:
-            raise RunError(f"{self._log.name} was not written: {error.strerror}") from error
 
     def restart_log(self) -> None:
         """Drops all that was logged, by which the ledger of a sweep is told again."""
-        for path in (self.path / "metrics.jsonl", *self.path.glob("events.out.tfevents.*")):
-            path.unlink(missing_ok=True)
+        self._change_log(logs.remove)
 
     def rewind_log(self, step: int) -> None:
         """Drops what was logged after `step` and a torn last line, so that no step comes twice."""
-        kept = [entry for entry in read_log(self.path) if entry["step"] <= step]
-        self.write("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._change_log(lambda path: logs.rewind(path, step))
+
+    def _change_log(self, change: Callable[[Path], None]) -> None:
+        try:
+            change(self.path)
+        except OSError as error:
+            raise RunError(f"{self.path}: the log was not written: {error.strerror}") from error
 
     def _clear(self) -> None:
         """Empties the directory of everything but the lock that is held."""
-        for entry in self.path.iterdir():
-            if entry.name in (".lock", "lock.json"):
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        try:
+            for entry in self.path.iterdir():
+                if entry.name in _LOCK_FILES:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        except OSError as error:
+            raise RunError(f"{error.filename} cannot be removed: {error.strerror}") from error
 
 
 def default_path(name: str) -> Path:
@@ -188,13 +181,26 @@ def default_path(name: str) -> Path:
 
 
 def require_run(path: Path) -> None:
-    """Raises `RunError` where a directory is not a run."""
+    """Raises `RunError` where a directory is not a run, or holds links or special files."""
     if not (path / _MARK).is_file():
         what = "holds no run" if path.is_dir() else "does not exist"
         raise RunError(
             f"{path} {what} (a run directory has a {_MARK}); give the directory that "
             "`rowrnn train` named at its end"
         )
+    files.require_plain(path)
+
+
+def require_free(path: Path) -> None:
+    """Raises `RunError` where another process writes to a directory now.
+
+    What is free here may be taken a moment later: `RunDir` decides. This only tells it before jax
+    is loaded.
+    """
+    # Whoever holds it has said so; and two that only look would be in each other's way.
+    if (path / "lock.json").exists():
+        files.require_plain(path)
+        _take_lock(path).release()
 
 
 def is_sweep(path: Path) -> bool:
@@ -212,17 +218,40 @@ def require_single(path: Path) -> None:
         )
 
 
-def read_sweep(path: Path) -> dict[str, Any]:
-    """``sweep.json`` of a sweep: what it was started with."""
+@dataclass(frozen=True)
+class SweepStart:
+    """What a sweep was started with; ``sweep.json`` holds it.
+
+    Attributes:
+        seeds: of its members.
+        grid: values of each field that varies, by dotted name.
+        vary: what a seed decides.
+        settings: how it is run.
+    """
+
+    seeds: list[int]
+    grid: dict[str, list[str | int | float | bool | None]]
+    vary: Vary
+    settings: dict[str, Any]
+
+
+def read_sweep(path: Path) -> SweepStart:
+    """What a sweep was started with; raises `RunError` where the directory does not say it."""
     require_run(path)
     try:
-        return json.loads((path / _SWEEP_MARK).read_text(encoding="utf-8"))
+        start = files.build(SweepStart, files.read_json(path / _SWEEP_MARK))
+        unknown = [name for name in start.grid if name not in configs.fields()]
+        if unknown:
+            raise ValueError(f"its grid has an unknown name, {unknown[0]}")
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path / _SWEEP_MARK} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path / _SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
+        ) from error
+    return start
 
 
 def read_config(path: Path) -> Config:
@@ -231,29 +260,17 @@ def read_config(path: Path) -> Config:
     return configs.load(path / _MARK)
 
 
-def read_result(path: Path) -> dict[str, Any] | None:
-    """``result.json`` of a finished run, None of one that is not finished."""
+def read_result(path: Path, kind: type[_Result]) -> _Result | None:
+    """``result.json`` of a finished run, as a dataclass; None of one that is not finished."""
     try:
-        return json.loads((path / "result.json").read_text(encoding="utf-8"))
+        return files.build(kind, files.read_json(path / "result.json"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path / 'result.json'} cannot be read: {error}") from error
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of ``metrics.jsonl``; a line that a kill has torn is passed over."""
-    try:
-        lines = (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            yield entry
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
+            f"rowrnn train --resume {path} makes it anew"
+        ) from error
 
 
 def environment() -> dict[str, Any]:
@@ -297,13 +314,62 @@ def _git_commit() -> str | None:
     return described.stdout.strip()
 
 
+def _check_may_begin(path: Path, overwrite: bool) -> None:
+    """Raises `RunError` where a run must not begin in a directory."""
+    try:
+        names = {entry.name for entry in path.iterdir()} - _LOCK_FILES
+    except OSError as error:
+        raise RunError(
+            f"run directory {path}: {error.strerror}; choose another with --run-dir"
+        ) from error
+    if names and not overwrite:
+        raise RunError(
+            f"run directory {path} is not empty; go on with --resume {path}, "
+            "replace it with --overwrite, or choose another --run-dir"
+        )
+    if names and _MARK not in names:
+        raise RunError(
+            f"run directory {path} holds no run (there is no {_MARK} in it), so --overwrite "
+            "leaves it alone; choose another --run-dir"
+        )
+
+
+def _take_lock(path: Path) -> FileLock:
+    """Takes the lock of a directory; raises `RunError`, naming the holder, where it is held."""
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{path} is being written by {_read_holder(path)}; wait for it or stop it, "
+            "or choose another --run-dir"
+        ) from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be written to: {error.strerror}") from error
+    return lock
+
+
 def _read_holder(path: Path) -> str:
     """Who holds the lock, in words."""
+    # Who has just taken it may not have said so yet, and one who was killed may still be named.
+    for _ in range(10):
+        with contextlib.suppress(OSError, ValueError):
+            holder = files.build(_Holder, files.read_json(path / "lock.json"))
+            if holder.host != socket.gethostname() or _is_alive(holder.pid):
+                return f"process {holder.pid} on {holder.host[:100]} since {holder.since[:40]}"
+        time.sleep(0.05)
+    return "another process"
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
-        holder = json.loads((path / "lock.json").read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _now() -> str:

@@ -281,7 +281,7 @@ def test_an_unknown_suite_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         bench.run(str(tmp_path / "none.toml"))
     (tmp_path / "bad.toml").write_bytes(b"suite = \xff")
-    with pytest.raises(ConfigError, match="not valid TOML"):
+    with pytest.raises(ConfigError, match="byte 8 is not UTF-8"):
         bench.run(str(tmp_path / "bad.toml"))
 
 

@@ -89,14 +89,11 @@ def test_the_code_version_follows_the_files_and_the_packages(tmp_path, monkeypat
 
 
 def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):
-    real = Path.write_text
-
-    def torn(path, text, **kwargs):
-        real(path, text[: len(text) // 2], **kwargs)
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_text", torn)
+        patched.setattr(Path, "replace", full)
         with pytest.raises(RunError, match="was not written: No space left on device"):
             Ledger(tmp_path).write(RECORD)
     assert not list(tmp_path.glob("*.json"))
@@ -146,6 +143,10 @@ def signed(record):
         signed(dataclasses.asdict(RECORD) | {"curve": {"train_loss": [1]}}),
         signed(dataclasses.asdict(RECORD) | {"curve": [1]}),
         signed(dataclasses.asdict(RECORD) | {"curve": None}),
+        signed(dataclasses.asdict(RECORD) | {"seed": "1"}),
+        signed(dataclasses.asdict(RECORD) | {"varied": []}),
+        signed(dataclasses.asdict(RECORD) | {"wall_s": float("nan")}),
+        signed(dataclasses.asdict(RECORD) | {"test_accuracy": 1.5}),
         b'{"sha256": 1, "record": 2}',
         b'{"sha256": "", "record": "\\ud800"}',
     ],

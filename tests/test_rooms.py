@@ -13,8 +13,9 @@ PACKAGE = Path(rowrnn.__file__).parent
 # room: what its modules import of each other is its own affair.
 FLOORS = [
     {"errors"},
+    {"files"},
     {"config"},
-    {"lstm", "data", "stats", "figures", "interrupt", "members"},
+    {"lstm", "data", "stats", "figures", "interrupt", "members", "logs", "program_cache"},
     {"model", "optimizer", "display", "rundir", "ledger"},
     {"metrics", "state"},
     {"step", "checkpoint"},

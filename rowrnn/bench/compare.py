@@ -9,7 +9,6 @@ a paired interval of its own, which finds what is slower everywhere by too littl
 anywhere.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rowrnn import files
 from rowrnn.bench.record import FORMAT
 from rowrnn.errors import ConfigError
 
@@ -188,12 +188,16 @@ def _difference(old: Any, new: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = files.read_json(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a file of `rowrnn bench`") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}; give a file of `rowrnn bench`") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or not isinstance(document.get("figures"), list)
+    ):
         raise ConfigError(
             f"{path}: not a result of `rowrnn bench` in format {FORMAT}; measure it again"
         )

@@ -12,7 +12,6 @@ rowrnn.errors.ConfigError: unknown name hiden; did you mean hidden?
 
 import dataclasses
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rowrnn.bench.timing import Effort
-from rowrnn.config import nearest
+from rowrnn.config import cut, nearest, read_toml, shown
 from rowrnn.errors import ConfigError
 
 # DeepBench's training problems for LSTMs, (hidden, batch, length); the input is as wide as the
@@ -231,17 +230,10 @@ def load(suite: str) -> Suite:
         return SUITES[suite]()
     path = Path(suite)
     if path.suffix != ".toml":
-        raise ConfigError(
-            f"unknown suite {suite!r}{nearest(suite, SUITES)} (or give the path of a TOML file)"
-        )
+        hint = f"{nearest(suite, SUITES)} (or give the path of a TOML file)"
+        raise ConfigError(f"unknown suite {shown(suite)}{hint}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"suite {suite}: {error.strerror}; give the path of a file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"suite {suite}: not valid TOML: {error}") from error
-    try:
-        return from_dict(table)
+        return from_dict(read_toml(path))
     except ConfigError as error:
         raise ConfigError(f"suite {suite}: {error}") from error
 
@@ -249,8 +241,8 @@ def load(suite: str) -> Suite:
 def from_dict(table: Mapping[str, Any]) -> Suite:
     """Builds a suite from a table such as TOML gives; unknown names and wrong types raise."""
     name = table.get("suite", "")
-    if name not in SUITES:
-        raise ConfigError(f"suite = {name!r}: no such suite{nearest(str(name), SUITES)}")
+    if not isinstance(name, str) or name not in SUITES:
+        raise ConfigError(f"suite = {shown(name)}: no such suite{nearest(name, SUITES)}")
     kind = SUITES[name]
     hints = typing.get_type_hints(kind)
     fields = [field.name for field in dataclasses.fields(kind)]
@@ -259,16 +251,16 @@ def from_dict(table: Mapping[str, Any]) -> Suite:
         if key == "suite":
             continue
         if key not in fields:
-            raise ConfigError(f"unknown name {key}{nearest(key, fields)}")
+            raise ConfigError(f"unknown name {cut(key)}{nearest(key, fields)}")
         values[key] = _freeze(value)
         # Only the projection can be left out of the network.
         least = 0 if key == "projection" else 3 if key == "repeats" else 1
         if not _fits(values[key], hints[key], least):
-            raise ConfigError(f"{key} = {value!r}: must be {_in_words(hints[key], least)}")
+            raise ConfigError(f"{key} = {shown(value)}: must be {_in_words(hints[key], least)}")
     for kind_of_number in values.get("types", ()):
         if kind_of_number not in _TYPES:
             raise ConfigError(
-                f"types = {kind_of_number!r}: no such type{nearest(kind_of_number, _TYPES)}"
+                f"types = {shown(kind_of_number)}: no such type{nearest(kind_of_number, _TYPES)}"
             )
     return kind(**values)
 

@@ -7,6 +7,8 @@ config errors come before jax is loaded.
 
 import importlib
 import logging
+import os
+import signal
 import sys
 import traceback
 import warnings
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rowrnn.cli.terminal import say
-from rowrnn.config import nearest
+from rowrnn.config import nearest, shown
 from rowrnn.errors import ConfigError, RowRNNError
 
 _MODULES = {
@@ -52,7 +54,25 @@ Start with: rowrnn train experiments/quickstart.toml
 
 def main() -> None:
     """Runs the command that the process was started with, and exits."""
-    sys.exit(run(sys.argv[1:]))
+    _open_streams()
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read stdout has left, as `head` does; the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Lets stdout and stderr take every character, whatever the locale, and be there at all."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # Closed by who started the process; a file of a run must not be it.
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif name != "stdin":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -84,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in _MODULES:
-        raise ConfigError(f"unknown command {name!r}{nearest(name, _MODULES)}")
+        raise ConfigError(f"unknown command {shown(name)}{nearest(name, _MODULES)}")
     return importlib.import_module(f"rowrnn.cli.{_MODULES[name]}").main
 
 

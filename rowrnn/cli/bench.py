@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, Flag, parse, say
+from rowrnn.config import cut
 from rowrnn.errors import ConfigError
 
 REGRESSION = 1
@@ -88,5 +89,5 @@ def _share(percent: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 100:
-        raise ConfigError(f"--fail-above {percent}: must be a percentage from 0%, such as 10%")
+        raise ConfigError(f"--fail-above {cut(percent)}: must be a percentage from 0%, such as 10%")
     return share

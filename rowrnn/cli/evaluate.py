@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, parse
+from rowrnn.cli.terminal import Common, console, parse, plain, require_text
 
 if TYPE_CHECKING:
     from rowrnn.runners.evaluate import Evaluation
@@ -39,6 +39,7 @@ class EvalArguments(Common):
 def main(arguments: Sequence[str]) -> int:
     """Evaluates a run."""
     given = parse("eval", EvalArguments, arguments)
+    require_text(given.run)
 
     from rowrnn.runners import evaluate
 
@@ -53,17 +54,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     low, high = evaluation.interval
-    console.print(
+    print(
         f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "
         f"95 % interval {low:.4f} to {high:.4f}, loss {evaluation.loss:.4f}\n"
-        f"{evaluation.count:,} images of {evaluation.dataset}, checkpoint of step "
-        f"{evaluation.step}\n",
-        highlight=False,
+        f"{evaluation.count:,} images of {plain(evaluation.dataset)}, checkpoint of step "
+        f"{evaluation.step}\n"
     )
     table = Table(box=None)
     for heading in ("class", "images", "accuracy"):
@@ -75,6 +73,6 @@ def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
         worst = int(errors.argmax())
         mistake = f"{worst}  ({errors[worst]} times)" if errors[worst] else ""
         table.add_row(str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake)
-    console.print(table)
+    console().print(table)
     for path in paths:
-        console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)
+        print(f"Written: {plain(str(path))}")

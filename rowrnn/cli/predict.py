@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, Flag, parse, plain, say
+from rowrnn.cli.terminal import Common, Flag, can_print, parse, plain, require_text, say
 from rowrnn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class PredictArguments(Common):
 def main(arguments: Sequence[str]) -> int:
     """Classifies pictures."""
     given = parse("predict", PredictArguments, arguments)
+    require_text(given.run)
     if not given.pictures:
         raise ConfigError("predict needs at least one picture: rowrnn predict RUN PICTURE.png …")
 
@@ -59,10 +60,11 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
         f"{prediction.runner_up} ({prediction.runner_up_probability:.1%}){read_as}"
     )
     if rows:
+        shades, block = (" ░▒▓█", "■") if can_print("░▒▓█■") else (" .:*#", "=")
         for row, (pixels, belief) in enumerate(
             zip(prediction.image, prediction.rows, strict=True), start=1
         ):
-            shades = "".join(" ░▒▓█"[int(pixel) * 5 // 256] for pixel in pixels)
+            shaded = "".join(shades[int(pixel) * 5 // 256] for pixel in pixels)
             label = int(belief.argmax())
-            bar = "■" * round(20 * belief[label])
-            print(f"{row:4d} {shades} {label} {belief[label]:6.1%} {bar}")
+            bar = block * round(20 * belief[label])
+            print(f"{row:4d} {shaded} {label} {belief[label]:6.1%} {bar}")

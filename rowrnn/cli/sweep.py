@@ -12,12 +12,14 @@ from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
 from rowrnn import members
-from rowrnn.cli.terminal import Common, Flag, parse, say
+from rowrnn.cli.terminal import Common, Flag, console, parse, plain, require_text, say
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 from rowrnn.members import Spec, Vary
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rowrnn.runners.sweep import Plan, SweepResult, SweepSettings
 
 PART_FAILED = 6
@@ -71,6 +73,14 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--vary {given.vary}: a resumed sweep varies what it was started with")
     if not given.resume and not given.seeds:
         raise ConfigError("a sweep needs seeds: --seeds 0:64")
+    if given.chunk is not None and given.chunk < 1:
+        raise ConfigError(f"--chunk {configs.shown(given.chunk)}: must be at least 1 member")
+    # tyro would take the last of several, and none of an empty one.
+    if sum(word.partition("=")[0] == "--grid" for word in arguments) != bool(given.grid):
+        raise ConfigError(
+            "--grid: must be given once, with all its axes after it, such as "
+            "--grid optimizer.learning_rate=1e-3,3e-3 model.hidden_size=64,128"
+        )
     config = configs_of(given, arguments)
     seeds = members.parse_seeds(given.seeds) if given.seeds else None
     grid = members.parse_grid(given.grid) if given.grid else None
@@ -79,9 +89,15 @@ def main(arguments: Sequence[str]) -> int:
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
 
     from rowrnn import rundir
-    from rowrnn.runners import sweep as runner
 
     name = given.config_file.stem if given.config_file else config.data.dataset
+    run_dir = given.run_dir or rundir.default_path(f"{name}-sweep")
+    require_text(given.resume or run_dir)
+    if not given.plan:
+        rundir.require_free(given.resume or run_dir)
+
+    from rowrnn.runners import sweep as runner
+
     settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
     if given.resume:
         spec, settings = runner.reopen(given.resume, config, seeds, grid, _changed(given, settings))
@@ -99,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         grid=spec.grid,
         vary=spec.vary,
         settings=settings,
-        run_dir=None if given.resume else given.run_dir or rundir.default_path(f"{name}-sweep"),
+        run_dir=None if given.resume else run_dir,
         resume=given.resume,
         overwrite=given.overwrite,
         tell=_show_plan,
@@ -152,7 +168,7 @@ def _show_plan(plan: "Plan") -> None:
         left = group.members - group.reused
         label = group.label or "all"
         lines.append(f"  {label}: {left} to run{memory}, about {_duration(group.seconds)}")
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(map(plain, lines)), file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:
@@ -164,15 +180,11 @@ def _duration(seconds: float) -> str:
 
 def _report(result: "SweepResult") -> None:
     """The statistics as a table, and where everything lies."""
-    from rich.console import Console
-    from rich.table import Table
-
     summary = result.summary
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     names = list(result.members[0].varied)
-    table = Table(box=None)
-    for heading in (*map(members.short, names), "seeds", "mean", "95 % interval", "sd", "range"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = [*map(members.short, names), "seeds", "mean", "95 % interval", "sd", "range"]
+    rows = []
     for group in summary["groups"]:
         figures = ("-",) * 4
         if group["completed"]:
@@ -183,32 +195,51 @@ def _report(result: "SweepResult") -> None:
                 "-" if sd is None else f"{sd:.4f}",
                 f"{group['min']:.4f} to {group['max']:.4f}",
             )
-        table.add_row(*(str(group[name]) for name in names), str(group["completed"]), *figures)
-    console.print("\nTest accuracy over seeds", highlight=False)
-    console.print(table)
+        values = (plain(str(group[name])) for name in names)
+        rows.append((*values, str(group["completed"]), *figures))
+    screen.print("\nTest accuracy over seeds")
+    _print_table(screen, headings, rows)
     for group in summary["groups"]:
         parts = group["variance"]
         if parts and parts["total"] > 0 and len(summary["groups"]) == 1:
             share = parts["finite_test"] / parts["total"]
-            console.print(
+            screen.print(
                 f"Of the variance over seeds, {min(1.0, share):.0%} is what a test part of this "
-                "size would show alone",
-                highlight=False,
+                "size would show alone"
             )
     if summary["vmap_difference"]:
         found = summary["vmap_difference"]
-        console.print(
+        screen.print(
             f"vmap against solo runs, {found['members']} member(s): largest parameter difference "
             f"{found['largest_parameter_difference']:.1e}, same predictions "
-            f"{found['same_predictions']:.2%}",
-            highlight=False,
+            f"{found['same_predictions']:.2%}"
         )
     if summary["examples_per_s"]:
         throughput, duration = summary["examples_per_s"], _duration(summary["wall_s"])
-        console.print(f"{throughput:,.0f} seed·examples/s, {duration} in all", highlight=False)
+        screen.print(f"{throughput:,.0f} seed·examples/s, {duration} in all")
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
-    console.print(
-        f"The sweep is kept in {result.run_dir}: results.csv, results.json, figures/",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    kept = plain(str(result.run_dir))
+    print(f"The sweep is kept in {kept}: results.csv, results.json, figures/", file=sys.stderr)
+
+
+def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table, closer where the terminal is narrow; a sentence for each row where it is too narrow.
+
+    No figure is ever cut.
+    """
+    from rich.table import Table
+
+    table = Table(box=None)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    unbounded = screen.options.update(width=10_000)
+    for close in (False, True):
+        table.pad_edge, table.collapse_padding = not close, close
+        if screen.measure(table, options=unbounded).maximum <= screen.width:
+            screen.print(table)
+            return
+    for row in rows:
+        screen.print(", ".join(map(" ".join, zip(headings, row, strict=True))))

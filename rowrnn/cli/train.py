@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
-from rowrnn.cli.terminal import Common, Flag, parse
+from rowrnn.cli.terminal import Common, Flag, parse, plain, require_text
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 
@@ -50,10 +50,14 @@ def main(arguments: Sequence[str]) -> int:
     configs.check(config)
 
     from rowrnn import rundir
-    from rowrnn.runners.train import train
 
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(name)
+    require_text(given.resume or run_dir)
+    rundir.require_free(given.resume or run_dir)
+
+    from rowrnn.runners.train import train
+
     result = train(config, run_dir, resume=given.resume, overwrite=given.overwrite)
     _report_training(result)
     if given.json:
@@ -109,4 +113,4 @@ def _report_training(result: "TrainResult") -> None:
             "  rowrnn data prepare mnist    # all 70,000 digits, and then",
             "  rowrnn train experiments/lstm128.toml",
         ]
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(map(plain, lines)), file=sys.stderr)

@@ -18,7 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from rowrnn import files
 from rowrnn.data.arrays import Arrays, fingerprint
+
+# Of the line of JSON.
+_MOST_HEADER_BYTES = 2**20
 
 
 def load(source: Path) -> tuple[Arrays, str] | None:
@@ -44,12 +48,12 @@ def save(source: Path, arrays: Arrays, digest: str) -> None:
 
 def _places(source: Path) -> Sequence[Path]:
     """Beside the dataset, and in the user's cache directory for a dataset that is read-only."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    beside = source.parent / f"rowrnn-{source.name}.arrays"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not home.is_absolute():  # There is no home directory.
+        return (beside,)
     key = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-    return (
-        source.parent / f"rowrnn-{source.name}.arrays",
-        Path(home, "rowrnn", f"{source.parent.name}-{source.name}-{key}.arrays"),
-    )
+    return beside, home / "rowrnn" / f"{source.parent.name}-{source.name}-{key}.arrays"
 
 
 def _state(source: Path) -> list[Any]:
@@ -60,16 +64,18 @@ def _state(source: Path) -> list[Any]:
 
 def _read(path: Path, state: list[Any]) -> tuple[Arrays, str]:
     """Raises an error, of any kind, where the file is missing, stale or damaged."""
-    content = path.read_bytes()
-    end = content.index(b"\n") + 1
-    header = json.loads(content[:end])
-    if header["source"] != state:
-        raise ValueError("decoded from other files")
-    parts = []
-    for shape in header["shapes"]:
-        count = math.prod(shape)
-        parts.append(np.frombuffer(content, np.uint8, count, end).reshape(shape))
-        end += count
+    with files.open_plain(path) as file:
+        header = json.loads(file.readline(_MOST_HEADER_BYTES))
+        if header["source"] != state:
+            raise ValueError("decoded from other files")
+        sizes = [math.prod(shape) for shape in header["shapes"]]
+        if os.fstat(file.fileno()).st_size != file.tell() + sum(sizes):
+            raise ValueError("of another size than its header says")
+        content = file.read()
+    parts, end = [], 0
+    for shape, size in zip(header["shapes"], sizes, strict=True):
+        parts.append(np.frombuffer(content, np.uint8, size, end).reshape(shape))
+        end += size
     arrays = Arrays(*parts)
     if fingerprint(arrays) != header["fingerprint"]:
         raise ValueError("damaged")

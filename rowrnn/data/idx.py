@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from rowrnn import files
 from rowrnn.data.arrays import Arrays
 from rowrnn.errors import DataError
 
@@ -57,7 +58,7 @@ def read(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
     array([7, 2, 1], dtype=uint8)
     """
     try:
-        with open(path, "rb") as file:
+        with files.open_plain(path) as file:
             if not os.fspath(path).endswith(".gz"):
                 return _parse(file, path, dimensions)
             with gzip.GzipFile(fileobj=file) as unpacked:

@@ -22,7 +22,7 @@ import os
 import shlex
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track, wrap_file
 
+from rowrnn import files
 from rowrnn.data import cache, idx
 from rowrnn.data.arrays import Arrays, check, fingerprint
 from rowrnn.errors import ConfigError, DataError
@@ -121,7 +122,12 @@ def _command(name: str, data_dir: str) -> str:
 def _directory(name: str, data_dir: str) -> Path:
     """Where TFDS keeps this dataset."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(root).expanduser() / name / VERSION
+    try:
+        return Path(root).expanduser() / name / VERSION
+    except RuntimeError as error:
+        raise DataError(
+            f"data directory {root}: {error} Give one with --data.dir, or in TFDS_DATA_DIR"
+        ) from error
 
 
 def _originals(name: str) -> Mapping[str, Any]:
@@ -177,7 +183,7 @@ def _read_originals(name: str, originals: Mapping[str, Any], directory: Path) ->
     for url, info in originals.items():
         path = idx.find(directory, info.filename.removesuffix(".gz"))
         try:
-            with open(path, "rb") as file:
+            with files.open_plain(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; it must be the file from {url}") from error
@@ -245,22 +251,36 @@ def _decode(name: str, directory: Path, command: str) -> tuple[Arrays, str]:
     """Reads every example of a prepared dataset."""
     import tensorflow_datasets as tfds
 
+    parts, path = [], directory
     try:
+        for path in sorted(directory.iterdir()):
+            files.open_plain(path).close()  # TFDS would wait for a pipe to be written to.
+        path = directory / "dataset_info.json"
         builder: Any = tfds.builder_from_directory(directory)
         undecoded = {"image": tfds.decode.SkipDecoding()}
-        parts = []
         for split in ("train", "test"):
+            path = directory / f"{name}-{split}.array_record-00000-of-00001"
             source = builder.as_data_source(split, decoders=undecoded)
+            _check_length(source, directory.glob(f"{name}-{split}.array_record*"))
             parts += _decode_split(source, split)
     except Exception as error:
         # Damaged files raise whatever ArrayRecord, protobuf or Pillow stumble over.
         raise DataError(
-            f"{directory}: dataset {name} is damaged ({type(error).__name__}); "
+            f"{path}: dataset {name} is damaged ({type(error).__name__}); "
             f"delete the directory and run: {command}"
         ) from error
     arrays = Arrays(*parts)
     check(arrays, str(directory), CLASSES)
     return arrays, fingerprint(arrays)
+
+
+def _check_length(source: Any, paths: Iterable[Path]) -> None:
+    """Raises `ValueError` unless the files hold the records that the description tells of."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    found = sum(ArrayRecordReader(str(path)).num_records() for path in paths)
+    if found != len(source):
+        raise ValueError(f"{found} records, not {len(source)}")
 
 
 def _decode_split(source: Any, split: str) -> tuple[np.ndarray, np.ndarray]:

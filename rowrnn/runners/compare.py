@@ -1,12 +1,11 @@
 """Is one sweep better than another, or one point of a grid than the first, and by how much?"""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rowrnn import rundir, stats
+from rowrnn import files, rundir, stats
 from rowrnn.errors import RunError
 from rowrnn.members import short
 from rowrnn.stats import Comparison
@@ -155,24 +154,26 @@ def _words(name: str, point: str, with_name: bool) -> str:
 
 def _read(path: Path) -> tuple[Points, list[str]]:
     """The completed members of a sweep, and the names of the others."""
-    grid = rundir.read_sweep(path).get("grid", {})
+    grid = rundir.read_sweep(path).grid
     file = path / "results.json"
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["members"]
+        rows = files.read_json(file)["members"]
         points: Points = {}
         failed = []
         for row in rows:
             point = _point(row, grid)
             if row["test_accuracy"] is None:
                 failed.append(f"{path} {point} seed={row['seed']}".replace("  ", " "))
+            elif not 0 <= row["test_accuracy"] <= 1:
+                raise ValueError(f"an accuracy of {row['test_accuracy']}")
             else:
-                points.setdefault(point, {})[int(row["seed"])] = float(row["test_accuracy"])
+                points.setdefault(point, {})[int(row["seed"])] = row["test_accuracy"]
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not finished: it has no results.json; go on with "
             f"rowrnn sweep --resume {path}"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{file} cannot be read ({error}); make it anew with rowrnn sweep --resume {path}"
         ) from error

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from rowrnn import data, figures, stats
+from rowrnn import data, figures, files, stats
 from rowrnn.classifier import Classifier, load
 from rowrnn.data import Split
 from rowrnn.errors import DataError, RunError
@@ -119,7 +119,7 @@ def save(evaluation: Evaluation) -> tuple[Path, Path]:
         f"({evaluation.accuracy:.2%})"
     )
     try:
-        json_path.write_text(json.dumps(evaluation.summary(), indent=2) + "\n", encoding="utf-8")
+        files.write_whole(json_path, json.dumps(evaluation.summary(), indent=2) + "\n")
         figures.confusion_matrix(evaluation.confusion, figure_path, title)
     except OSError as error:
         raise RunError(
@@ -131,7 +131,9 @@ def save(evaluation: Evaluation) -> tuple[Path, Path]:
 def _split_of(classifier: Classifier, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a part, checked to be those the run knows."""
     config = classifier.config.data
-    dataset = data.load(dataclasses.replace(config, dir=data_dir or config.dir))
+    # Evaluating prepares nothing: a run that came from elsewhere may not say what is written where.
+    config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
+    dataset = data.load(config)
     if dataset.fingerprint != classifier.fingerprint:
         raise RunError(
             f"{classifier.run_dir} was trained on {classifier.dataset} with fingerprint "

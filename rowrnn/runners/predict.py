@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rowrnn import files
 from rowrnn.classifier import Classifier, load
 from rowrnn.data import idx
 from rowrnn.data.pictures import Picture, read_picture
@@ -97,7 +98,7 @@ def _is_idx(path: Path) -> bool:
     if path.suffix == ".gz":
         return True
     try:
-        with path.open("rb") as file:
+        with files.open_plain(path) as file:
             return file.read(3) == b"\x00\x00\x08"
     except OSError:
         return False  # `read_picture` says what is wrong with it.

@@ -5,17 +5,16 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rowrnn import checkpoint, experiment, parallel, rundir
+from rowrnn import checkpoint, experiment, files, parallel, rundir
 from rowrnn import config as configs
 from rowrnn import state as states
-from rowrnn.checkpoint import CheckpointWriter, Facts
+from rowrnn.checkpoint import CheckpointWriter, Facts, RunFacts
 from rowrnn.config import Config
 from rowrnn.display import Display, NotebookDisplay, make_display
 from rowrnn.errors import DivergedError, RunError, StoppedError
@@ -98,9 +97,9 @@ def train(
     rundir.require_single(Path(resume))
     with RunDir.reopen(Path(resume)) as run, StopRequest() as stop:
         config = _config_to_resume(run.path, config)
-        finished = rundir.read_result(run.path)
+        finished = rundir.read_result(run.path, TrainResult)
         if finished is not None:
-            return _result_of(run.path, finished)
+            return finished
         parallel.start(config.parallel)
         prepared = experiment.prepare(config)
         return _run(prepared, _make_mesh(prepared), run, stop, began)
@@ -113,16 +112,6 @@ def _make_mesh(prepared: Experiment) -> Mesh:
     # Traces the model, which finds out whether its backend can run here.
     jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
     return mesh
-
-
-def _result_of(path: Path, finished: dict[str, Any]) -> TrainResult:
-    try:
-        return TrainResult(**finished)
-    except TypeError as error:
-        raise RunError(
-            f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
-            f"rowrnn train --resume {path} makes it anew"
-        ) from error
 
 
 @dataclass
@@ -263,6 +252,8 @@ def _handle_events(
         params = states.evaluation_params(state)
         sums, _ = loop.programs.validation(params, loop.programs.values, loop.splits.validation)
         loss, accuracy = float(sums.loss_sum / sums.count), int(sums.correct) / int(sums.count)
+        if not np.isfinite(loss):
+            raise _diverged(loop, "the loss on the validation part", progress.step)
         progress.validation_accuracy, progress.validation_step = accuracy, progress.step
         _log(loop, progress, {"validation_loss": loss, "validation_accuracy": accuracy})
         loop.display.validation(accuracy)
@@ -297,11 +288,14 @@ def _save(loop: _Loop, state: TrainState, progress: _Progress) -> None:
 
 
 def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:
-    if int(sums.nonfinite) == 0:
-        return
+    if int(sums.nonfinite):
+        raise _diverged(loop, "the loss or an update", step)
+
+
+def _diverged(loop: _Loop, what: str, step: int) -> DivergedError:
     rate = loop.prepared.config.optimizer.learning_rate
-    raise DivergedError(
-        f"the loss or an update was not finite at step {step} (learning rate {rate:g}); what was "
+    return DivergedError(
+        f"{what} was not finite at step {step} (learning rate {rate:g}); what was "
         f"saved in {loop.run.path / 'checkpoints'} before is good. Try a lower "
         "optimizer.learning_rate or optimizer.clip_norm = 1"
     )
@@ -322,7 +316,9 @@ def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainSt
     """The newest intact checkpoint of a run, or its state before the first step."""
 
     def make_abstract(facts: Facts) -> TrainState:
-        _check_same(prepared, facts, run.path)
+        saved = RunFacts.of(facts)
+        files.build(_Progress, saved.progress)
+        _check_same(prepared, saved, run.path)
         return jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
 
     directory = run.path / "checkpoints"
@@ -332,21 +328,22 @@ def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainSt
         state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
         return state, _Progress()
     state, facts = restored
-    progress = _Progress(**facts["progress"])
+    progress = files.build(_Progress, facts["progress"])
+    progress.step = int(state.step)
     checkpoint.set_aside_newer(directory, progress.step)
     run.rewind_log(progress.step)
     return parallel.put_state(mesh, state), progress
 
 
-def _check_same(prepared: Experiment, facts: Facts, path: Path) -> None:
+def _check_same(prepared: Experiment, saved: RunFacts, path: Path) -> None:
     """Raises `RunError` where a checkpoint belongs to other data or another config."""
-    if facts["fingerprint"] != prepared.dataset.fingerprint:
+    if saved.fingerprint != prepared.dataset.fingerprint:
         raise RunError(
-            f"{path} was trained on {facts['dataset']} with fingerprint "
-            f"{facts['fingerprint'][:12]}…, but the data found now has "
+            f"{path} was trained on {saved.dataset} with fingerprint "
+            f"{saved.fingerprint[:12]}…, but the data found now has "
             f"{prepared.dataset.fingerprint[:12]}…; give the same data, or start a new run"
         )
-    _check_resumable(configs.from_dict(facts["config"]), prepared.config, path)
+    _check_resumable(saved.make_config(), prepared.config, path)
 
 
 def _config_to_resume(path: Path, asked: Config | None) -> Config:
@@ -375,6 +372,8 @@ def _finish(loop: _Loop, mesh: Mesh, state: TrainState, progress: _Progress) -> 
     test, logits = jax.device_get(
         loop.programs.test(params, loop.programs.values, loop.splits.test)
     )
+    if not np.isfinite(test.loss_sum):
+        raise _diverged(loop, "the loss on the test part", progress.step)
     right = logits.argmax(axis=-1) == prepared.dataset.test.labels
     examples = prepared.steps * config.train.batch_size
     return TrainResult(

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
-from rowrnn import experiment, ledger, members, parallel, rundir, stack
+from rowrnn import experiment, files, ledger, members, parallel, rundir, stack
 from rowrnn.config import Config
 from rowrnn.display import SweepDisplay
 from rowrnn.errors import ConfigError, RunError
@@ -127,17 +127,18 @@ def reopen(
     """What a sweep was started with, and in its place what is given now."""
     started = rundir.read_sweep(path)
     try:
-        spec = Spec(
-            config=config or rundir.read_config(path),
-            seeds=tuple(started["seeds"] if seeds is None else seeds),
-            grid=_as_grid(started["grid"] if grid is None else grid),
-            vary=started["vary"],
-        )
-        return spec, settings or SweepSettings(**started["settings"])
-    except (KeyError, TypeError) as error:
+        settings = settings or files.build(SweepSettings, started.settings)
+    except ValueError as error:
         raise RunError(
-            f"{path / 'sweep.json'} does not say what the sweep is ({error}); start a new one"
+            f"{path / 'sweep.json'} does not say how the sweep is run ({error}); start a new one"
         ) from error
+    spec = Spec(
+        config=config or rundir.read_config(path),
+        seeds=tuple(started.seeds if seeds is None else seeds),
+        grid=_as_grid(started.grid if grid is None else grid),
+        vary=started.vary,
+    )
+    return spec, settings
 
 
 def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, ...]]:

@@ -47,13 +47,13 @@ class Keeper:
             self._write(prepared, member, record, state)
             if self._keep == "best":
                 for path in before:
-                    if path.name != member.name:
+                    if path.name != member.directory:
                         shutil.rmtree(path)
 
     def _write(
         self, prepared: Experiment, member: Member, record: Record, state: TrainState
     ) -> None:
-        path = self._directory / member.name
+        path = self._directory / member.directory
         shutil.rmtree(path, ignore_errors=True)
         single = Experiment(member.config, prepared.dataset, prepared.steps, prepared.epoch_steps)
         progress = {

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rowrnn import checkpoint, ledger, parallel, stack
+from rowrnn import checkpoint, files, ledger, parallel, stack
 from rowrnn import state as states
-from rowrnn.checkpoint import CheckpointWriter
+from rowrnn.checkpoint import CheckpointWriter, Facts
 from rowrnn.display import SweepDisplay
 from rowrnn.errors import StoppedError
 from rowrnn.experiment import Events, Experiment, Splits
@@ -86,6 +86,18 @@ class Loop:
     clock: Clock
 
 
+@dataclass(frozen=True)
+class _StackFacts:
+    """A `_Stack` in JSON's types."""
+
+    sums: dict[str, list[float]]
+    curves: list[dict[str, list[tuple[int, float]]]]
+    step: int
+    diverged: dict[str, int]
+    validation: list[float | None]
+    wall_s: float
+
+
 @dataclass
 class _Stack:
     """Where a stack stands, on the host; a checkpoint keeps all of it but the members.
@@ -116,11 +128,15 @@ class _Stack:
         return vars(self) | {"sums": sums, "diverged": diverged}
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> "_Stack":
-        kinds = vars(stack.zeros(1))
-        sums = Metrics(**{k: jnp.array(v, kinds[k].dtype) for k, v in facts["sums"].items()})
-        diverged = {int(index): step for index, step in facts["diverged"].items()}
-        return cls(**facts | {"sums": sums, "diverged": diverged})
+    def from_facts(cls, facts: dict[str, Any], size: int) -> "_Stack":
+        """What `to_facts` gave; raises `ValueError` where it is not that of `size` members."""
+        saved, kinds = files.build(_StackFacts, facts), vars(stack.zeros(size))
+        diverged = {int(index): step for index, step in saved.diverged.items()}
+        lengths = {len(part) for part in (saved.curves, saved.validation, *saved.sums.values())}
+        if lengths != {size} or set(saved.sums) != set(kinds) or diverged.keys() - {*range(size)}:
+            raise ValueError(f"it is not of {size} members")
+        sums = Metrics(**{k: jnp.array(v, kinds[k].dtype) for k, v in saved.sums.items()})
+        return cls(**vars(saved) | {"sums": sums, "diverged": diverged})
 
     def runs(self, members: int) -> np.ndarray:
         """Which of the S places hold a member that has not diverged, bool [S]."""
@@ -131,6 +147,16 @@ class _Stack:
         """Adds figures to the curve of a member."""
         for name, value in values.items():
             self.curves[index].setdefault(name, []).append((self.step, value))
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What the checkpoint of a stack says beside its arrays."""
+
+    keys: list[Key]
+    size: int
+    stack: dict[str, Any]
+    sha256: dict[str, str]
 
 
 def train(loop: Loop, members: Sequence[Member], keys: Sequence[Key]) -> list[Outcome]:
@@ -159,8 +185,11 @@ def train(loop: Loop, members: Sequence[Member], keys: Sequence[Key]) -> list[Ou
 
 def saved(partial: Path) -> tuple[list[Key], int]:
     """The members of the stack that was saved in progress and its size; none, 0 without one."""
-    facts = checkpoint.newest_facts(partial)
-    return ([], 0) if facts is None else (facts["keys"], facts["size"])
+    try:
+        found = files.build(_Saved, checkpoint.newest_facts(partial))
+    except ValueError:  # There is none, or it is of something else.
+        return [], 0
+    return found.keys, found.size
 
 
 def _train_steps(
@@ -192,7 +221,7 @@ def _train_steps(
         seconds = time.perf_counter() - chunk_began
         steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
         progress.step += steps
-        _note_divergence(state, progress, runs)
+        _note_divergence(state, progress, runs & (progress.sums.nonfinite > 0))
         examples = steps * batch * int(runs.sum())
         loop.clock.train_s += seconds
         loop.clock.examples += examples
@@ -204,9 +233,19 @@ def _train_steps(
     return state
 
 
-def _note_divergence(state: TrainState, progress: _Stack, runs: np.ndarray) -> None:
-    for index in np.flatnonzero(runs & (np.asarray(progress.sums.nonfinite) > 0)):
+def _note_divergence(state: TrainState, progress: _Stack, bad: np.ndarray) -> None:
+    """Of members that are still running, bool [S]; each has stopped at a step of its own."""
+    for index in np.flatnonzero(bad):
         progress.diverged[int(index)] = int(np.asarray(state.step)[index])
+
+
+def _not_finite(state: TrainState) -> np.ndarray:
+    """Whose arrays are not finite, though loss and update were, bool [S]: a second moment that
+    has overflowed, or parameters at the very last step."""
+    arrays = map(np.asarray, jax.tree.leaves(state._replace(key=np.zeros(0, np.int32))))
+    found = [~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+             for array in arrays if np.issubdtype(array.dtype, np.floating)]  # fmt: skip
+    return np.logical_or.reduce(found)
 
 
 def _handle_events(
@@ -233,7 +272,8 @@ def _handle_events(
         params = states.evaluation_params(state)
         sums, _ = loop.programs.validation(params, values, loop.splits.validation)
         sums = jax.device_get(sums)
-        for index in running:
+        _note_divergence(state, progress, progress.runs(members) & ~np.isfinite(sums.loss_sum))
+        for index in np.flatnonzero(progress.runs(members)).tolist():
             accuracy = int(sums.correct[index]) / int(sums.count[index])
             progress.validation[index] = accuracy
             progress.log(
@@ -263,6 +303,7 @@ class _Saver:
         if self._writer is None:
             self._writer = CheckpointWriter(self._loop.partial, keep=2)
         progress.wall_s = time.perf_counter() - self._began
+        _note_divergence(state, progress, progress.runs(len(self._keys)) & _not_finite(state))
         size = self._loop.programs.size
         facts = {"keys": self._keys, "size": size, "stack": progress.to_facts()}
         self._writer.save(_without(state, progress.diverged), facts, None)
@@ -312,21 +353,22 @@ def _first_state(
     columns = (np.array(column, np.uint32) for column in zip(*seeds, strict=True))
     size = loop.programs.size
 
-    def make_abstract(_: dict[str, Any]) -> TrainState:
+    def make_abstract(facts: Facts) -> TrainState:
+        _Stack.from_facts(files.build(_Saved, facts).stack, size)
         zeros = np.zeros(size, np.uint32)
         return jax.eval_shape(jax.vmap(loop.prepared.create_state), zeros, zeros)
 
-    facts = checkpoint.newest_facts(loop.partial)
-    if facts is not None and facts["keys"] == list(keys) and facts["size"] == size:
+    found = saved(loop.partial)
+    if found == (list(keys), size):
         restored = checkpoint.restore(loop.partial, make_abstract)
         if restored is not None:
             state, facts = restored
-            progress = _Stack.from_facts(facts["stack"])
-            checkpoint.set_aside_newer(loop.partial, progress.step)
+            progress = _Stack.from_facts(facts["stack"], size)
+            checkpoint.set_aside_newer(loop.partial, int(state.step.max()))
             batch = loop.prepared.config.train.batch_size
             loop.display.advance(progress.step * batch * len(keys), None)
             return parallel.stack_on(loop.mesh, state), progress
-    if facts is not None:
+    if found[1]:
         warnings.warn(
             f"checkpoint {loop.partial} is of other members or another number of devices; what was "
             "in progress starts again",
@@ -352,6 +394,8 @@ def _finish(
     """Evaluates the last states on the test part and makes the records."""
     params = states.evaluation_params(state)
     sums, predicted = jax.device_get(loop.programs.test(params, values, loop.splits.test))
+    bad = _not_finite(state) | ~np.isfinite(sums.loss_sum)
+    _note_divergence(state, progress, progress.runs(len(members)) & bad)
     right = predicted == loop.prepared.dataset.test.labels[None]
     last = _states_on_host(state, len(members))
     outcomes = []

@@ -1,0 +1,88 @@
+"""Every fault at its full count, and a table of what was seen.
+
+    python experiments/reliability.py [--fresh]
+
+Shows: what happens to runs that are killed, damaged, starved or lied to. Runs the tests of
+`tests/faults` that are marked `soak`, one after the other (about an hour on two cores), and writes
+`experiments/results/reliability.md`. What has passed is kept in `runs/reliability`, so that it goes
+on where it was cut; `--fresh` begins again.
+Last result: see the table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "runs" / "reliability"
+TABLE = ROOT / "experiments" / "results" / "reliability.md"
+
+_HEAD = """\
+# Reliability
+
+What `python experiments/reliability.py` saw when it last ran every fault at its full count. A test
+stands here only when it has passed: each of its faults ended as promised. Machine: {machine};
+Python {python}, jax {jax}, orbax-checkpoint {orbax}.
+
+| row | promise | count | seen | minutes | date, commit |
+|---|---|---|---|---|---|
+"""
+
+
+def main():
+    """Runs what is missing, and writes the table of what is there."""
+    parser = argparse.ArgumentParser(description="Every fault at its full count.")
+    parser.add_argument("--fresh", action="store_true", help="forget what has passed before")
+    if parser.parse_args().fresh:
+        shutil.rmtree(RECORDS, ignore_errors=True)
+    command = [sys.executable, "-m", "pytest", "-m", "soak", "tests/faults", "-k", "full", "-q"]
+    passed = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"ROWRNN_FAULTS": str(RECORDS)}
+    ).returncode
+    TABLE.write_text(table(), encoding="utf-8")
+    sys.exit(passed)
+
+
+def table():
+    """The records as Markdown, by row."""
+    records = [json.loads(path.read_text()) for path in RECORDS.glob("*.json")]
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}"
+    head = _HEAD.format(
+        machine=machine,
+        python=platform.python_version(),
+        jax=version("jax"),
+        orbax=version("orbax-checkpoint"),
+    )
+    records.sort(key=lambda record: (record["row"], record["test"]))
+    return head + "".join(map(line, records))
+
+
+def line(record):
+    """One test."""
+    seen = "; ".join(f"{name}: {words(value)}" for name, value in record["seen"].items())
+    cells = (
+        str(record["row"]),
+        " ".join(record["what"].split()),
+        str(record["count"]),
+        seen,
+        str(record["minutes"]),
+        f"{record['date']}, {record['commit'][:9]}",
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def words(value):
+    """A value of a record; a dictionary as a list of its entries."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items())
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()

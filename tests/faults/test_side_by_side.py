@@ -1,0 +1,172 @@
+"""Eight runs at once that share a dataset and a compilation cache, and a cache that is damaged."""
+
+import json
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from jax._src.lru_cache import LRUCache
+from test_data import originals, random_arrays, registered, write_set
+
+from rowrnn import program_cache
+from rowrnn.data import tfds_sets
+
+# As many as the soak has; with the other tests only a few.
+RUNS, FEW_RUNS = 8, 2
+TRAIN = ["train", "--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=20",
+         "--train.examples=201", "--train.display=none", "--data.validation-size=0",
+         "--json"]  # fmt: skip
+DAMAGES = ("bit", "truncated", "emptied", "half written", "garbage", "zeroed block")
+
+
+def start(*arguments, cwd, home):
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "rowrnn.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=environment | {"XDG_CACHE_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def digest_of(process):
+    """The parameters that a run ends with, which must end well and say nothing of its troubles."""
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert not [line for line in err.splitlines() if "rror" in line or "arning" in line], err
+    return json.loads(out.splitlines()[-1])["params_sha256"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A small TFDS dataset that nobody has decoded yet; it goes by the name of kmnist."""
+    directory = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patched:
+        # Images that a network can learn something from: labels are read off one pixel.
+        arrays = [*random_arrays(train=400, test=100)]
+        for images, labels in (arrays[:2], arrays[2:]):
+            images[:] //= 8
+            images[np.arange(len(labels)), :, labels] = 255
+        entries = registered(write_set(directory / "originals", arrays))
+        patched.setattr(tfds_sets, "_originals", lambda name: entries)
+        patched.setenv("XDG_CACHE_HOME", str(directory / "cache"))
+        tfds_sets.prepare("kmnist", str(directory / "data"), str(directory / "originals"))
+    return directory / "data"
+
+
+def undecoded(prepared, path):
+    """A copy of a prepared dataset, without what was decoded of it."""
+    shutil.copytree(prepared, path, ignore=shutil.ignore_patterns("rowrnn-*.arrays"))
+    assert not [*path.rglob("*.arrays")]
+    return path
+
+
+@pytest.mark.row(14, 1, 10)
+def test_eight_runs_at_once_share_dataset_and_compilation_cache(tmp_path, prepared, count, record):
+    """Started together on a dataset that is not decoded yet and an empty compilation cache, all end
+    with the parameters of a run alone; the cache is private; a next run with every entry of it
+    damaged compiles anew, says nothing and gives the same."""
+    flags = ["--data.dataset=kmnist"]
+    alone_data = undecoded(prepared, tmp_path / "alone-data")
+    alone = digest_of(
+        start(*TRAIN, *flags, f"--data.dir={alone_data}", "--run-dir=alone",
+              "--parallel.no-compilation-cache", cwd=tmp_path, home=tmp_path / "alone-home")
+    )  # fmt: skip
+    damages, number_of_runs = Counter(), RUNS if count > 1 else FEW_RUNS
+    for attempt in range(count):
+        home = tmp_path / f"home-{attempt}"
+        data = [*flags, f"--data.dir={undecoded(prepared, tmp_path / f'data-{attempt}')}"]
+        runs = [
+            start(*TRAIN, *data, f"--run-dir=run-{attempt}-{number}", cwd=tmp_path, home=home)
+            for number in range(number_of_runs)
+        ]
+        assert [digest_of(run) for run in runs] == [alone] * number_of_runs, attempt
+        left = [path.name for path in (tmp_path / f"data-{attempt}").rglob("*.arrays*")]
+        assert len(left) == 1, left
+        cache = home / "rowrnn" / "compilation"
+        assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+        draw = random.Random(attempt)
+        was = {}
+        for entry in sorted(cache.iterdir()):
+            kind = draw.choice(DAMAGES)
+            was[entry] = damaged(entry.read_bytes(), kind, draw)
+            entry.write_bytes(was[entry])
+            damages[kind] += 1
+        assert len(was) >= 5
+        run = start(*TRAIN, *data, f"--run-dir=run-{attempt}-next", cwd=tmp_path, home=home)
+        assert digest_of(run) == alone, attempt
+        # Compiled once more, and kept in place of what was damaged.
+        assert all(entry.read_bytes() != content for entry, content in was.items()), attempt
+    record.update(damages=dict(damages), runs_at_once=number_of_runs)
+
+
+@pytest.mark.row(14, 50, 2000)
+def test_a_damaged_program_is_never_run_and_is_replaced(tmp_path, count, record):
+    """Whatever jax packs its entries with: some of what it may use lets flipped bits pass."""
+    cache = program_cache.CheckedCache(LRUCache(str(tmp_path), max_size=-1))
+    kinds = Counter()
+    for seed in range(count):
+        draw, key = random.Random(seed), f"program-{seed}"
+        kind, program = draw.choice(DAMAGES), draw.randbytes(300)
+        cache.put(key, program)
+        assert cache.get(key) == program
+        [entry] = tmp_path.glob(f"{key}-*")
+        content = entry.read_bytes()
+        # A block that was zero is as it was.
+        if (changed := damaged(content, kind, draw)) == content:
+            continue
+        entry.write_bytes(changed)
+        assert cache.get(key) is None, (seed, kind)
+        cache.put(key, program)
+        assert cache.get(key) == program, (seed, kind)
+        kinds[kind] += 1
+    record["damages"] = dict(kinds)
+
+
+@pytest.mark.soak
+def test_eight_runs_at_once_prepare_the_dataset_that_they_share(tmp_path):
+    """MNIST from its original files, into a directory that is not there yet."""
+    files = f"--data.manual-dir={originals('mnist')}"
+
+    def run(name, data):
+        where = [f"--data.dir={tmp_path / data}", f"--run-dir={name}"]
+        return start(*TRAIN, "--data.dataset=mnist", files, *where, cwd=tmp_path, home=tmp_path)
+
+    alone = digest_of(run("alone", "alone-data"))
+    runs = [run(f"run-{number}", "data") for number in range(RUNS)]
+    assert [digest_of(each) for each in runs] == [alone] * RUNS
+    assert names_below(tmp_path / "data") == names_below(tmp_path / "alone-data")
+
+
+def names_below(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def damaged(content, kind, draw):
+    """An entry of the cache after something has happened to it."""
+    place = draw.randrange(len(content))
+    match kind:
+        case "bit":
+            changed = bytearray(content)
+            changed[place] ^= 1 << draw.randrange(8)
+            return bytes(changed)
+        case "truncated":
+            return content[:place]
+        case "emptied":
+            return b""
+        case "half written":
+            # A file that has its size and not its content, as a crash of the machine leaves it.
+            return content[:place] + bytes(len(content) - place)
+        case "zeroed block":
+            block = min(4096, len(content) - place)
+            return content[:place] + bytes(block) + content[place + block :]
+        case _:
+            return draw.randbytes(len(content))
