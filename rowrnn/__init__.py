@@ -2,7 +2,7 @@
 
 The same jobs as on the command line, as functions:
 
-- `train` trains one run and keeps it in a directory; `evaluate` and `predict` use it;
+- `train` trains one run and keeps it in a directory; `evaluate`, `predict` and `export` use it;
 - `sweep` trains many seeds and says how they are distributed; `compare` holds two sweeps against
   each other;
 - `load` gives the trained network itself;
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rowrnn.experiment import Trained, make_train
     from rowrnn.runners.compare import SweepComparison, compare
     from rowrnn.runners.evaluate import Evaluation, evaluate
+    from rowrnn.runners.export import export
     from rowrnn.runners.predict import Prediction, predict
     from rowrnn.runners.sweep import SweepResult, SweepSettings, sweep
     from rowrnn.runners.train import TrainResult, train
@@ -36,6 +37,7 @@ __all__ = [
     "Trained",
     "compare",
     "evaluate",
+    "export",
     "load",
     "make_train",
     "predict",
@@ -55,6 +57,7 @@ _HOMES = {
     "Trained": "rowrnn.experiment",
     "compare": "rowrnn.runners.compare",
     "evaluate": "rowrnn.runners.evaluate",
+    "export": "rowrnn.runners.export",
     "load": "rowrnn.classifier",
     "make_train": "rowrnn.experiment",
     "predict": "rowrnn.runners.predict",

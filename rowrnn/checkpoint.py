@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, DivergedError, RunError
+from rowrnn.errors import DivergedError, RunError
 from rowrnn.state import TrainState
 
 Facts = dict[str, Any]
@@ -78,12 +78,7 @@ class RunFacts:
 
     def make_config(self) -> Config:
         """The experiment; raises `ValueError` where the tables are none."""
-        try:
-            config = configs.from_dict(self.config)
-            configs.check(config)
-        except ConfigError as error:
-            raise ValueError(f"its config: {error}") from error
-        return config
+        return configs.restore(self.config)
 
 
 class CheckpointWriter:
@@ -310,7 +305,7 @@ def _check_claims(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Non
 
 @functools.cache
 def _silence_late_reports() -> None:
-    """Keeps quiet what TensorStore's threads have to say after a load has failed.
+    """Keeps quiet what TensorStore's threads have to say after a save or a load has failed.
 
     They report to an event loop that Orbax has closed by then, and Python prints each of the
     errors that this raises, long after the one that matters.

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rowrnn import checkpoint, rundir, step
+from rowrnn import checkpoint, rundir, step, weights
 from rowrnn import state as states
 from rowrnn.checkpoint import Facts, RunFacts
 from rowrnn.config import Config
 from rowrnn.errors import RunError
 from rowrnn.model import Params, RowRNN
 from rowrnn.state import TrainState
+from rowrnn.weights import Origin
 
 # The beliefs after every row take 28 times the memory of an answer.
 _BLOCK = 1_000
@@ -77,15 +78,17 @@ class Classifier:
 
 
 def load(run_dir: str | Path, which: str = "last") -> Classifier:
-    """Loads a checkpoint of a run.
+    """Loads a checkpoint of a run, or what `export` has made of one.
 
     Args:
         run_dir: the run directory.
-        which: "last", "best" (highest validation accuracy) or a step.
+        which: "last", "best" (highest validation accuracy) or a step; an export has but one.
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
     path = Path(run_dir)
+    if weights.is_export(path):
+        return _load_export(path)
     rundir.require_single(path)
     restored = checkpoint.restore(path / "checkpoints", _make_abstract, which)
     if restored is None:
@@ -108,7 +111,22 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
     )
 
 
-def _config_of(run: RunFacts) -> Config:
+def _load_export(path: Path) -> Classifier:
+    params, origin = weights.read(path)
+    rows, pixels = origin.shape
+    return Classifier(
+        run_dir=path,
+        step=origin.step,
+        config=_config_of(origin),
+        params=params,
+        dataset=origin.dataset,
+        fingerprint=origin.fingerprint,
+        shape=(rows, pixels),
+        classes=origin.classes,
+    )
+
+
+def _config_of(run: RunFacts | Origin) -> Config:
     """The config of a run, with a backend that computes the same on every device."""
     config = run.make_config()
     return dataclasses.replace(config, model=dataclasses.replace(config.model, backend="fast"))

@@ -264,6 +264,16 @@ def from_dict(tables: Mapping[str, Any]) -> Config:
     return Config(**sections)
 
 
+def restore(tables: Mapping[str, Any]) -> Config:
+    """The configuration that a run has written down; raises `ValueError` where it is none."""
+    try:
+        config = from_dict(tables)
+        check(config)
+    except ConfigError as error:
+        raise ValueError(f"its config: {error}") from error
+    return config
+
+
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """The nested tables of a configuration; values that are unset (None) are left out."""
     return {

@@ -17,13 +17,14 @@ FLOORS = [
     {"config"},
     {"lstm", "data", "stats", "figures", "interrupt", "members", "logs", "program_cache"},
     {"model", "optimizer", "display", "rundir", "ledger"},
-    {"metrics", "state"},
+    {"metrics", "state", "weights"},
     {"step", "checkpoint"},
     {"parallel"},
     {"experiment", "classifier"},
     {"stack"},
     {
         *("runners.__init__", "runners.train", "runners.evaluate", "runners.predict"),
+        "runners.export",
         *("runners.sweep", "runners.compare", "bench"),
     },
     {"cli"},
@@ -72,6 +73,7 @@ def test_imports_point_downward(path):
         ("orbax", {"checkpoint"}),
         ("tensorflow_datasets", {"data"}),
         ("filelock", {"rundir"}),
+        ("safetensors", {"weights"}),
         ("tomllib", {"config", "bench"}),
     ],
 )

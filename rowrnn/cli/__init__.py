@@ -25,6 +25,7 @@ _MODULES = {
     "compare": "compare",
     "eval": "evaluate",
     "predict": "predict",
+    "export": "export",
     "data": "data",
     "bench": "bench",
 }
@@ -41,6 +42,7 @@ commands:
   compare SWEEP [SWEEP]    is the second better, and by how much?
   eval RUN                 loss, accuracy by class and confusion matrix of a run
   predict RUN PICTURE ...  what a run sees in pictures
+  export RUN --to DIR      weights, a program for jax alone, and a model card
   data prepare NAME        download or convert mnist, fashion_mnist or kmnist
   bench SUITE              how fast: the recurrence, the step, other libraries
   bench compare OLD NEW    is the new measurement slower?

@@ -64,23 +64,7 @@ class SweepArguments(Common):
 def main(arguments: Sequence[str]) -> int:
     """Runs a sweep, goes on with one, or shows its plan."""
     given = parse("sweep", SweepArguments, arguments)
-    if given.resume and given.run_dir:
-        raise ConfigError(
-            f"--run-dir {given.run_dir} and --resume {given.resume}: a resumed sweep stays where "
-            "it is; leave --run-dir out"
-        )
-    if given.resume and given.vary != "both":
-        raise ConfigError(f"--vary {given.vary}: a resumed sweep varies what it was started with")
-    if not given.resume and not given.seeds:
-        raise ConfigError("a sweep needs seeds: --seeds 0:64")
-    if given.chunk is not None and given.chunk < 1:
-        raise ConfigError(f"--chunk {configs.shown(given.chunk)}: must be at least 1 member")
-    # tyro would take the last of several, and none of an empty one.
-    if sum(word.partition("=")[0] == "--grid" for word in arguments) != bool(given.grid):
-        raise ConfigError(
-            "--grid: must be given once, with all its axes after it, such as "
-            "--grid optimizer.learning_rate=1e-3,3e-3 model.hidden_size=64,128"
-        )
+    _check(given, arguments)
     config = configs_of(given, arguments)
     seeds = members.parse_seeds(given.seeds) if given.seeds else None
     grid = members.parse_grid(given.grid) if given.grid else None
@@ -124,6 +108,27 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(result.summary))
     return PART_FAILED if result.failed else 0
+
+
+def _check(given: SweepArguments, arguments: Sequence[str]) -> None:
+    """Raises `ConfigError` where the arguments of a sweep do not go together."""
+    if given.resume and given.run_dir:
+        raise ConfigError(
+            f"--run-dir {given.run_dir} and --resume {given.resume}: a resumed sweep stays where "
+            "it is; leave --run-dir out"
+        )
+    if given.resume and given.vary != "both":
+        raise ConfigError(f"--vary {given.vary}: a resumed sweep varies what it was started with")
+    if not given.resume and not given.seeds:
+        raise ConfigError("a sweep needs seeds: --seeds 0:64")
+    if given.chunk is not None and given.chunk < 1:
+        raise ConfigError(f"--chunk {configs.shown(given.chunk)}: must be at least 1 member")
+    # tyro would take the last of several, and none of an empty one.
+    if sum(word.partition("=")[0] == "--grid" for word in arguments) != bool(given.grid):
+        raise ConfigError(
+            "--grid: must be given once, with all its axes after it, such as "
+            "--grid optimizer.learning_rate=1e-3,3e-3 model.hidden_size=64,128"
+        )
 
 
 def configs_of(given: SweepArguments, arguments: Sequence[str]) -> Config:

@@ -1,0 +1,149 @@
+"""A trained network for others: weights, a program that runs without rowrnn, and a model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from rowrnn import config as configs
+from rowrnn import files, weights
+from rowrnn.classifier import Classifier, load
+from rowrnn.errors import RunError
+from rowrnn.model import RowRNN
+from rowrnn.weights import Origin
+
+PROGRAM, CARD = "model.jaxexport", "README.md"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    run_dir: str | Path,
+    to: str | Path,
+    *,
+    which: str = "last",
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a trained network into a new directory that needs neither the run nor rowrnn.
+
+    ``model.safetensors`` and ``config.json`` hold the parameters as `rowrnn.weights` says;
+    ``model.jaxexport`` is the network itself, images [B, T, F] uint8 -> logits [B, C] float32 for
+    any B, which `jax.export.deserialize` loads on CPUs, CUDA devices and TPUs; ``README.md`` is a
+    model card. `load` and `predict` take the directory in place of a run.
+
+    Args:
+        run_dir: the run.
+        to: the directory; it must be empty or not there yet.
+        which: "last", "best" (highest validation accuracy) or a step.
+        evaluation: what `Evaluation.summary` gave on the test part, for the card.
+
+    Returns `to`. Raises `RunError` where there is no run, or the directory cannot be written.
+    """
+    classifier, path = load(run_dir, which), Path(to)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise RunError(f"{path} is not empty; choose another directory with --to")
+        origin = _origin(classifier)
+        document = json.dumps(weights.to_document(origin), indent=2) + "\n"
+        (path / weights.WEIGHTS).write_bytes(weights.to_bytes(classifier.params))
+        files.write_whole(path / weights.CONFIG, document)
+        (path / PROGRAM).write_bytes(_program(classifier))
+        files.write_whole(path / CARD, _card(classifier, evaluation))
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+    return path
+
+
+def _origin(classifier: Classifier) -> Origin:
+    # Where the data lay is nobody's business; of a directory of IDX files its name says which.
+    places = {"data.dir": Path(classifier.config.data.dir).name, "data.manual_dir": ""}
+    return Origin(
+        config=configs.to_dict(configs.replace(classifier.config, places)),
+        dataset=classifier.dataset,
+        fingerprint=classifier.fingerprint,
+        shape=classifier.shape,
+        classes=classifier.classes,
+        step=classifier.step,
+    )
+
+
+def _program(classifier: Classifier) -> bytes:
+    """The network as StableHLO, with its parameters as constants."""
+    # The definition: which of the faster forms pays depends on the size of the batch.
+    config = configs.replace(classifier.config, {"model.backend": "scan"})
+    model = RowRNN(config.model, classifier.classes)
+
+    def logits(images):
+        with jax.default_matmul_precision(config.train.precision):
+            return model.apply({"params": classifier.params}, images)[0]
+
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *classifier.shape), np.uint8)
+    exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+    return bytes(exported.serialize())
+
+
+def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
+    """The model card: what it is, how it was made, how good it is, and what it is not for."""
+    config, (rows, pixels) = classifier.config, classifier.shape
+    accuracy = "It was not evaluated when it was exported."
+    if evaluation is not None:
+        low, high = evaluation["interval"]
+        accuracy = (
+            f"{evaluation['test_accuracy']:.4f} of the {evaluation['count']:,} test images are "
+            f"classified correctly (95 % Wilson interval {low:.4f} to {high:.4f}). It is one "
+            "network: another seed gives another figure."
+        )
+    model = config.model
+    layers = f"{model.layers} LSTM layer" + ("s" if model.layers > 1 else "")
+    projection = f"a linear layer to {model.projection_size}, " if model.projection_size else ""
+    count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
+    return f"""\
+# A row-wise LSTM for {classifier.dataset}
+
+An image of {rows}×{pixels} pixels is read row by row: {projection}{layers} of {model.hidden_size}
+units, and a linear readout of the last hidden state to {classifier.classes} classes.
+{count:,} parameters.
+
+## Use
+
+`model.jaxexport` needs jax and flatbuffers, and nothing of rowrnn:
+
+```python
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+
+network = export.deserialize(bytearray(Path("{PROGRAM}").read_bytes()))
+images = np.zeros((4, {rows}, {pixels}), np.uint8)  # light digits on black, 0 to 255
+logits = jax.jit(network.call)(images)
+```
+
+`model.safetensors` holds the parameters as float32, `config.json` what they mean: one kernel for
+input and hidden state together, gates in the order i, j, f, o, `forget_bias` added to f at run
+time, pixels divided by 255. `rowrnn predict` takes this directory.
+
+## Data
+
+{classifier.dataset}, fingerprint `{classifier.fingerprint}`.
+
+## Recipe
+
+{classifier.step:,} updates of {config.train.batch_size} images, seed {config.train.seed}.
+{config.optimizer.name} at a learning rate of {config.optimizer.learning_rate:g}
+({config.optimizer.schedule}). `config.json` has all of it under `rowrnn`.
+
+## Accuracy
+
+{accuracy}
+
+## Limits
+
+It knows images like those it was trained on, centred and of this size, and answers with one of
+{classifier.classes} classes whatever it is shown. Its probabilities are not calibrated. Do not use
+it where a mistake does harm.
+"""

@@ -1,0 +1,129 @@
+"""Parameters in the layout of Hugging Face: ``model.safetensors`` and ``config.json``.
+
+The only user of safetensors. A tensor has its dotted name (``lstm_0.kernel``) and is float32;
+``config.json`` says what a reader needs to rebuild the network, and under ``rowrnn`` where it comes
+from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.config import Config
+from rowrnn.errors import RunError
+from rowrnn.lstm import Affine
+from rowrnn.model import Params, RowRNN
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a network is and where it comes from, as ``config.json`` has it under ``rowrnn``.
+
+    Attributes:
+        config: the experiment, as nested tables.
+        dataset: name of the data it was trained on.
+        fingerprint: of the data.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes, C.
+        step: updates done.
+    """
+
+    config: dict[str, Any]
+    dataset: str
+    fingerprint: str
+    shape: tuple[int, int]
+    classes: int
+    step: int
+
+    def make_config(self) -> Config:
+        """The experiment; raises `ValueError` where the tables are none."""
+        return configs.restore(self.config)
+
+
+def to_bytes(params: Params) -> bytes:
+    """The content of ``model.safetensors``."""
+    tensors = {
+        f"{layer}.{name}": np.ascontiguousarray(np.asarray(array, np.float32))
+        for layer, affine in params.items()
+        for name, array in affine._asdict().items()
+    }
+    return save(tensors, {"format": "np"})
+
+
+def to_document(origin: Origin) -> dict[str, Any]:
+    """The content of ``config.json``."""
+    model = origin.make_config().model
+    return {
+        "architectures": ["RowRNN"],
+        "model_type": "rowrnn",
+        "dtype": "float32",
+        "image_size": list(origin.shape),
+        "pixel_scale": 1 / 255,
+        "num_labels": origin.classes,
+        "num_hidden_layers": model.layers,
+        "hidden_size": model.hidden_size,
+        "projection_size": model.projection_size,
+        "forget_bias": model.forget_bias,
+        "gates": ["i", "j", "f", "o"],
+        "rowrnn": vars(origin),
+    }
+
+
+def is_export(directory: Path) -> bool:
+    """Whether a directory holds a network in this layout."""
+    return (directory / WEIGHTS).is_file()
+
+
+def read(directory: Path) -> tuple[Params, Origin]:
+    """The network in a directory, its parameters on the host.
+
+    Raises `RunError` where files are missing or damaged, or the tensors are not those that the
+    config implies; no more memory is taken than these need.
+    """
+    files.require_plain(directory)
+    try:
+        origin = files.build(Origin, files.read_json(directory / CONFIG).get("rowrnn"))
+        if min(*origin.shape, origin.classes) < 1:
+            raise ValueError(f"shape {origin.shape}, {origin.classes} classes")
+        wanted = _abstract(origin)
+        with safe_open(directory / WEIGHTS, framework="np") as tensors:
+            return _tensors(tensors, wanted), origin
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"{directory} holds no network that can be read ({problem}); export it again"
+        ) from error
+
+
+def _abstract(origin: Origin) -> Params:
+    model = RowRNN(origin.make_config().model, origin.classes)
+    images = jax.ShapeDtypeStruct((1, *origin.shape), np.uint8)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+
+
+def _tensors(found: Any, wanted: Params) -> Params:
+    names = {f"{layer}.{name}" for layer, affine in wanted.items() for name in affine._fields}
+    if set(found.keys()) != names:
+        raise ValueError(f"it has other tensors than {', '.join(sorted(names))}")
+
+    def tensor(name: str, shape: tuple[int, ...]) -> Any:
+        claim = found.get_slice(name)
+        if (tuple(claim.get_shape()), claim.get_dtype()) != (shape, "F32"):
+            raise ValueError(f"{name} is {claim.get_dtype()}{claim.get_shape()}, not {shape}")
+        return found.get_tensor(name)
+
+    params: Any = {
+        layer: Affine(*(tensor(f"{layer}.{name}", getattr(affine, name).shape)
+                        for name in affine._fields))
+        for layer, affine in wanted.items()
+    }  # fmt: skip
+    return params
