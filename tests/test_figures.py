@@ -23,7 +23,7 @@ def colours(pixels):
     return found[counts > 1000]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 10, 62])
+@pytest.mark.parametrize("classes", [1, 2, 26])
 def test_any_number_of_classes_is_drawn(classes, tmp_path):
     confusion = np.eye(classes, dtype=int) * 100 + (np.arange(classes**2) % 3).reshape(classes, -1)
     assert min(draw(confusion, tmp_path / "figure.png").shape[:2]) > 200
