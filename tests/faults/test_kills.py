@@ -25,6 +25,7 @@ RUN = ["--model.projection-size=0", "--model.hidden-size=8", "--data.validation-
 
 
 def start(arguments, cwd, file):
+    file.unlink(missing_ok=True)  # What the process before it was doing.
     return subprocess.Popen(
         [sys.executable, str(Path(phases.__file__)), str(file), *arguments, "--json"],
         cwd=cwd,

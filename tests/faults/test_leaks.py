@@ -55,7 +55,8 @@ def test_memory_files_and_threads_stay_as_they_are(tmp_path, count, record):
         assert count < 100 or slope < 1, seen
         for held in (files, threads):
             half = len(held) // 2
-            assert held[half:].max() <= held[:half].max(), (name, seen)
+            # Pools of threads grow late; one for each save or stack would be many more.
+            assert held[half:].max() <= held[:half].max() + 2, (name, seen)
     done = dict(zip(("steps", "saves", "stacks"), table[-1, 1:4].tolist(), strict=True))
     record.update(done)
     assert done["saves"] >= count * SAVES

@@ -11,7 +11,7 @@ from test_kills import RUN, finished, start
 
 import rowrnn
 
-SWEEP = [*RUN, "--train.examples=4001", "--seeds=0:3", "--chunk=1", "--parallel.devices=1",
+SWEEP = [*RUN, "--train.examples=4001", "--seeds=0:4", "--chunk=1", "--parallel.devices=1",
          "--keep=none"]  # fmt: skip
 
 
