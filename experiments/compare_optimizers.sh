@@ -4,6 +4,9 @@
 # A scripted study: the quickstart with four optimizers, each with three learning rates, over the
 # same 8 seeds; then the best learning rate of each against Adam's, seed by seed.
 # Shows: whether the choice of the optimizer matters more than that of its learning rate.
+# Last result: muon 0.9756, adamw 0.9660, adam 0.9654, sgd 0.9614 at the best rate of each, 8 seeds;
+# muon is better than adam (0.0103, 95 % interval 0.0051 to 0.0154), sgd worse by a hair; of adam's
+# rates 0.001 gives 0.9317 and 0.01 0.9654 (8 min 30 s on two cores, 2026-11-24).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,8 +23,27 @@ for name in adam adamw sgd muon; do
         --data.validation-size 500 --optimizer.name "$name" \
         --grid "optimizer.learning_rate=$rates" "${target[@]}"
 done
+
+# The learning rate with the highest mean accuracy on the validation images, not on the test ones.
+best() {
+    python - "$1/results.json" <<'EOF'
+import json, statistics, sys
+by_rate = {}
+for member in json.load(open(sys.argv[1]))["members"]:
+    if member["validation_accuracy"] is not None:
+        rate = member["optimizer.learning_rate"]
+        by_rate.setdefault(rate, []).append(member["validation_accuracy"])
+print(max(by_rate, key=lambda rate: statistics.mean(by_rate[rate])))
+EOF
+}
+for name in adam adamw sgd muon; do
+    rm -rf "$out/$name-best"
+    cp -r "$out/$name" "$out/$name-best"
+    # All its members are in the ledger: nothing is trained.
+    rowrnn sweep --resume "$out/$name-best" --grid "optimizer.learning_rate=$(best "$out/$name")"
+done
 for name in adamw sgd muon; do
     echo "== $name against adam"
     # Exit code 1 says that it is worse, which is a result like any other.
-    rowrnn compare "$out/adam" "$out/$name" || [ $? -eq 1 ]
+    rowrnn compare "$out/adam-best" "$out/$name-best" || [ $? -eq 1 ]
 done
