@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from rowrnn import config as configs
 from rowrnn import files
-from rowrnn.config import Config
 from rowrnn.errors import DivergedError, RunError
-from rowrnn.state import TrainState
+from rowrnn.state import TrainState, named_leaves
 
 Facts = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -75,10 +73,6 @@ class RunFacts:
         if min(*run.shape, run.classes, run.steps) < 1:
             raise ValueError(f"shape {run.shape}, {run.classes} classes, {run.steps} steps")
         return run
-
-    def make_config(self) -> Config:
-        """The experiment; raises `ValueError` where the tables are none."""
-        return configs.restore(self.config)
 
 
 class CheckpointWriter:
@@ -225,7 +219,7 @@ def to_arrays(state: TrainState) -> Arrays:
     """The arrays of a state on the host, by dotted name; the key as its raw data."""
     return {
         name: np.array(jax.random.key_data(leaf) if name == _KEY else leaf)
-        for name, leaf in _named_leaves(state)
+        for name, leaf in named_leaves(state)
     }
 
 
@@ -237,7 +231,7 @@ def digest(array: np.ndarray) -> str:
 
 def params_digest(params: Any) -> str:
     """SHA-256 over the digests of all parameters, in the order of their names."""
-    digests = [f"{name} {digest(np.asarray(leaf))}\n" for name, leaf in _named_leaves(params)]
+    digests = [f"{name} {digest(np.asarray(leaf))}\n" for name, leaf in named_leaves(params)]
     return _sha256("".join(sorted(digests)).encode())
 
 
@@ -247,24 +241,24 @@ class _DamagedError(Exception):
 
 def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     """The state and facts of one checkpoint; raises `_DamagedError`."""
-    facts = _read_facts(path)
+    facts, claims = _read_metadata(path)
     try:
         digests = dict(facts["sha256"])
         abstract = make_abstract(facts)
     except (KeyError, TypeError, ValueError) as error:
         raise _DamagedError(f"its metadata says what cannot be: {error}") from error
-    arrays = _load(path, abstract)
+    arrays = _load(path, abstract, claims)
     for name, array in arrays.items():
         if digest(np.asarray(array)) != digests.get(name):
             raise _DamagedError(f"{name} does not match its SHA-256")
     if int(arrays["step"].max()) != int(path.name):
         raise _DamagedError(f"it holds step {int(arrays['step'].max())}")
     leaves = [jax.random.wrap_key_data(jnp.asarray(arrays[_KEY])) if name == _KEY else arrays[name]
-              for name, _ in _named_leaves(abstract)]  # fmt: skip
+              for name, _ in named_leaves(abstract)]  # fmt: skip
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
 
 
-def _load(path: Path, abstract: TrainState) -> Arrays:
+def _load(path: Path, abstract: TrainState, claims: Any) -> Arrays:
     """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`."""
     wanted = _abstract_arrays(abstract)
     size = sum(array.size * array.dtype.itemsize for array in wanted.values())
@@ -276,7 +270,7 @@ def _load(path: Path, abstract: TrainState) -> Arrays:
         raise _DamagedError(f"its {there:,} bytes cannot be a state of {size:,} bytes")
     _silence_late_reports()
     try:
-        _check_claims(path, wanted)
+        _check_claims(claims, wanted)
         # Orbax restores into NumPy arrays.
         empty = {name: np.empty(array.shape, array.dtype) for name, array in wanted.items()}
         return ocp.load(str(path.absolute()), empty)
@@ -287,14 +281,13 @@ def _load(path: Path, abstract: TrainState) -> Arrays:
         raise _DamagedError(problem[:200]) from error
 
 
-def _check_claims(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+def _check_claims(claims: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     """Raises `_DamagedError` unless the arrays on disk say that they have the shapes wanted.
 
     TensorStore allocates what they claim before it reads, and ends the process where it cannot.
     """
-    found: Any = ocp.metadata(str(path.absolute())).metadata
     for name, array in wanted.items():
-        claim = found[name]
+        claim = claims[name]
         if (claim.shape, claim.dtype) != (array.shape, array.dtype):
             raise _DamagedError(
                 f"{name} is {claim.dtype}{claim.shape}, not {array.dtype}{array.shape}"
@@ -321,6 +314,14 @@ def _silence_late_reports() -> None:
 
 def _read_facts(path: Path) -> Facts:
     """The facts of one checkpoint, verified; raises `_DamagedError`."""
+    return _read_metadata(path)[0]
+
+
+def _read_metadata(path: Path) -> tuple[Facts, Any]:
+    """The facts of one checkpoint, verified, and what its arrays claim to be, by name.
+
+    Raises `_DamagedError`.
+    """
     try:
         files.require_plain(path)
         for file in path.rglob("*"):
@@ -329,9 +330,9 @@ def _read_facts(path: Path) -> Facts:
     except (RunError, OSError) as error:
         raise _DamagedError(str(error)) from error
     try:
-        metadata: Mapping[str, Any] = ocp.metadata(str(path.absolute())).custom_metadata  # type: ignore
-        text = metadata["facts"]
-        intact = _sha256(text.encode()) == metadata["facts_sha256"]
+        metadata: Any = ocp.metadata(str(path.absolute()))
+        text = metadata.custom_metadata["facts"]
+        intact = _sha256(text.encode()) == metadata.custom_metadata["facts_sha256"]
         facts = files.parse_json(text)
     except Exception as error:  # As above: damaged files raise anything.
         raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
@@ -339,7 +340,7 @@ def _read_facts(path: Path) -> Facts:
         raise _DamagedError("its metadata does not match its SHA-256")
     if not isinstance(facts, dict):
         raise _DamagedError("its metadata is no table of facts")
-    return facts
+    return facts, metadata.metadata
 
 
 def _candidates(directory: Path, which: str) -> list[Path]:
@@ -384,13 +385,7 @@ def _steps(directory: Path) -> list[Path]:
 def _abstract_arrays(abstract: TrainState) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what `to_arrays` gives, the key as its raw data."""
     key_data = jax.eval_shape(jax.random.key_data, abstract.key)
-    return {name: key_data if name == _KEY else leaf for name, leaf in _named_leaves(abstract)}
-
-
-def _named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves with their dotted names."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
+    return {name: key_data if name == _KEY else leaf for name, leaf in named_leaves(abstract)}
 
 
 def _sha256(data: bytes) -> str:

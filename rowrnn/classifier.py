@@ -1,6 +1,5 @@
 """A trained network, loaded from its run directory and ready to be asked."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn import checkpoint, rundir, step, weights
+from rowrnn import config as configs
 from rowrnn import state as states
 from rowrnn.checkpoint import Facts, RunFacts
 from rowrnn.config import Config
@@ -88,7 +88,8 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
     """
     path = Path(run_dir)
     if weights.is_export(path):
-        return _load_export(path)
+        params, origin = weights.read(path)
+        return _make(path, origin, origin.step, params)
     rundir.require_single(path)
     restored = checkpoint.restore(path / "checkpoints", _make_abstract, which)
     if restored is None:
@@ -97,13 +98,17 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
             f"rowrnn train --resume {path}"
         )
     state, facts = restored
-    run = RunFacts.of(facts)
+    return _make(path, RunFacts.of(facts), int(state.step), states.evaluation_params(state))
+
+
+def _make(path: Path, run: RunFacts | Origin, step: int, params: Params) -> Classifier:
+    """The network of a directory, from what is written there."""
     rows, pixels = run.shape
     return Classifier(
         run_dir=path,
-        step=int(state.step),
+        step=step,
         config=_config_of(run),
-        params=states.evaluation_params(state),
+        params=params,
         dataset=run.dataset,
         fingerprint=run.fingerprint,
         shape=(rows, pixels),
@@ -111,25 +116,9 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
     )
 
 
-def _load_export(path: Path) -> Classifier:
-    params, origin = weights.read(path)
-    rows, pixels = origin.shape
-    return Classifier(
-        run_dir=path,
-        step=origin.step,
-        config=_config_of(origin),
-        params=params,
-        dataset=origin.dataset,
-        fingerprint=origin.fingerprint,
-        shape=(rows, pixels),
-        classes=origin.classes,
-    )
-
-
 def _config_of(run: RunFacts | Origin) -> Config:
     """The config of a run, with a backend that computes the same on every device."""
-    config = run.make_config()
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, backend="fast"))
+    return configs.replace(configs.restore(run.config), {"model.backend": "fast"})
 
 
 def _make_abstract(facts: Facts) -> TrainState:

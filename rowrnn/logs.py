@@ -14,7 +14,7 @@ from rowrnn import files
 from rowrnn.errors import RunError
 
 _NAME = "metrics.jsonl"
-_EVENTS = "events.out.tfevents.*"
+_EVENTS = "events.out.tfevents."
 
 
 class Log:
@@ -33,7 +33,7 @@ class Log:
     def __init__(self, directory: Path, purge_step: int | None = None):
         self._directory = directory
         # A process that follows in the same second has a file of its own.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        name = f"{_EVENTS}{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         events = [_event(file_version="brain.Event:2")]
         if purge_step is not None:
             events.append(_event(step=purge_step, session_log={"status": "START"}))
@@ -114,5 +114,5 @@ def rewind(directory: Path, step: int) -> None:
 
 def remove(directory: Path) -> None:
     """Drops all that was logged; raises `OSError`."""
-    for path in (directory / _NAME, *directory.glob(_EVENTS)):
+    for path in (directory / _NAME, *directory.glob(f"{_EVENTS}*")):
         path.unlink(missing_ok=True)

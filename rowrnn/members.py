@@ -120,11 +120,15 @@ def groups(members: Iterable[Member]) -> list[list[Member]]:
     """The members by the programs that they run in: alike in all but seeds and traced numbers."""
     found: dict[str, list[Member]] = {}
     for member in members:
-        values = dict.fromkeys(configs.traced(member.config), 0.5)
-        values |= {"train.seed": 0, "train.init_seed": None}
-        key = configs.digest(configs.replace(member.config, values))
-        found.setdefault(key, []).append(member)
+        found.setdefault(structure(member.config), []).append(member)
     return list(found.values())
+
+
+def structure(config: Config) -> str:
+    """A digest of all that decides the programs of a run; alike for those that share them."""
+    values = dict.fromkeys(configs.traced(config), 0.5)
+    values |= {"train.seed": 0, "train.init_seed": None}
+    return configs.digest(configs.replace(config, values))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

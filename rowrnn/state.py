@@ -1,6 +1,7 @@
 """What a run carries from step to step, and how it begins."""
 
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +71,9 @@ def create(
 def evaluation_params(state: TrainState) -> Params:
     """The parameters to evaluate: their moving average where one is kept."""
     return state.params if state.ema is None else state.ema
+
+
+def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a tree with their dotted names, such as ``params.lstm_0.kernel``."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf

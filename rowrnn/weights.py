@@ -16,10 +16,9 @@ from safetensors.numpy import save
 
 from rowrnn import config as configs
 from rowrnn import files
-from rowrnn.config import Config
 from rowrnn.errors import RunError
-from rowrnn.lstm import Affine
-from rowrnn.model import Params, RowRNN
+from rowrnn.model import PIXEL_SCALE, Params, RowRNN
+from rowrnn.state import named_leaves
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -44,30 +43,25 @@ class Origin:
     classes: int
     step: int
 
-    def make_config(self) -> Config:
-        """The experiment; raises `ValueError` where the tables are none."""
-        return configs.restore(self.config)
-
 
 def to_bytes(params: Params) -> bytes:
     """The content of ``model.safetensors``."""
     tensors = {
-        f"{layer}.{name}": np.ascontiguousarray(np.asarray(array, np.float32))
-        for layer, affine in params.items()
-        for name, array in affine._asdict().items()
+        name: np.ascontiguousarray(np.asarray(leaf, np.float32))
+        for name, leaf in named_leaves(params)
     }
     return save(tensors, {"format": "np"})
 
 
 def to_document(origin: Origin) -> dict[str, Any]:
     """The content of ``config.json``."""
-    model = origin.make_config().model
+    model = configs.restore(origin.config).model
     return {
         "architectures": ["RowRNN"],
         "model_type": "rowrnn",
         "dtype": "float32",
         "image_size": list(origin.shape),
-        "pixel_scale": 1 / 255,
+        "pixel_scale": PIXEL_SCALE,
         "num_labels": origin.classes,
         "num_hidden_layers": model.layers,
         "hidden_size": model.hidden_size,
@@ -105,25 +99,19 @@ def read(directory: Path) -> tuple[Params, Origin]:
 
 
 def _abstract(origin: Origin) -> Params:
-    model = RowRNN(origin.make_config().model, origin.classes)
+    model = RowRNN(configs.restore(origin.config).model, origin.classes)
     images = jax.ShapeDtypeStruct((1, *origin.shape), np.uint8)
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
 
 def _tensors(found: Any, wanted: Params) -> Params:
-    names = {f"{layer}.{name}" for layer, affine in wanted.items() for name in affine._fields}
-    if set(found.keys()) != names:
-        raise ValueError(f"it has other tensors than {', '.join(sorted(names))}")
-
-    def tensor(name: str, shape: tuple[int, ...]) -> Any:
+    shapes = {name: leaf.shape for name, leaf in named_leaves(wanted)}
+    if set(found.keys()) != set(shapes):
+        raise ValueError(f"it has other tensors than {', '.join(sorted(shapes))}")
+    tensors = []
+    for name, shape in shapes.items():
         claim = found.get_slice(name)
         if (tuple(claim.get_shape()), claim.get_dtype()) != (shape, "F32"):
             raise ValueError(f"{name} is {claim.get_dtype()}{claim.get_shape()}, not {shape}")
-        return found.get_tensor(name)
-
-    params: Any = {
-        layer: Affine(*(tensor(f"{layer}.{name}", getattr(affine, name).shape)
-                        for name in affine._fields))
-        for layer, affine in wanted.items()
-    }  # fmt: skip
-    return params
+        tensors.append(found.get_tensor(name))
+    return jax.tree.unflatten(jax.tree.structure(wanted), tensors)

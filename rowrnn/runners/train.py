@@ -343,7 +343,7 @@ def _check_same(prepared: Experiment, saved: RunFacts, path: Path) -> None:
             f"{saved.fingerprint[:12]}…, but the data found now has "
             f"{prepared.dataset.fingerprint[:12]}…; give the same data, or start a new run"
         )
-    _check_resumable(saved.make_config(), prepared.config, path)
+    _check_resumable(configs.restore(saved.config), prepared.config, path)
 
 
 def _config_to_resume(path: Path, asked: Config | None) -> Config:

@@ -9,8 +9,7 @@ import warnings
 
 import pytest
 
-from rowrnn import cli, experiment, parallel, stack
-from rowrnn import config as configs
+from rowrnn import cli, experiment, members, parallel, stack
 from rowrnn.runners.sweep import outcome, plan
 
 
@@ -50,14 +49,14 @@ def compiled_once():
     real_programs, real_stack = experiment.compile_programs, stack.compile_stack
 
     def compile_programs(prepared, mesh, splits, state):
-        key = (_form(prepared), mesh)
+        key = (members.structure(prepared.config), mesh)
         if key not in programs:
             programs[key] = real_programs(prepared, mesh, splits, state)
         values = parallel.put_replicated(mesh, prepared.values)
         return dataclasses.replace(programs[key], values=values)
 
     def compile_stack(prepared, mesh, splits, size, *, vmap):
-        key = (_form(prepared), mesh, size, vmap)
+        key = (members.structure(prepared.config), mesh, size, vmap)
         if key not in stacks:
             stacks[key] = real_stack(prepared, mesh, splits, size, vmap=vmap)
         return stacks[key]
@@ -68,10 +67,3 @@ def compiled_once():
         patched.setattr(outcome, "_draw", lambda *_, **__: None)
         patched.setattr(plan, "_TIMED_SECONDS", 1e-3)
         yield
-
-
-def _form(prepared):
-    """What decides the programs of an experiment."""
-    values = dict.fromkeys(configs.traced(prepared.config), 0.5)
-    values |= {"train.seed": 0, "train.init_seed": None}
-    return configs.digest(configs.replace(prepared.config, values))
