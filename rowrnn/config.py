@@ -49,11 +49,19 @@ FREE = frozenset(
         "checkpoint.every_steps",
         "checkpoint.keep",
         "parallel.devices",
+        "parallel.data",
+        "parallel.seed",
+        "parallel.coordinator",
+        "parallel.processes",
+        "parallel.process",
+        "parallel.stall_seconds",
         "parallel.compilation_cache",
     }
 )
 """These change how a run is watched, stored or spread out, but not what it computes; another number
 of devices to a batch adds up gradients in another order, and so changes their last bits."""
+
+_JOB = ("parallel.coordinator", "parallel.processes", "parallel.process")
 
 
 def _between(
@@ -185,10 +193,23 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How a run uses the machine."""
+    """How a run uses devices and processes."""
 
     devices: int = _between(0, 0, 1_000_000)
-    """Devices that share each batch; 0: every accelerator, or a single CPU device."""
+    """Devices of each process. 0: every accelerator; a single CPU device, and for a sweep in one
+    process one for each core."""
+    data: int | None = _between(None, 1, 1_000_000)
+    """Devices that share each batch; unset: all for a single run, 1 for a sweep."""
+    seed: int | None = _between(None, 1, 1_000_000)
+    """Groups of devices with members of their own in a sweep; unset: all devices / data."""
+    coordinator: str | None = None
+    """HOST:PORT at which process 0 of a job can be reached; unset where the cluster tells it."""
+    processes: int | None = _between(None, 1, 1_000_000)
+    """How many processes the job has; 1: this one alone, whatever the cluster tells."""
+    process: int | None = _between(None, 0, 999_999)
+    """Which of them this one is, from 0."""
+    stall_seconds: float = _between(60.0, 1.0, 1e6)
+    """Of a job without progress, after which it is ended: a process hangs."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory (private: mode 0700), so that the next
     start need not compile them; JAX_COMPILATION_CACHE_DIR names another directory."""
@@ -307,6 +328,35 @@ def check(config: Config) -> None:
             "data.dir is empty: the dataset 'idx' needs the directory of the four IDX files; "
             "add --data.dir DIR"
         )
+    _check_job(config.parallel)
+
+
+def _check_job(parallel: ParallelConfig) -> None:
+    """Raises `ConfigError` where a config does not say which process of which job it is for."""
+    given = (parallel.coordinator, parallel.processes, parallel.process)
+    if given in ((None, None, None), (None, 1, None)):
+        return
+    if parallel.coordinator is None or parallel.processes is None or parallel.process is None:
+        raise ConfigError(
+            f"parallel.coordinator, processes, process = {', '.join(map(shown, given))}: a job "
+            "needs all three, or none where Slurm, Open MPI, Kubernetes or Cloud TPU tells them"
+        )
+    if parallel.process >= parallel.processes:
+        raise ConfigError(
+            f"parallel.process = {parallel.process}: must be less than parallel.processes = "
+            f"{parallel.processes}; they count from 0"
+        )
+    host, colon, port = parallel.coordinator.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(
+            f"parallel.coordinator = {shown(parallel.coordinator)}: must be HOST:PORT, such as "
+            "10.0.0.1:12345"
+        )
+
+
+def without_job(config: Config) -> Config:
+    """The configuration as it is kept: how often it is run, and where, is no part of it."""
+    return replace(config, dict.fromkeys(_JOB))
 
 
 def check_fits(config: Config, train_size: int) -> None:

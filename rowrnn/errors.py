@@ -6,9 +6,15 @@ line prints the message without a traceback (``--debug`` shows it) and exits wit
 
 
 class RowRNNError(Exception):
-    """Base of every error rowrnn raises on purpose."""
+    """Base of every error rowrnn raises on purpose.
+
+    Attributes:
+        exit_code: of the command line.
+        told: whether another process of the job tells it, in which it was raised first.
+    """
 
     exit_code = 1
+    told = False
 
 
 class ConfigError(RowRNNError):
@@ -33,6 +39,12 @@ class DivergedError(RowRNNError):
     """The loss or a gradient stopped being finite."""
 
     exit_code = 5
+
+
+class JobError(RowRNNError):
+    """A process of a job was lost or hung."""
+
+    exit_code = 7
 
 
 class StoppedError(RowRNNError):

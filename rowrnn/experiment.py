@@ -21,7 +21,7 @@ from rowrnn.config import Config
 from rowrnn.data import Dataset
 from rowrnn.metrics import Metrics
 from rowrnn.state import TrainState
-from rowrnn.step import Batch, GradFn, Place
+from rowrnn.step import Batch, Divide, GradFn
 
 Values = dict[str, Any]
 """Numbers of a config that compiled programs take as an argument, by dotted name; see
@@ -179,15 +179,15 @@ class Functions:
 
 def make_functions(
     experiment: Experiment,
-    divide: Callable[[GradFn], GradFn] = step.as_it_is,
-    place: Place = step.as_it_is,
+    divide_grads: Callable[[GradFn], GradFn] = step.as_it_is,
+    divide_batches: Divide = step.as_it_is,
 ) -> Functions:
     """The functions of an experiment.
 
     Args:
         experiment: gives the config, whose traced numbers are not read.
-        divide: lets every device work on its share of a batch, see `step.make_train_step`.
-        place: says on which devices the examples of a batch lie.
+        divide_grads: lets every device work on its share of a batch, in training.
+        divide_batches: the same in evaluation.
     """
     classes = experiment.dataset.classes
     size, batch_size = len(experiment.dataset.train.labels), experiment.config.train.batch_size
@@ -197,8 +197,8 @@ def make_functions(
 
     def chunk(state, sums, values, train, order, steps):
         config = configs.replace(experiment.config, values)
-        train_step = step.make_train_step(config, experiment.steps, classes, divide)
-        return step.run_chunk(train_step, state, sums, train, order, steps, batch_size, place)
+        train_step = step.make_train_step(config, experiment.steps, classes, divide_grads)
+        return step.run_chunk(train_step, state, sums, train, order, steps, batch_size)
 
     def last_batch(state, values, train, order):
         config = configs.replace(experiment.config, values)
@@ -207,9 +207,18 @@ def make_functions(
 
     def evaluate(params, values, split):
         config = configs.replace(experiment.config, values)
-        return step.evaluate(config, params, split, classes, place)
+        return step.evaluate(config, params, split, classes, divide_batches)
 
     return Functions(order, chunk, last_batch, evaluate)
+
+
+def functions_on(mesh: Mesh, experiment: Experiment) -> Functions:
+    """The functions of an experiment, for the devices of a mesh to share each batch."""
+    return make_functions(
+        experiment,
+        divide_grads=lambda grad_fn: parallel.divide_grads(mesh, grad_fn),
+        divide_batches=lambda function: parallel.divide_batches(mesh, function),
+    )
 
 
 @dataclass(frozen=True)
@@ -240,11 +249,7 @@ def compile_programs(
 ) -> Programs:
     """Compiles what a run calls, for a state and data that lie on the mesh."""
     config = experiment.config
-    functions = make_functions(
-        experiment,
-        divide=lambda grad_fn: parallel.divide_grads(mesh, grad_fn),
-        place=lambda examples: parallel.divide_examples(mesh, examples),
-    )
+    functions = functions_on(mesh, experiment)
     values = parallel.put_replicated(mesh, experiment.values)
 
     def compiled(function, *arguments, donate=()):

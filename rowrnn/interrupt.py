@@ -18,12 +18,15 @@ class StopRequest:
 
     >>> with StopRequest() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
-    ...     stop.signal_name
+    ...     signal.Signals(stop.number).name
     'SIGTERM'
+
+    Attributes:
+        number: of the signal that has asked for a stop, 0 while none has.
     """
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
+        self.number = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -44,7 +47,7 @@ class StopRequest:
             os.close(self._sink)  # Which ends the thread.
 
     def _request(self, number: int, _: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
+        self.number = number
 
 
 def _listen(source: int) -> None:

@@ -28,7 +28,7 @@ from rowrnn.members import Member
 COMPLETED, DIVERGED = "completed", "diverged"
 
 # The rooms whose code decides what a run computes.
-_DECIDING = ("experiment.py", "lstm", "metrics.py", "model.py", "optimizer.py", "parallel.py",
+_DECIDING = ("experiment.py", "lstm", "metrics.py", "model.py", "optimizer.py", "parallel",
              "stack.py", "state.py", "step.py")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 

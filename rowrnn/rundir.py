@@ -169,6 +169,33 @@ class RunDir:
             raise RunError(f"{error.filename} cannot be removed: {error.strerror}") from error
 
 
+class WatchedRunDir(RunDir):
+    """A run directory that another process of the same job writes to: nothing is written here.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path):
+        files.require_plain(path)
+        self.path = path
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def write(self, name: str, text: str) -> None:
+        """Left to the other."""
+
+    def log(self, place: dict[str, float], values: dict[str, float]) -> None:
+        """Left to the other."""
+
+    def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Left to the other."""
+
+    def _change_log(self, change: Callable[[Path], None]) -> None:
+        """Left to the other."""
+
+
 def default_path(name: str) -> Path:
     """``runs/<name>-<time>``, a name that is not taken."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -52,7 +52,7 @@ def compile_stack(
 ) -> StackPrograms:
     """Compiles what a stack of `size` members calls, a multiple of the devices on axis "seed"."""
     config = prepared.config
-    functions = experiment.make_functions(prepared)
+    functions = experiment.functions_on(mesh, prepared)
 
     def create(seed, init_seed):
         return prepared.create_state(seed, init_seed)

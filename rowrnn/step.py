@@ -33,17 +33,17 @@ class Batch(NamedTuple):
     labels: jax.Array
 
 
-Place = Callable[[Any], Any]
-"""Says where arrays [B, ...] lie, and gives them back."""
+Divide = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+"""From a function of arrays [B, ...] to the same function, of which each device does a share."""
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 GradFn = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
 """(params, batch, a key for each example) -> (gradients, metrics), both sums over the examples."""
 
 
-def as_it_is(value: Any) -> Any:
-    """The `Place` and the `divide` of a single device."""
-    return value
+def as_it_is(function: Any) -> Any:
+    """What a single device makes of a function that many would divide."""
+    return function
 
 
 def make_train_step(
@@ -131,7 +131,6 @@ def run_chunk(
     order: jax.Array,
     steps: int | jax.Array,
     batch_size: int,
-    place: Place = as_it_is,
 ) -> tuple[TrainState, Metrics]:
     """Runs `steps` steps of one epoch on the device and adds their metrics to `sums`.
 
@@ -150,7 +149,6 @@ def run_chunk(
         order: the order of the epoch that all these steps belong to, [N].
         steps: how many steps.
         batch_size: B.
-        place: says on which devices the examples of each batch lie.
     """
     end = state.step + steps
 
@@ -160,7 +158,7 @@ def run_chunk(
 
     def body(carried):
         state, sums = carried
-        batch = place(take_batch(train, order, state.step, batch_size))
+        batch = take_batch(train, order, state.step, batch_size)
         state, step_sums = train_step(state, batch)
         return state, sums + step_sums
 
@@ -184,13 +182,14 @@ def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
 
 
 def predict_logits(
-    config: Config, params: Params, images: jax.Array, classes: int, place: Place = as_it_is
+    config: Config, params: Params, images: jax.Array, classes: int, divide: Divide = as_it_is
 ) -> jax.Array:
     """Logits [N, C] of any number of images [N, T, F], in batches of `EVAL_BATCH`."""
     model = RowRNN(config.model, classes)
 
+    @divide
     def batch_logits(batch):
-        return model.apply({"params": params}, place(batch))[0]
+        return model.apply({"params": params}, batch)[0]
 
     whole = images.shape[0] // EVAL_BATCH * EVAL_BATCH
     parts = []
@@ -203,10 +202,10 @@ def predict_logits(
 
 
 def evaluate(
-    config: Config, params: Params, split: Batch, classes: int, place: Place = as_it_is
+    config: Config, params: Params, split: Batch, classes: int, divide: Divide = as_it_is
 ) -> tuple[Metrics, jax.Array]:
     """The sums over a split and its logits [N, C]; no smoothing, augmentation or dropout."""
-    logits = predict_logits(config, params, split.images, classes, place)
+    logits = predict_logits(config, params, split.images, classes, divide)
     losses = metrics.cross_entropy(logits, split.labels)
     return metrics.from_logits(logits, losses, split.labels), logits
 

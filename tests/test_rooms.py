@@ -13,7 +13,7 @@ PACKAGE = Path(rowrnn.__file__).parent
 # room: what its modules import of each other is its own affair.
 FLOORS = [
     {"errors"},
-    {"files"},
+    {"files", "launch"},
     {"config"},
     {"lstm", "data", "stats", "figures", "interrupt", "members", "logs", "program_cache"},
     {"model", "optimizer", "display", "rundir", "ledger"},

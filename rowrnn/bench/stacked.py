@@ -18,8 +18,9 @@ class _Loop:
         self._splits, self._size = experiment.put_splits(prepared.dataset, mesh), devices
         with timing.without_compilation_cache(), timing.compile_times() as compiled:
             self._programs = stack.compile_stack(prepared, mesh, self._splits, devices, vmap=False)
-        self._values = stack.stack_values([prepared.values] * devices)
-        seeds = np.arange(devices, dtype=np.uint32)
+        self._mesh = mesh
+        self._values = parallel.stack_on(mesh, stack.stack_values([prepared.values] * devices))
+        seeds = parallel.stack_on(mesh, np.arange(devices, dtype=np.uint32))
         self._state = self._programs.create(seeds, seeds)
         self._orders = self._programs.order(self._state.key, np.int32(0))
         self.facts = parallel.describe(mesh) | {
@@ -33,13 +34,11 @@ class _Loop:
 
     def train(self, steps: int) -> None:
         """Takes steps with every member and waits for the last."""
+        sums, of_each = parallel.stack_on(
+            self._mesh, (stack.zeros(self._size), np.full(self._size, steps, np.int32))
+        )
         self._state, sums = self._programs.chunk(
-            self._state,
-            stack.zeros(self._size),
-            self._values,
-            self._splits.train,
-            self._orders,
-            np.full(self._size, steps, np.int32),
+            self._state, sums, self._values, self._splits.train, self._orders, of_each
         )
         jax.block_until_ready((sums, self._state))
 

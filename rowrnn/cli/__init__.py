@@ -17,7 +17,7 @@ from typing import Any
 
 from rowrnn.cli.terminal import say
 from rowrnn.config import nearest, shown
-from rowrnn.errors import ConfigError, RowRNNError
+from rowrnn.errors import ConfigError, DivergedError, RowRNNError, StoppedError
 
 _MODULES = {
     "train": "train",
@@ -28,6 +28,7 @@ _MODULES = {
     "export": "export",
     "data": "data",
     "bench": "bench",
+    "launch": "launch",
 }
 
 _OVERVIEW = """\
@@ -46,6 +47,7 @@ commands:
   data prepare NAME        download or convert mnist, fashion_mnist or kmnist
   bench SUITE              how fast: the recurrence, the step, other libraries
   bench compare OLD NEW    is the new measurement slower?
+  launch -n 4 -- COMMAND   one job in several processes on this machine
 
 `rowrnn COMMAND --help` shows the arguments of a command. All take --json (one
 JSON value on the last line of stdout) and --debug (a traceback with an error).
@@ -57,6 +59,7 @@ Start with: rowrnn train experiments/quickstart.toml
 def main() -> None:
     """Runs the command that the process was started with, and exits."""
     _open_streams()
+    _keep_stdout_for_answers()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
@@ -75,6 +78,23 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
         elif name != "stdin":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _keep_stdout_for_answers() -> None:
+    """Lets what Python prints go to stdout, and what C++ below it prints nowhere.
+
+    Gloo, through which processes without accelerators talk, tells there how many have connected.
+    """
+    try:
+        answers = os.dup(1)
+    except OSError:  # Closed by who started the process.
+        return
+    kind, buffered = sys.stdout.encoding, not sys.stdout.line_buffering
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout = open(  # noqa: SIM115
+        answers, "w", 1 - 2 * buffered, encoding=kind, errors="backslashreplace"
+    )
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -96,12 +116,33 @@ def run(arguments: Sequence[str]) -> int:
     except RowRNNError as error:
         if "--debug" in arguments:
             traceback.print_exception(error)
-        else:
+        elif not _another_says(error):
             say(str(error))
-        return error.exit_code
+        return _leave_job(error.exit_code, str(error))
     except KeyboardInterrupt:
         say("left on Ctrl-C")
-        return 130
+        return _leave_job(130, "left on Ctrl-C")
+    except Exception as error:
+        traceback.print_exception(error)
+        _leave_job(1, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _another_says(error: RowRNNError) -> bool:
+    """Whether an error is one that all processes of a job have, and another tells."""
+    # Only a command that has come as far as to load it can have joined a job.
+    parallel = sys.modules.get("rowrnn.parallel")
+    if parallel is None or parallel.is_first():
+        return False
+    return error.told or isinstance(error, ConfigError | DivergedError | StoppedError)
+
+
+def _leave_job(code: int, reason: str) -> int:
+    """Ends this process where it is one of several, which then know why; otherwise the code."""
+    parallel = sys.modules.get("rowrnn.parallel")
+    if parallel is not None:
+        parallel.leave(code, reason)
+    return code
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

@@ -73,13 +73,15 @@ def main(arguments: Sequence[str]) -> int:
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
 
     from rowrnn import rundir
+    from rowrnn.cli.train import is_one_of_several
 
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(f"{name}-sweep")
     require_text(given.resume or run_dir)
-    if not given.plan:
+    if not given.plan and not is_one_of_several(config):
         rundir.require_free(given.resume or run_dir)
 
+    from rowrnn import parallel
     from rowrnn.runners import sweep as runner
 
     settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
@@ -89,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
         spec = Spec(config, seeds or (), grid or {}, given.vary)
     if given.plan:
         made = runner.make_plan(spec, settings, given.resume)
+        if not parallel.is_first():
+            return 0
         _show_plan(made)
         if given.json:
             print(json.dumps(dataclasses.asdict(made)))
@@ -104,9 +108,10 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=given.overwrite,
         tell=_show_plan,
     )
-    _report(result)
-    if given.json:
-        print(json.dumps(result.summary))
+    if parallel.is_first():
+        _report(result)
+        if given.json:
+            print(json.dumps(result.summary))
     return PART_FAILED if result.failed else 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,11 +55,15 @@ def main(arguments: Sequence[str]) -> int:
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(name)
     require_text(given.resume or run_dir)
-    rundir.require_free(given.resume or run_dir)
+    if not is_one_of_several(config):
+        rundir.require_free(given.resume or run_dir)
 
+    from rowrnn import parallel
     from rowrnn.runners.train import train
 
     result = train(config, run_dir, resume=given.resume, overwrite=given.overwrite)
+    if not parallel.is_first():
+        return 0
     _report_training(result)
     if given.json:
         print(json.dumps(dataclasses.asdict(result)))
@@ -93,6 +98,15 @@ def config_with_flags(config: Config, flags: Config) -> Config:
     if flags.train.epochs is not None and flags.train.examples is None:
         return configs.replace(config, {"train.examples": None})
     return config
+
+
+def is_one_of_several(config: Config) -> bool:
+    """Whether this may be a process of a job, of which another has the run directory already.
+
+    What a cluster tells is read by jax later; here it is enough to know that it tells something.
+    """
+    told = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID")
+    return config.parallel.coordinator is not None or any(name in os.environ for name in told)
 
 
 def _report_training(result: "TrainResult") -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from rowrnn.errors import DivergedError, RunError, StoppedError
 from rowrnn.experiment import Events, Experiment, Programs, Splits
 from rowrnn.interrupt import StopRequest
 from rowrnn.metrics import Metrics
-from rowrnn.rundir import RunDir
+from rowrnn.rundir import RunDir, WatchedRunDir
 from rowrnn.state import TrainState
 
 # Between two looks at the signals and the display; chunks are cut to about this length.
@@ -82,27 +83,32 @@ def train(
         RunError: the run directory or its checkpoints cannot be used.
         DivergedError: the loss or a gradient was not finite.
         StoppedError: a signal came; the state is saved.
+
+    Where the config or the cluster tells of several processes, this is called in each of them:
+    process 0 writes the directory, which all must see, and all get the result.
     """
     began = time.perf_counter()
-    if resume is None:
-        config = config or Config()
-        configs.check(config)
-        parallel.start(config.parallel)
+    if resume is not None:
+        rundir.require_single(Path(resume))
+        config = _config_to_resume(Path(resume), config)
+    config = config or Config()
+    configs.check(config)
+    parallel.start(config.parallel)
+    config = configs.without_job(config)
+    with parallel.waiting_for_others():
         prepared = experiment.prepare(config)
         # All that can be refused is refused before a run is overwritten.
         mesh = _make_mesh(prepared)
-        path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
-        with RunDir.create(path, config, overwrite=overwrite) as run, StopRequest() as stop:
-            return _run(prepared, mesh, run, stop, began)
-    rundir.require_single(Path(resume))
-    with RunDir.reopen(Path(resume)) as run, StopRequest() as stop:
-        config = _config_to_resume(run.path, config)
-        finished = rundir.read_result(run.path, TrainResult)
-        if finished is not None:
-            return finished
-        parallel.start(config.parallel)
-        prepared = experiment.prepare(config)
-        return _run(prepared, _make_mesh(prepared), run, stop, began)
+        if resume is None:
+            path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
+            path = Path(parallel.from_first(str(path)))
+            run = parallel.on_first(lambda: RunDir.create(path, config, overwrite=overwrite))
+        else:
+            path = Path(resume)
+            run = parallel.on_first(lambda: RunDir.reopen(path))
+        with run or WatchedRunDir(path) as run, StopRequest() as stop:
+            finished = rundir.read_result(path, TrainResult)
+            return finished or _run(prepared, mesh, run, stop, began)
 
 
 def _make_mesh(prepared: Experiment) -> Mesh:
@@ -187,7 +193,9 @@ def _run(
     run.write_environment(parallel.describe(mesh))
     state, progress = _first_state(prepared, run, mesh)
     splits = experiment.put_splits(prepared.dataset, mesh)
-    display = make_display(config.train, prepared.steps, progress.step)
+    display = Display()
+    if parallel.is_first():
+        display = make_display(config.train, prepared.steps, progress.step)
     writer = CheckpointWriter(run.path / "checkpoints", config.checkpoint.keep)
     try:
         programs = experiment.compile_programs(prepared, mesh, splits, state)
@@ -208,7 +216,8 @@ def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainSt
     """Runs chunk after chunk to the last step; keeps `progress` up to date."""
     events = Events.of(loop.prepared)
     order, steps_at_once = None, 1
-    _leave_if_stopped(loop, state, progress)
+    (stopped_by,) = parallel.largest(loop.stop.number)
+    _leave_if_stopped(loop, state, progress, stopped_by)
     while progress.step < events.total:
         began = time.perf_counter()
         if order is None or progress.step % events.epoch == 0:
@@ -219,7 +228,6 @@ def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainSt
         )
         sums = jax.device_get(sums)
         seconds = time.perf_counter() - began
-        steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
         _stop_if_diverged(loop, sums, int(state.step))
         progress.take(sums, steps, seconds)
         loop.display.advance(
@@ -229,7 +237,9 @@ def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainSt
             examples_per_s=steps * loop.prepared.config.train.batch_size / seconds,
         )
         _handle_events(loop, events, state, order, progress)
-        _leave_if_stopped(loop, state, progress)
+        longest, stopped_by = parallel.largest(seconds, loop.stop.number)
+        steps_at_once = max(1, int(CHUNK_SECONDS / longest * steps))
+        _leave_if_stopped(loop, state, progress, stopped_by)
     return state
 
 
@@ -301,13 +311,15 @@ def _diverged(loop: _Loop, what: str, step: int) -> DivergedError:
     )
 
 
-def _leave_if_stopped(loop: _Loop, state: TrainState, progress: _Progress) -> None:
-    """Saves and raises `StoppedError` where a signal has asked for it."""
-    if loop.stop.signal_name is None:
+def _leave_if_stopped(
+    loop: _Loop, state: TrainState, progress: _Progress, stopped_by: float
+) -> None:
+    """Saves and raises `StoppedError` where a signal has asked for it, in whatever process."""
+    if not stopped_by:
         return
     _save(loop, state, progress)
     raise StoppedError(
-        f"stopped by {loop.stop.signal_name} after step {progress.step} of "
+        f"stopped by {signal.Signals(int(stopped_by)).name} after step {progress.step} of "
         f"{loop.prepared.steps}, which is saved; go on with: rowrnn train --resume {loop.run.path}"
     )
 
@@ -330,7 +342,7 @@ def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainSt
     state, facts = restored
     progress = files.build(_Progress, facts["progress"])
     progress.step = int(state.step)
-    checkpoint.set_aside_newer(directory, progress.step)
+    parallel.on_first(lambda: checkpoint.set_aside_newer(directory, progress.step))
     run.rewind_log(progress.step)
     return parallel.put_state(mesh, state), progress
 

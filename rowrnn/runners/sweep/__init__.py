@@ -20,8 +20,8 @@ from rowrnn.errors import ConfigError, RunError
 from rowrnn.experiment import Splits
 from rowrnn.interrupt import StopRequest
 from rowrnn.ledger import Ledger, Record
-from rowrnn.members import Spec, Vary
-from rowrnn.rundir import RunDir
+from rowrnn.members import Member, Spec, Vary
+from rowrnn.rundir import RunDir, WatchedRunDir
 from rowrnn.runners.sweep import loop, outcome, plan
 from rowrnn.runners.sweep.keep import KEEP, Keeper
 from rowrnn.runners.sweep.loop import Clock, Loop, Outcome
@@ -85,28 +85,37 @@ def sweep(
         StoppedError: a signal came; the members in progress are saved.
     """
     began = time.perf_counter()
-    if resume is None:
-        if seeds is None:
-            raise ConfigError("seeds: must be given, such as range(64) or --seeds 0:64")
-        config, settings = config or Config(), settings or SweepSettings()
-        spec = Spec(config, tuple(seeds), _as_grid(grid), vary)
-        # All that can be refused is refused before a run is overwritten.
-        groups, mesh, strategy = _prepare(spec, settings, Ledger())
-        path = Path(run_dir) if run_dir is not None else rundir.default_path("sweep")
-        with RunDir.create(path, config, overwrite=overwrite) as run, StopRequest() as stop:
-            return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
-    path = Path(resume)
-    rundir.read_sweep(path)
-    with RunDir.reopen(path) as run, StopRequest() as stop:
+    if resume is not None:
+        path = Path(resume)
+        rundir.read_sweep(path)
         spec, settings = reopen(path, config, seeds, grid, settings)
-        groups, mesh, strategy = _prepare(spec, settings, Ledger(path / "members"))
-        return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
+    elif seeds is not None:
+        path = Path(run_dir) if run_dir is not None else rundir.default_path("sweep")
+        settings = settings or SweepSettings()
+        spec = Spec(config or Config(), tuple(seeds), _as_grid(grid), vary)
+    else:
+        raise ConfigError("seeds: must be given, such as range(64) or --seeds 0:64")
+    everyone, mesh, strategy = _prepare(spec, settings)
+    spec = dataclasses.replace(spec, config=configs.without_job(spec.config))
+    with parallel.waiting_for_others():
+        path = Path(parallel.from_first(str(path)))
+        if resume is None:
+            # All that can be refused is refused before a run is overwritten.
+            groups = _make_groups(everyone, mesh, Ledger())
+            run = parallel.on_first(lambda: RunDir.create(path, spec.config, overwrite=overwrite))
+        else:
+            groups = None
+            run = parallel.on_first(lambda: RunDir.reopen(path))
+        with run or WatchedRunDir(path) as run, StopRequest() as stop:
+            groups = groups or _make_groups(everyone, mesh, Ledger(path / "members"))
+            return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
 
 
 def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -> Plan:
     """What a sweep would do: compiles its first group and times a few steps, and trains nothing."""
     found = Ledger() if resume is None else Ledger(resume / "members")
-    groups, mesh, strategy = _prepare(spec, settings, found)
+    everyone, mesh, strategy = _prepare(spec, settings)
+    groups = _make_groups(everyone, mesh, found)
     first = next((group for group in groups if group.pending), None)
     if first is None:
         return plan.make(groups, mesh, None, None, strategy=strategy)
@@ -146,10 +155,11 @@ def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, .
 
 
 def _prepare(
-    spec: Spec, settings: SweepSettings, found: Ledger
-) -> tuple[list[Group], Mesh, Literal["map", "vmap"]]:
-    """Groups, devices and strategy; raises what can be refused."""
-    everyone = members.make_members(spec)
+    spec: Spec, settings: SweepSettings
+) -> tuple[list[Member], Mesh, Literal["map", "vmap"]]:
+    """Members, devices and strategy; raises what can be refused without looking at the data."""
+    config = configs.without_job(spec.config)
+    everyone = members.make_members(dataclasses.replace(spec, config=config))
     if settings.strategy not in STRATEGIES:
         raise ConfigError(
             f"strategy = {settings.strategy!r}: must be one of {', '.join(STRATEGIES)}"
@@ -158,11 +168,22 @@ def _prepare(
         raise ConfigError(f"keep = {settings.keep!r}: must be one of {', '.join(KEEP)}")
     if settings.chunk is not None and settings.chunk < 1:
         raise ConfigError(f"chunk = {settings.chunk}: must be at least 1 member")
+    configs.check(spec.config)
     asked_for_vmap = settings.strategy == "vmap"
     parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
     vmap = asked_for_vmap or (settings.strategy == "auto" and parallel.on_accelerator())
     mesh = parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
-    return plan.make_groups(everyone, found), mesh, "vmap" if vmap else "map"
+    return everyone, mesh, "vmap" if vmap else "map"
+
+
+def _make_groups(everyone: Sequence[Member], mesh: Mesh, found: Ledger) -> list[Group]:
+    """The groups of a sweep with what the ledger has of them, checked to fit data and devices."""
+    # Process 0 comes first, and sets aside what is damaged.
+    groups = parallel.on_first(lambda: plan.make_groups(everyone, found))
+    groups = groups or plan.make_groups(everyone, found)
+    for group in groups:
+        parallel.check_divides(mesh, group.prepared.config.train.batch_size)
+    return groups
 
 
 class _Sweep:
@@ -201,9 +222,9 @@ class _Sweep:
         if groups:
             splits = experiment.put_splits(groups[0].prepared.dataset, self._mesh)
         programs, made = self._plan(groups, splits)
-        if tell is not None:
+        if tell is not None and parallel.is_first():
             tell(made)
-        shown = self._spec.config.train.display != "none"
+        shown = self._spec.config.train.display != "none" and parallel.is_first()
         display = SweepDisplay(made.examples, made.members, made.reused, shown=shown)
         with contextlib.closing(display):
             on_devices = groups[0].prepared.dataset if groups else None
@@ -213,7 +234,8 @@ class _Sweep:
                     splits = experiment.put_splits(on_devices, self._mesh)
                 self._train_group(group, splits, programs, display)
                 programs = None
-        return self._finish()
+        with parallel.busy():
+            return self._finish()
 
     def _plan(
         self, groups: list[Group], splits: Splits | None
@@ -250,8 +272,7 @@ class _Sweep:
 
     def _compile(self, group: Group, splits: Splits) -> StackPrograms:
         self._compilations += 1
-        keys, size = self._saved
-        in_progress = size if keys and keys[0] in group.keys else 0
+        in_progress = len(self._saved) if self._saved and self._saved[0] in group.keys else 0
         return plan.compile_group(
             group,
             self._mesh,
@@ -269,7 +290,7 @@ class _Sweep:
         while group.pending:
             try:
                 programs = programs or self._compile(group, splits)
-                places = _next_stack(group, programs.size, self._saved[0])
+                places = _next_stack(group, programs.size, self._saved)
                 worker = Loop(
                     group.prepared, self._mesh, splits, programs, self._partial, display,
                     self._stop, self._clock,
@@ -288,7 +309,8 @@ class _Sweep:
         outcomes = loop.train(worker, chosen, [group.keys[place] for place in places])
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
-            self._ledger.write(record)
+            if parallel.is_first():
+                self._ledger.write(record)
             group.records[place] = record
             self._run.log_member(record.name, record.curve)
         loop.discard(self._partial)
@@ -308,7 +330,7 @@ class _Sweep:
         devices = self._mesh.shape["seed"]
         each = (programs.size // devices if programs else self._most or 1) // 2
         self._most = max(1, each)
-        self._saved = ([], 0)  # Its size is too large as well.
+        self._saved = []  # It is too large as well.
         return each >= 1
 
     def _compare_with_map(
@@ -383,7 +405,8 @@ class _Sweep:
             spec.vary
         ]
         notebook = config.model.init == "notebook" and config.data.dataset == "mnist"
-        outcome.write(self._run, result, title, notebook=notebook)
+        if parallel.is_first():
+            outcome.write(self._run, result, title, notebook=notebook)
         return result
 
 

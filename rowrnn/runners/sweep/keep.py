@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rowrnn import config as configs
-from rowrnn import ledger
+from rowrnn import ledger, parallel
 from rowrnn.checkpoint import CheckpointWriter
 from rowrnn.errors import RunError
 from rowrnn.experiment import Experiment
@@ -43,7 +43,7 @@ class Keeper:
                 if _merit(record) <= self._best:
                     continue
                 self._best = _merit(record)
-            before = list(self._directory.glob("*"))
+            before = parallel.on_first(lambda: list(self._directory.glob("*"))) or []
             self._write(prepared, member, record, state)
             if self._keep == "best":
                 for path in before:
@@ -54,7 +54,6 @@ class Keeper:
         self, prepared: Experiment, member: Member, record: Record, state: TrainState
     ) -> None:
         path = self._directory / member.directory
-        shutil.rmtree(path, ignore_errors=True)
         single = Experiment(member.config, prepared.dataset, prepared.steps, prepared.epoch_steps)
         progress = {
             "step": record.steps,
@@ -66,16 +65,22 @@ class Keeper:
         }
         accuracy = record.validation_accuracy
         facts = single.facts | {"progress": progress, "validation_accuracy": accuracy}
-        try:
-            path.mkdir(parents=True)
-            (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{path} was not written: {error.strerror}") from error
+        parallel.on_first(lambda: _begin(path, member))
         writer = CheckpointWriter(path / "checkpoints", keep=1)
         try:
             writer.save(state, facts, accuracy)
         finally:
             writer.close()
+
+
+def _begin(path: Path, member: Member) -> None:
+    """A new directory for a member."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir(parents=True)
+        (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
 
 
 def _merit(record: Record) -> float:

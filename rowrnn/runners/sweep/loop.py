@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from rowrnn import state as states
 from rowrnn.checkpoint import CheckpointWriter, Facts
 from rowrnn.display import SweepDisplay
 from rowrnn.errors import StoppedError
-from rowrnn.experiment import Events, Experiment, Splits
+from rowrnn.experiment import Events, Experiment, Splits, Values
 from rowrnn.interrupt import StopRequest
 from rowrnn.ledger import Key, Record
 from rowrnn.members import Member
@@ -138,6 +139,16 @@ class _Stack:
         sums = Metrics(**{k: jnp.array(v, kinds[k].dtype) for k, v in saved.sums.items()})
         return cls(**vars(saved) | {"sums": sums, "diverged": diverged})
 
+    def among(self, members: int, size: int) -> "_Stack":
+        """The same members in a stack of another number of places."""
+        idle = size - members
+        return dataclasses.replace(
+            self,
+            sums=jax.tree.map(lambda leaf: leaf[_places(members, size)], self.sums),
+            curves=self.curves[:members] + [{} for _ in range(idle)],
+            validation=self.validation[:members] + [None] * idle,
+        )
+
     def runs(self, members: int) -> np.ndarray:
         """Which of the S places hold a member that has not diverged, bool [S]."""
         places = np.arange(len(self.curves))
@@ -147,6 +158,11 @@ class _Stack:
         """Adds figures to the curve of a member."""
         for name, value in values.items():
             self.curves[index].setdefault(name, []).append((self.step, value))
+
+
+def _places(members: int, size: int) -> np.ndarray:
+    """Which member is in each place of a stack, [S]; in those that stand idle, the last one."""
+    return np.minimum(np.arange(size), members - 1)
 
 
 @dataclass(frozen=True)
@@ -170,8 +186,10 @@ def train(loop: Loop, members: Sequence[Member], keys: Sequence[Key]) -> list[Ou
     Raises `StoppedError` when a signal has come and the stack is saved.
     """
     began = time.perf_counter()
-    padded = [*members, *[members[-1]] * (loop.programs.size - len(members))]
-    values = stack.stack_values([_values(loop, member) for member in padded])
+    padded = [members[place] for place in _places(len(members), loop.programs.size)]
+    values = parallel.stack_on(
+        loop.mesh, stack.stack_values([_values(loop, member) for member in padded])
+    )
     state, progress = _first_state(loop, padded, keys)
     began -= progress.wall_s
     state = _train_steps(loop, len(members), keys, state, values, progress, began)
@@ -183,13 +201,12 @@ def train(loop: Loop, members: Sequence[Member], keys: Sequence[Key]) -> list[Ou
     ]
 
 
-def saved(partial: Path) -> tuple[list[Key], int]:
-    """The members of the stack that was saved in progress and its size; none, 0 without one."""
+def saved(partial: Path) -> list[Key]:
+    """The members of the stack that was saved in progress; empty without one."""
     try:
-        found = files.build(_Saved, checkpoint.newest_facts(partial))
+        return files.build(_Saved, checkpoint.newest_facts(partial)).keys
     except ValueError:  # There is none, or it is of something else.
-        return [], 0
-    return found.keys, found.size
+        return []
 
 
 def _train_steps(
@@ -197,7 +214,7 @@ def _train_steps(
     members: int,
     keys: Sequence[Key],
     state: TrainState,
-    values: dict[str, np.ndarray],
+    values: Values,
     progress: _Stack,
     began: float,
 ) -> TrainState:
@@ -206,22 +223,22 @@ def _train_steps(
     batch = loop.prepared.config.train.batch_size
     save = _Saver(loop, keys, began)
     orders, steps_at_once = None, 1
+    (stopped_by,) = parallel.largest(loop.stop.number)
     while progress.step < events.total and progress.runs(members).any():
-        save.and_leave_if_stopped(state, progress)
+        save.and_leave_if_stopped(state, progress, stopped_by)
         chunk_began = time.perf_counter()
         if orders is None or progress.step % events.epoch == 0:
             orders = loop.programs.order(state.key, np.int32(progress.step // events.epoch))
         steps = min(events.after(progress.step) - progress.step, steps_at_once)
         runs = progress.runs(members)
-        state, sums = loop.programs.chunk(
-            state, progress.sums, values, loop.splits.train, orders,
-            np.where(runs, steps, 0).astype(np.int32),
-        )  # fmt: skip
-        progress.sums = jax.device_get(sums)
+        sums, of_each = parallel.stack_on(
+            loop.mesh, (progress.sums, np.where(runs, steps, 0).astype(np.int32))
+        )
+        state, sums = loop.programs.chunk(state, sums, values, loop.splits.train, orders, of_each)
+        progress.sums = parallel.fetch(loop.mesh, sums)
         seconds = time.perf_counter() - chunk_began
-        steps_at_once = max(1, int(CHUNK_SECONDS / seconds * steps))
         progress.step += steps
-        _note_divergence(state, progress, runs & (progress.sums.nonfinite > 0))
+        _note_divergence(loop, state, progress, runs & (progress.sums.nonfinite > 0))
         examples = steps * batch * int(runs.sum())
         loop.clock.train_s += seconds
         loop.clock.examples += examples
@@ -229,14 +246,17 @@ def _train_steps(
         _handle_events(loop, events, members, state, values, progress)
         if events.due(progress.step, events.save):
             save.if_due(state, progress)
+        longest, stopped_by = parallel.largest(seconds, loop.stop.number)
+        steps_at_once = max(1, int(CHUNK_SECONDS / longest * steps))
     save.close()
     return state
 
 
-def _note_divergence(state: TrainState, progress: _Stack, bad: np.ndarray) -> None:
+def _note_divergence(loop: Loop, state: TrainState, progress: _Stack, bad: np.ndarray) -> None:
     """Of members that are still running, bool [S]; each has stopped at a step of its own."""
-    for index in np.flatnonzero(bad):
-        progress.diverged[int(index)] = int(np.asarray(state.step)[index])
+    if bad.any():
+        steps = parallel.fetch(loop.mesh, state.step)
+        progress.diverged |= {int(index): int(steps[index]) for index in np.flatnonzero(bad)}
 
 
 def _not_finite(state: TrainState) -> np.ndarray:
@@ -253,7 +273,7 @@ def _handle_events(
     events: Events,
     members: int,
     state: TrainState,
-    values: dict[str, np.ndarray],
+    values: Values,
     progress: _Stack,
 ) -> None:
     """Logs and evaluates, as is due after this step."""
@@ -271,8 +291,9 @@ def _handle_events(
     if loop.programs.validation is not None and events.due(progress.step, events.evaluate):
         params = states.evaluation_params(state)
         sums, _ = loop.programs.validation(params, values, loop.splits.validation)
-        sums = jax.device_get(sums)
-        _note_divergence(state, progress, progress.runs(members) & ~np.isfinite(sums.loss_sum))
+        sums = parallel.fetch(loop.mesh, sums)
+        bad = progress.runs(members) & ~np.isfinite(sums.loss_sum)
+        _note_divergence(loop, state, progress, bad)
         for index in np.flatnonzero(progress.runs(members)).tolist():
             accuracy = int(sums.correct[index]) / int(sums.count[index])
             progress.validation[index] = accuracy
@@ -294,7 +315,8 @@ class _Saver:
     def if_due(self, state: TrainState, progress: _Stack) -> None:
         """Saves where the config says when, or where much would be lost otherwise."""
         asked = self._loop.prepared.config.checkpoint.every_steps > 0
-        if asked or time.perf_counter() - self._last > SAVE_SECONDS:
+        (waited,) = parallel.largest(time.perf_counter() - self._last)
+        if asked or waited > SAVE_SECONDS:
             self.now(state, progress)
 
     def now(self, state: TrainState, progress: _Stack) -> None:
@@ -303,20 +325,22 @@ class _Saver:
         if self._writer is None:
             self._writer = CheckpointWriter(self._loop.partial, keep=2)
         progress.wall_s = time.perf_counter() - self._began
-        _note_divergence(state, progress, progress.runs(len(self._keys)) & _not_finite(state))
+        state = parallel.fetch(self._loop.mesh, state)
+        bad = progress.runs(len(self._keys)) & _not_finite(state)
+        _note_divergence(self._loop, state, progress, bad)
         size = self._loop.programs.size
         facts = {"keys": self._keys, "size": size, "stack": progress.to_facts()}
         self._writer.save(_without(state, progress.diverged), facts, None)
         self._last = time.perf_counter()
 
-    def and_leave_if_stopped(self, state: TrainState, progress: _Stack) -> None:
-        """Saves and raises `StoppedError` where a signal has asked for it."""
-        if self._loop.stop.signal_name is None:
+    def and_leave_if_stopped(self, state: TrainState, progress: _Stack, stopped_by: float) -> None:
+        """Saves and raises `StoppedError` where a signal has asked for it, in whatever process."""
+        if not stopped_by:
             return
         self.now(state, progress)
         self.close()
         raise StoppedError(
-            f"stopped by {self._loop.stop.signal_name} at step {progress.step} of "
+            f"stopped by {signal.Signals(int(stopped_by)).name} at step {progress.step} of "
             f"{self._loop.prepared.steps} of {len(self._keys)} members, which is saved; go on "
             f"with: rowrnn sweep --resume {self._loop.partial.parent}"
         )
@@ -352,35 +376,49 @@ def _first_state(
     seeds = [_with_config(loop, member).seeds for member in padded]
     columns = (np.array(column, np.uint32) for column in zip(*seeds, strict=True))
     size = loop.programs.size
-
-    def make_abstract(facts: Facts) -> TrainState:
-        _Stack.from_facts(files.build(_Saved, facts).stack, size)
-        zeros = np.zeros(size, np.uint32)
-        return jax.eval_shape(jax.vmap(loop.prepared.create_state), zeros, zeros)
-
     found = saved(loop.partial)
-    if found == (list(keys), size):
-        restored = checkpoint.restore(loop.partial, make_abstract)
-        if restored is not None:
-            state, facts = restored
-            progress = _Stack.from_facts(facts["stack"], size)
-            checkpoint.set_aside_newer(loop.partial, int(state.step.max()))
-            batch = loop.prepared.config.train.batch_size
-            loop.display.advance(progress.step * batch * len(keys), None)
-            return parallel.stack_on(loop.mesh, state), progress
-    if found[1]:
+    restored = restore(loop.partial, loop.prepared) if found == list(keys) else None
+    if restored is not None:
+        state, progress = restored
+        places = _places(len(keys), size)
+        state = jax.tree.map(lambda leaf: leaf[places], state)
+        parallel.on_first(lambda: checkpoint.set_aside_newer(loop.partial, int(state.step.max())))
+        batch = loop.prepared.config.train.batch_size
+        loop.display.advance(progress.step * batch * len(keys), None)
+        return parallel.put_stack(loop.mesh, state), progress.among(len(keys), size)
+    if found and parallel.is_first():
         warnings.warn(
-            f"checkpoint {loop.partial} is of other members or another number of devices; what was "
-            "in progress starts again",
+            f"checkpoint {loop.partial} is of other members; what was in progress starts again",
             stacklevel=2,
         )
     discard(loop.partial)
-    return loop.programs.create(*columns), _Stack.of(size)
+    seeds = parallel.stack_on(loop.mesh, tuple(columns))
+    return loop.programs.create(*seeds), _Stack.of(size)
+
+
+def restore(partial: Path, prepared: Experiment) -> tuple[TrainState, _Stack] | None:
+    """The stack that was saved in progress, on the host, and where it stands; None without one.
+
+    However many devices it was on, and whichever they were. Raises `RunError` where none that was
+    saved is intact.
+    """
+
+    def make_abstract(facts: Facts) -> TrainState:
+        found = files.build(_Saved, facts)
+        _Stack.from_facts(found.stack, found.size)
+        zeros = jax.ShapeDtypeStruct((found.size,), np.uint32)
+        return jax.eval_shape(jax.vmap(prepared.create_state), zeros, zeros)
+
+    restored = checkpoint.restore(partial, make_abstract)
+    if restored is None:
+        return None
+    state, facts = restored
+    return state, _Stack.from_facts(facts["stack"], facts["size"])
 
 
 def discard(partial: Path) -> None:
     """Removes what was saved of a stack in progress."""
-    shutil.rmtree(partial, ignore_errors=True)
+    parallel.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
 
 
 def _finish(
@@ -388,16 +426,19 @@ def _finish(
     members: Sequence[Member],
     keys: Sequence[Key],
     state: TrainState,
-    values: dict[str, np.ndarray],
+    values: Values,
     progress: _Stack,
 ) -> list[Outcome]:
     """Evaluates the last states on the test part and makes the records."""
     params = states.evaluation_params(state)
-    sums, predicted = jax.device_get(loop.programs.test(params, values, loop.splits.test))
+    sums, predicted = parallel.fetch(
+        loop.mesh, loop.programs.test(params, values, loop.splits.test)
+    )
+    state = parallel.fetch(loop.mesh, state)
     bad = _not_finite(state) | ~np.isfinite(sums.loss_sum)
-    _note_divergence(state, progress, progress.runs(len(members)) & bad)
+    _note_divergence(loop, state, progress, progress.runs(len(members)) & bad)
     right = predicted == loop.prepared.dataset.test.labels[None]
-    last = _states_on_host(state, len(members))
+    last = [stack.member_of(state, index) for index in range(len(members))]
     outcomes = []
     for index, (member, key) in enumerate(zip(members, keys, strict=True)):
         common: dict[str, Any] = {
@@ -441,12 +482,6 @@ def _diverged(common: dict[str, Any], step: int) -> Record:
         )
     )
     return Record(**common, **unknown, status=ledger.DIVERGED, steps=step)  # type: ignore[arg-type]
-
-
-def _states_on_host(state: TrainState, members: int) -> list[TrainState]:
-    """The members of a stack as states of their own, arrays on the host; keys as they are."""
-    key, arrays = state.key, jax.device_get(state._replace(key=np.zeros(len(state.key))))
-    return [stack.member_of(arrays, i)._replace(key=key[i]) for i in range(members)]
 
 
 def _values(loop: Loop, member: Member) -> dict[str, Any]:

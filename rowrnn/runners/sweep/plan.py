@@ -158,8 +158,8 @@ def compile_group(
         chunk: members of a device; None chooses: with `vmap` as many as fit its memory, otherwise
             one, so that each is recorded when it is done.
         most: the most members of a device that memory has been found to allow.
-        in_progress: size of a stack that was saved, which goes on in one of the same size where
-            the devices allow it; 0 where there is none.
+        in_progress: members of a stack that was saved, which goes on in one that takes them all;
+            0 where there is none.
     """
     devices = mesh.shape["seed"]
     needed = math.ceil(len(group.pending) / devices)
@@ -168,8 +168,8 @@ def compile_group(
     def compiled(each: int) -> StackPrograms:
         return stack.compile_stack(group.prepared, mesh, splits, each * devices, vmap=vmap)
 
-    if in_progress and in_progress % devices == 0:
-        return compiled(in_progress // devices)
+    if in_progress:
+        return compiled(math.ceil(in_progress / devices))
     if chunk is not None or not vmap:
         return compiled(min(limit, chunk or 1))
     if mesh.devices.flat[0].platform == "cpu":
@@ -177,7 +177,9 @@ def compile_group(
     trial = min(limit, 4)
     programs = compiled(trial)
     for_one = parallel.device_bytes(programs.chunk) / trial
-    fit = max(1, int(_SHARE_OF_MEMORY * parallel.free_bytes(mesh) / for_one))
+    # Of the process that has least, since all run the same program.
+    (used,) = parallel.largest(-parallel.free_bytes(mesh))
+    fit = max(1, int(_SHARE_OF_MEMORY * -used / for_one))
     return programs if min(limit, fit) == trial else compiled(min(limit, fit))
 
 
@@ -190,7 +192,8 @@ def make(
     per_member, size, needs = 0.0, 0, None
     if first is not None and programs is not None and splits is not None:
         size, needs = programs.size, parallel.device_bytes(programs.chunk)
-        per_member = _seconds_of_a_stack(first, splits, programs) / min(size, len(first.pending))
+        seconds = _seconds_of_a_stack(first, mesh, splits, programs)
+        per_member = seconds / min(size, len(first.pending))
     parts = []
     for group in groups:
         scale = 0.0
@@ -226,22 +229,22 @@ def _work(group: Group) -> float:
     return group.examples * sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def _seconds_of_a_stack(group: Group, splits: Splits, programs: StackPrograms) -> float:
+def _seconds_of_a_stack(group: Group, mesh: Mesh, splits: Splits, programs: StackPrograms) -> float:
     """How long a whole stack takes, from some steps and an evaluation that are thrown away."""
     prepared, size = group.prepared, programs.size
-    seeds = np.zeros(size, np.uint32)
-    values = stack.stack_values([prepared.values] * size)
+    seeds = parallel.stack_on(mesh, np.zeros(size, np.uint32))
+    values = parallel.stack_on(mesh, stack.stack_values([prepared.values] * size))
     state = programs.create(seeds, seeds)
     orders = programs.order(state.key, np.int32(0))
 
     def run(steps: int) -> float:
         nonlocal state
+        sums, of_each = parallel.stack_on(mesh, (stack.zeros(size), np.full(size, steps, np.int32)))
         began = time.perf_counter()
-        state, sums = programs.chunk(
-            state, stack.zeros(size), values, splits.train, orders, np.full(size, steps, np.int32)
-        )
+        state, sums = programs.chunk(state, sums, values, splits.train, orders, of_each)
         jax.block_until_ready(sums)
-        return time.perf_counter() - began
+        (seconds,) = parallel.largest(time.perf_counter() - began)
+        return seconds
 
     run(1)
     once = run(1)

@@ -1,0 +1,77 @@
+"""Devices and processes: starting jax, the mesh and what lies where, jobs of several processes.
+
+The only room that knows of devices. A program is written for one device; here it is compiled for
+all those of a mesh with axes ``"seed"`` and ``"data"``: members of a sweep are divided over the
+first, the examples of each batch over the second. The devices may belong to several processes, on
+one machine or many, that all run the same program (`jax.distributed`).
+"""
+
+from rowrnn.parallel.mesh import (
+    check_divides,
+    describe,
+    make_mesh,
+    make_sweep_mesh,
+    on_accelerator,
+    start,
+    start_sweep,
+)
+from rowrnn.parallel.placement import (
+    create_state,
+    fetch,
+    put_replicated,
+    put_split,
+    put_stack,
+    put_state,
+    replicated,
+    stack_on,
+)
+from rowrnn.parallel.processes import (
+    busy,
+    from_first,
+    is_first,
+    largest,
+    leave,
+    on_first,
+    waiting_for_others,
+)
+from rowrnn.parallel.programs import (
+    compile_for_seeds,
+    compile_replicated,
+    device_bytes,
+    divide_batches,
+    divide_grads,
+    free_bytes,
+    is_out_of_memory,
+)
+
+__all__ = [
+    "busy",
+    "check_divides",
+    "compile_for_seeds",
+    "compile_replicated",
+    "create_state",
+    "describe",
+    "device_bytes",
+    "divide_batches",
+    "divide_grads",
+    "fetch",
+    "free_bytes",
+    "from_first",
+    "is_first",
+    "is_out_of_memory",
+    "largest",
+    "leave",
+    "make_mesh",
+    "make_sweep_mesh",
+    "on_accelerator",
+    "on_first",
+    "put_replicated",
+    "put_split",
+    "put_stack",
+    "put_state",
+    "replicated",
+    "stack_on",
+    "start",
+    "start_sweep",
+    "waiting_for_others",
+]

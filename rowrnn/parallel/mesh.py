@@ -1,0 +1,166 @@
+"""Starting jax, and the devices of all processes as a mesh."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from rowrnn import program_cache
+from rowrnn.config import ParallelConfig
+from rowrnn.errors import ConfigError
+from rowrnn.parallel import processes
+
+
+def start(config: ParallelConfig) -> None:
+    """Prepares jax for a run; what is asked for must come before its first computation."""
+    _start(config, default=1, collectives=True)
+
+
+def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
+    """Prepares jax for a sweep: on a CPU each core becomes a device.
+
+    `vmap` makes batched matrix products. On a CPU these can wait for each other for ever where the
+    thread pool is not larger than the number of devices (seen in a third of the runs with two
+    cores, at 0 % CPU), so that it gets a larger one.
+    """
+    processes.join(config)
+    default = len(_cores()) if processes.count() == 1 else 1
+    _start(config, default=default, collectives=(config.data or 1) > 1, vmap=vmap)
+
+
+def _start(config: ParallelConfig, *, default: int, collectives: bool, vmap: bool = False) -> None:
+    """Joins the job and asks for CPU devices, `default` where the config says nothing of them."""
+    processes.join(config)
+    count = _wanted(config) or default
+    # With one, the backend starts as it likes; and where it runs already, that may be with more.
+    may_start = count == 1 or _ask_for_cpu_devices(count)
+    # Devices that wait for each other in a collective each hold a thread.
+    waiting = vmap or (collectives and count > len(_cores()))
+    if may_start and waiting and not _pool_exceeds(count):
+        os.environ["NPROC"] = str(2 * max(2, count))
+    program_cache.start(keep=config.compilation_cache)
+    if processes.count() > 1:
+        # All processes meet to tell each other of their devices, for which jax waits two minutes.
+        jax.devices()
+
+
+def _wanted(config: ParallelConfig) -> int:
+    """Devices of each process that a config asks for; 0 where it leaves them open."""
+    axes = (config.data or 1) * (config.seed or 1)
+    return config.devices or (axes > 1 and -(-axes // processes.count()))
+
+
+def _ask_for_cpu_devices(count: int) -> bool:
+    """Makes the CPU backend start with so many devices; False where it runs already."""
+    try:
+        # A value that stays as it is is accepted, even where the backend runs.
+        jax.config.update("jax_num_cpu_devices", count + 1)
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _pool_exceeds(devices: int) -> bool:
+    """Whether the thread pool of the CPU backend is known to be larger than a number of devices."""
+    threads = os.environ.get("NPROC", "")
+    return threads.isdecimal() and int(threads) > devices
+
+
+def _cores() -> list[int]:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def make_mesh(config: ParallelConfig) -> Mesh:
+    """A mesh with axes "seed" and "data", all its devices on "data".
+
+    Raises `ConfigError` where fewer devices are there than asked for, or the axes do not fit them.
+    """
+    if (config.seed or 1) > 1:
+        raise ConfigError(
+            f"parallel.seed = {config.seed}: a single run has one seed; leave it out, or train "
+            "many with rowrnn sweep"
+        )
+    local = len(jax.local_devices())
+    grid = _take(_wanted(config) or (local if on_accelerator() else 1))
+    return _mesh(config, grid, data=config.data or len(grid), seed=1)
+
+
+def on_accelerator() -> bool:
+    """Whether jax has found something better than CPUs."""
+    return jax.default_backend() != "cpu"
+
+
+def make_sweep_mesh(config: ParallelConfig, *, vmap: bool) -> Mesh:
+    """A mesh with axes "seed" and "data", its devices on "seed" unless the config says otherwise.
+
+    Raises `ConfigError` where fewer devices are there than asked for, where the axes do not fit
+    them, and for `vmap` on CPU devices that could wait for each other for ever, see `start_sweep`.
+    """
+    local = len(jax.local_devices())
+    if vmap and not on_accelerator() and not _pool_exceeds(local):
+        raise ConfigError(
+            "strategy = 'vmap': jax runs already in this process, with a thread pool in which "
+            "batched products on CPU devices can hang; set "
+            f"NPROC={2 * max(2, local)} in the environment before jax starts, or take "
+            "strategy = 'map'"
+        )
+    grid = _take(_wanted(config) or local)
+    data = config.data or 1
+    return _mesh(config, grid, data=data, seed=config.seed or max(1, len(grid) // data))
+
+
+def _take(count: int) -> list[Any]:
+    """The first so many devices of each process, process by process."""
+    devices = jax.devices()
+    if count > len(jax.local_devices()):
+        raise ConfigError(
+            f"parallel.devices = {count}: this process has {len(jax.local_devices())} "
+            f"{devices[0].platform} device(s); ask for at most that many"
+        )
+    taken = []
+    for process in range(processes.count()):
+        taken += [device for device in devices if device.process_index == process][:count]
+    return taken
+
+
+def _mesh(config: ParallelConfig, devices: list[Any], *, data: int, seed: int) -> Mesh:
+    if seed * data != len(devices):
+        asked = ", ".join(
+            f"parallel.{name} = {value}"
+            for name, value in (("seed", config.seed), ("data", config.data))
+            if value is not None
+        )
+        raise ConfigError(
+            f"{asked}: seed x data must be the number of devices, {len(devices)} in all"
+        )
+    # Neighbours on "data", which talk to each other at every step, are of one process if possible.
+    grid = np.array(devices).reshape(seed, data)
+    return Mesh(grid, ("seed", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_divides(mesh: Mesh, batch_size: int) -> None:
+    """Raises `ConfigError` where the batch cannot be divided evenly over the devices."""
+    count = mesh.shape["data"]
+    if batch_size % count:
+        raise ConfigError(
+            f"train.batch_size = {batch_size}: must be a multiple of {count}, "
+            "the number of devices that share each batch"
+        )
+
+
+def describe(mesh: Mesh) -> dict[str, object]:
+    """What ran: platform, kind and number of devices, processes, and the cores of this machine."""
+    device = mesh.devices.flat[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "devices": int(mesh.devices.size),
+        "processes": processes.count(),
+        "cores": len(_cores()),
+    }

@@ -1,0 +1,195 @@
+"""Compiling for a mesh: the programs of one run or of many, and what they need."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rowrnn.parallel import processes
+from rowrnn.parallel.placement import replicated
+from rowrnn.step import GradFn
+
+# Told to the compiler on CPUs, by type of the operands, unless XLA_FLAGS says something about it:
+# without YNNPACK the small float32 products of a step are 15 to 20 % faster, and bfloat16 ones
+# much slower (experiments/speed_notes.md).
+_CPU_OPTIONS = {"float32": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+
+
+def divide_grads(mesh: Mesh, grad_fn: GradFn) -> GradFn:
+    """Runs a gradient function on each device's share of the batch and sums what it gives.
+
+    Said in so many words, inside `shard_map`: left to itself, the partitioner gathers the gates of
+    all rows on every device, which then all compute the whole gradient of the kernel.
+    """
+    if mesh.shape["data"] == 1:
+        return grad_fn
+
+    def share(params, batch, keys):
+        return jax.lax.psum(grad_fn(params, *_share(mesh, (batch, keys))), "data")
+
+    return share
+
+
+def divide_batches(mesh: Mesh, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Runs a function of examples [B, ...] on each device's share of them, where they divide.
+
+    What it gives, [B, ...] as well, is whole on every device.
+    """
+    count = mesh.shape["data"]
+
+    def share(examples):
+        if any(array.shape[0] % count for array in jax.tree.leaves(examples)):
+            return function(examples)
+        return jax.lax.all_gather(function(_share(mesh, examples)), "data", tiled=True)
+
+    return function if count == 1 else share
+
+
+def _share(mesh: Mesh, tree: Any) -> Any:
+    """Of arrays [B, ...] the part that this device works on."""
+    count, index = mesh.shape["data"], jax.lax.axis_index("data")
+
+    def cut(array):
+        size = array.shape[0] // count
+        return jax.lax.dynamic_slice_in_dim(array, index * size, size)
+
+    return jax.tree.map(cut, tree)
+
+
+def compile_replicated(
+    mesh: Mesh, function: Callable, *arguments: Any, dtype: str, donate: tuple[int, ...] = ()
+) -> jax.stages.Compiled:
+    """Compiles a function whose arguments and results lie whole on every device of the mesh.
+
+    Args:
+        mesh: the devices.
+        function: what to compile; each device runs it, and it may divide work over "data".
+        arguments: what it will be called with, or others of the same shapes and types.
+        dtype: type of the operands of matrix products, as `model.dtype` says it.
+        donate: positions of the arguments whose memory the results may take over.
+    """
+    everywhere = replicated(mesh)
+    if mesh.size > 1:
+        function = _on_each_device(mesh, function, P(), P())
+    jitted = jax.jit(
+        function, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=donate
+    )
+    return _compile(mesh, jitted, arguments, dtype)
+
+
+def compile_for_seeds(
+    mesh: Mesh,
+    function: Callable,
+    stacked: tuple[bool, ...],
+    *arguments: Any,
+    vmap: bool,
+    dtype: str,
+    donate: tuple[int, ...] = (),
+) -> jax.stages.Compiled:
+    """Compiles a function of one member for many of them, divided over the axis "seed".
+
+    On each device its members run one after the other, in the very loop that a solo run executes
+    (`lax.map`), or all at once (`vmap`).
+
+    Args:
+        mesh: the devices.
+        function: of one member.
+        stacked: which arguments have a leading axis of members, [S, ...], as all results have;
+            the others are the same for all.
+        arguments: what it will be called with, or others of the same shapes and types.
+        vmap: whether the members of a device run at once.
+        dtype: type of the operands of matrix products, as `model.dtype` says it.
+        donate: positions of the arguments whose memory the results may take over.
+    """
+    specs = tuple(P("seed") if is_stacked else P() for is_stacked in stacked)
+
+    def of_a_device(*arguments):
+        def of_a_member(members):
+            members = iter(members)
+            return function(
+                *(
+                    next(members) if is_stacked else argument
+                    for argument, is_stacked in zip(arguments, stacked, strict=True)
+                )
+            )
+
+        members = tuple(a for a, is_stacked in zip(arguments, stacked, strict=True) if is_stacked)
+        return jax.vmap(of_a_member)(members) if vmap else jax.lax.map(of_a_member, members)
+
+    of_a_device.__name__ = function.__name__
+    jitted = jax.jit(
+        _on_each_device(mesh, of_a_device, specs, P("seed")),
+        in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
+        out_shardings=NamedSharding(mesh, P("seed")),
+        donate_argnums=donate,
+    )
+    return _compile(mesh, jitted, arguments, dtype)
+
+
+def _on_each_device(mesh: Mesh, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """A function that each device runs by itself, but where it says otherwise."""
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    mapped.__name__ = function.__name__  # For the log of compilations.
+    return mapped
+
+
+def _compile(mesh: Mesh, jitted: Any, arguments: Any, dtype: str) -> jax.stages.Compiled:
+    with processes.busy():
+        lowered = jitted.lower(*jax.tree.map(_abstract, arguments))
+        try:
+            return lowered.compile(compiler_options=_compiler_options(mesh, dtype))
+        except jax.errors.JaxRuntimeError as error:
+            # The options are of one XLA; another may know them no more.
+            if "No such compile option" not in str(error):
+                raise
+            return lowered.compile()
+
+
+def _abstract(argument: Any) -> Any:
+    """The shape of an array of the host, which stands for no place; others say theirs."""
+    if isinstance(argument, np.ndarray | np.generic):
+        return jax.ShapeDtypeStruct(argument.shape, argument.dtype)
+    return argument
+
+
+def device_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program needs on each device: arguments, results, temporaries.
+
+    Results that take the place of a donated argument count once.
+    """
+    analysis = compiled.memory_analysis()
+    assert analysis is not None, "every backend of jax gives one"
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
+def free_bytes(mesh: Mesh) -> int:
+    """What a device of the mesh has left; of a CPU, its share of what the machine has."""
+    local = mesh.local_devices
+    counts = local[0].memory_stats() or {}
+    if "bytes_limit" in counts:
+        return counts["bytes_limit"] - counts.get("bytes_in_use", 0)
+    kind = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE") // len(local)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether jax has failed for want of memory on a device."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _compiler_options(mesh: Mesh, dtype: str) -> dict[str, Any]:
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in _CPU_OPTIONS.get(dtype, {}).items() if name not in flags}
