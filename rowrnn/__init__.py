@@ -4,7 +4,7 @@ The same jobs as on the command line, as functions:
 
 - `train` trains one run and keeps it in a directory; `evaluate`, `predict` and `export` use it;
 - `sweep` trains many seeds and says how they are distributed; `compare` holds two sweeps against
-  each other;
+  each other; `extract` takes a member out as a run of its own;
 - `load` gives the trained network itself;
 - `make_train` gives the whole training as a pure function of the seed, for `jit` and `vmap`.
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rowrnn.runners.evaluate import Evaluation, evaluate
     from rowrnn.runners.export import export
     from rowrnn.runners.predict import Prediction, predict
-    from rowrnn.runners.sweep import SweepResult, SweepSettings, sweep
+    from rowrnn.runners.sweep import SweepResult, SweepSettings, extract, sweep
     from rowrnn.runners.train import TrainResult, train
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "extract",
     "load",
     "make_train",
     "predict",
@@ -58,6 +59,7 @@ _HOMES = {
     "compare": "rowrnn.runners.compare",
     "evaluate": "rowrnn.runners.evaluate",
     "export": "rowrnn.runners.export",
+    "extract": "rowrnn.runners.sweep",
     "load": "rowrnn.classifier",
     "make_train": "rowrnn.experiment",
     "predict": "rowrnn.runners.predict",

@@ -23,6 +23,7 @@ _MODULES = {
     "train": "train",
     "sweep": "sweep",
     "compare": "compare",
+    "extract": "extract",
     "eval": "evaluate",
     "predict": "predict",
     "export": "export",
@@ -40,6 +41,8 @@ commands:
   train [CONFIG.toml]      train one run, evaluate it and keep it in a directory
   sweep [CONFIG.toml] --seeds 0:64
                            train many seeds, and say how their accuracy spreads
+  extract SWEEP MEMBER --to DIR
+                           a member of a sweep as a run of its own
   compare SWEEP [SWEEP]    is the second better, and by how much?
   eval RUN                 loss, accuracy by class and confusion matrix of a run
   predict RUN PICTURE ...  what a run sees in pictures

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from rowrnn import config as configs
 from rowrnn.cli.terminal import Common, console, parse, plain, require_text
+from rowrnn.config import Config, ParallelConfig
 
 if TYPE_CHECKING:
     from rowrnn.runners.evaluate import Evaluation
@@ -34,18 +36,27 @@ class EvalArguments(Common):
     split: Literal["test", "validation", "train"] = "test"
     """The part of the data."""
     data: _DataPlace = _DataPlace()
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluates a run."""
     given = parse("eval", EvalArguments, arguments)
     require_text(given.run)
+    configs.check(Config(parallel=given.parallel))
 
+    from rowrnn import parallel
     from rowrnn.runners import evaluate
 
     evaluation = evaluate.evaluate(
-        given.run, which=given.checkpoint, split=given.split, data_dir=given.data.dir
+        given.run,
+        which=given.checkpoint,
+        split=given.split,
+        data_dir=given.data.dir,
+        devices=given.parallel,
     )
+    if not parallel.is_first():
+        return 0
     paths = evaluate.save(evaluation)
     _report_evaluation(evaluation, paths)
     if given.json:

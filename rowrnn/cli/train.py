@@ -1,6 +1,7 @@
 """``rowrnn train``."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -105,8 +106,13 @@ def is_one_of_several(config: Config) -> bool:
 
     What a cluster tells is read by jax later; here it is enough to know that it tells something.
     """
-    told = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID")
-    return config.parallel.coordinator is not None or any(name in os.environ for name in told)
+    told = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
+    return (
+        config.parallel.coordinator is not None
+        or any(name in os.environ for name in told)
+        # The host of a TPU, which may be one of many, and only jax asks.
+        or importlib.util.find_spec("libtpu") is not None
+    )
 
 
 def _report_training(result: "TrainResult") -> None:

@@ -32,6 +32,7 @@ from rowrnn.parallel.processes import (
     largest,
     leave,
     on_first,
+    require_same,
     waiting_for_others,
 )
 from rowrnn.parallel.programs import (
@@ -70,6 +71,7 @@ __all__ = [
     "put_stack",
     "put_state",
     "replicated",
+    "require_same",
     "stack_on",
     "start",
     "start_sweep",

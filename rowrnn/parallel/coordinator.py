@@ -6,6 +6,7 @@ enough. It is started by process 0 and serves until that tells it to end, or has
 A script that needs jaxlib alone, since it has no time to import jax.
 """
 
+import signal
 import sys
 import time
 
@@ -15,6 +16,9 @@ _OUTLIVES_S = 30.0
 
 def main() -> None:
     """Serves; prints a line when it does."""
+    # A cluster signals all that belongs to a job; the processes save then, and still need this one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     from jaxlib import _jax  # type: ignore[attr-defined]
 
     address, count = sys.argv[1], int(sys.argv[2])

@@ -25,13 +25,17 @@ from rowrnn import errors
 from rowrnn.config import ParallelConfig
 from rowrnn.errors import ConfigError, JobError, RowRNNError
 from rowrnn.parallel import coordinator
-from rowrnn.parallel.watchdog import Watchdog
+from rowrnn.parallel.watchdog import COMMON, Watchdog
 
 _Value = TypeVar("_Value")
 
 # A process may come this much later than the first, and wait this long for one that still writes.
 _JOIN_S = 300
 _END_S = 86_400
+# Longer than the watchdog takes to miss somebody.
+_VERDICT_S = 12.0
+# Of those that leave together, for the last to arrive.
+_TOGETHER_S = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ _job: _Job | None = None
 def join(config: ParallelConfig) -> None:
     """Joins the job that the config or the cluster tells of, if any; before jax computes.
 
-    Raises `ConfigError` where the processes do not find each other. A job that the caller has
+    Raises `JobError` where the processes do not find each other. A job that the caller has
     joined through `jax.distributed.initialize` is taken as it is.
     """
     global _job
@@ -84,7 +88,7 @@ def _detect_cluster() -> str | None:
         return None
     for cluster in clusters.ClusterEnv._cluster_types:
         if not cluster.opt_in_only_method and cluster.is_env_present():
-            return cluster.name
+            return cluster.name or cluster.__name__
     return None
 
 
@@ -104,12 +108,12 @@ def _initialize(config: ParallelConfig, cluster: str | None) -> None:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             if cluster is not None:
-                raise ConfigError(
+                raise JobError(
                     f"{cluster} has started this process as one of several, but jax cannot find "
                     f"the others ({reason}); give --parallel.coordinator HOST:PORT, "
                     "--parallel.processes N and --parallel.process K"
                 ) from error
-            raise ConfigError(
+            raise JobError(
                 f"parallel.coordinator = {config.coordinator!r}: process {config.process} of "
                 f"{config.processes} could not join ({reason}); it must be an address of process "
                 "0 that all others reach, with a port that is free there"
@@ -206,6 +210,16 @@ def _tell(outcome: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+def require_same(**what: str) -> None:
+    """Raises `ConfigError` where a process has been given something else than process 0."""
+    for name, text in what.items():
+        if from_first(text) != text:
+            raise ConfigError(
+                f"{name}: process {index()} of the job was given another than process 0; all "
+                "processes need the same arguments, but for parallel.process"
+            )
+
+
 def largest(*values: float) -> tuple[float, ...]:
     """Of each value the largest that a process has; all of them meet here."""
     if count() == 1:
@@ -213,8 +227,9 @@ def largest(*values: float) -> tuple[float, ...]:
     from jax.experimental import multihost_utils
 
     assert _job is not None
-    gathered = multihost_utils.process_allgather(np.array(values, np.float32))
+    # On arrival: who is further than another waits for it.
     _job.watchdog.beat()
+    gathered = multihost_utils.process_allgather(np.array(values, np.float32))
     return tuple(float(value) for value in gathered.max(axis=0))
 
 
@@ -233,19 +248,13 @@ def busy() -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting_for_others() -> Iterator[None]:
-    """Where jax fails in here because a process is gone, the watchdog tells which, and leaves."""
+    """Where something fails in here because a process is gone, the watchdog tells which."""
     try:
         yield
-    except RowRNNError:
-        raise
     except Exception:
-        if count() > 1:
-            time.sleep(_VERDICT_S)
+        if _job is not None:
+            _job.watchdog.wait_for_signs_of_life(_VERDICT_S)
         raise
-
-
-# Longer than the watchdog takes to miss somebody.
-_VERDICT_S = 12.0
 
 
 def leave(code: int, reason: str) -> None:
@@ -257,6 +266,9 @@ def leave(code: int, reason: str) -> None:
         return
     with contextlib.suppress(Exception):  # Nobody may be there to be told.
         _job.watchdog.leave(code, reason)
+        if code in COMMON:
+            # A cluster may end the others as soon as one has ended: not while process 0 writes.
+            _job.client.wait_at_barrier("rowrnn/left", 1_000 * _TOGETHER_S)
     _exit(code)
 
 

@@ -11,17 +11,24 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from rowrnn.errors import DivergedError, StoppedError
 
 INTERVAL_S = 0.5
 """Between two looks."""
 
 # 7 s without a sign of life.
 _LOST_LOOKS = 14
+_SILENT_LOOKS = 3
 # For one that ends for a reason that all have, and so do the others.
 _LEFT_LOOKS = 6
+
+COMMON = frozenset({0, DivergedError.exit_code, StoppedError.exit_code})
+"""Exit codes with which all processes leave at the same step."""
 
 
 class Store(Protocol):
@@ -109,6 +116,16 @@ class Watchdog:
         self._change(left=code, reason=reason[:2_000])
         self._publish()
 
+    def wait_for_signs_of_life(self, most_s: float) -> None:
+        """Returns when all others have been heard of again; gives up where one has not."""
+        before = {index: status.tick for index, status in self._last.items()}
+        for _ in range(round(most_s / INTERVAL_S)):
+            others = [(i, s) for i, s in self._last.items() if i != self._index]
+            # What was on its way when this began counts for nothing.
+            if all(s.left is not None or s.tick > before.get(i, 0) + 1 for i, s in others):
+                return
+            time.sleep(INTERVAL_S)
+
     def _change(self, **values: object) -> None:
         with self._lock:
             self._own = dataclasses.replace(self._own, **values)  # type: ignore[arg-type]
@@ -138,7 +155,7 @@ class Watchdog:
         """Takes in what all have published; a sentence where the job cannot go on."""
         before, self._last = self._last, dict(statuses)
         present = {index: s for index, s in statuses.items() if s.left is None}
-        self._since_left += any(s.left for s in statuses.values())
+        self._since_left += any(_left_alone(status) for status in statuses.values())
         moved = any(index not in before or s.beat != before[index].beat
                     for index, s in present.items())  # fmt: skip
         busy = len(statuses) < self._count or any(s.busy for s in present.values())
@@ -150,7 +167,7 @@ class Watchdog:
 
     def _judge(self, present: Mapping[int, Status]) -> str | None:
         if self._since_left >= _LEFT_LOOKS:
-            index, status = next((i, s) for i, s in sorted(self._last.items()) if s.left)
+            index, status = next((i, s) for i, s in sorted(self._last.items()) if _left_alone(s))
             return f"{_name(index, status)} left with exit code {status.left}: {status.reason}"
         for index, status in present.items():
             if index != self._index and self._silent[index] >= _LOST_LOOKS:
@@ -158,11 +175,18 @@ class Watchdog:
                 return f"{_name(index, status)} was lost: no sign of life for {seconds:g} s"
         if self._still >= self._stall_looks:
             least = min(status.beat for status in present.values())
-            behind = [_name(i, s) for i, s in sorted(present.items()) if s.beat == least]
+            silent = [i for i in present if self._silent[i] >= _SILENT_LOOKS]
+            behind = [_name(i, s) for i, s in sorted(present.items())
+                      if (i in silent if silent else s.beat == least)]  # fmt: skip
             seconds = self._stall_looks * INTERVAL_S
             verb = "hangs" if len(behind) == 1 else "hang"
             return f"no progress for {seconds:g} s: {', '.join(behind)} {verb}"
         return None
+
+
+def _left_alone(status: Status) -> bool:
+    """Whether a process has left for a reason of its own, and the others cannot go on."""
+    return status.left is not None and status.left not in COMMON
 
 
 def _name(index: int, status: Status) -> str:

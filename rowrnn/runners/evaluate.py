@@ -1,15 +1,19 @@
 """How good is a trained network: loss, accuracy with its interval, and where it errs."""
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from rowrnn import data, figures, files, stats
+from rowrnn import data, figures, files, parallel, stats, step
 from rowrnn.classifier import Classifier, load
+from rowrnn.config import ParallelConfig
 from rowrnn.data import Split
 from rowrnn.errors import DataError, RunError
 
@@ -68,6 +72,7 @@ def evaluate(
     which: str = "last",
     split: Literal["test", "validation", "train"] = "test",
     data_dir: str = "",
+    devices: ParallelConfig | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run on a part of the data it was trained on.
 
@@ -76,14 +81,20 @@ def evaluate(
         which: "last", "best" (highest validation accuracy) or a step.
         split: which part of the data.
         data_dir: where the data lies now, where that is not what the run's config says.
+        devices: which share the images, of this process or of several; as `train` takes them.
 
     Raises:
         RunError: no run, no intact checkpoint, or the data is not what it was trained on.
         DataError: the data is missing or damaged, or has no such part.
     """
-    classifier = load(run_dir, which)
-    images, labels = _split_of(classifier, split, data_dir)
-    logits = classifier.logits(images)
+    devices = devices or ParallelConfig()
+    parallel.start(devices)
+    with parallel.waiting_for_others():
+        parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
+        mesh = parallel.make_mesh(devices)
+        classifier = load(run_dir, which)
+        images, labels = _split_of(classifier, split, data_dir)
+        logits = _logits(classifier, mesh, images)
     predicted = logits.argmax(axis=1)
     confusion = np.zeros((classifier.classes, classifier.classes), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -146,6 +157,20 @@ def _split_of(classifier: Classifier, split: str, data_dir: str) -> tuple[np.nda
             f"{classifier.run_dir} was trained without a {split} part; evaluate it on test"
         )
     return part.images, part.labels
+
+
+def _logits(classifier: Classifier, mesh: Mesh, images: np.ndarray) -> np.ndarray:
+    """Logits [N, C] of images [N, T, F], with each batch divided over the devices."""
+    config = classifier.config
+
+    def logits(params, images):
+        divide = functools.partial(parallel.divide_batches, mesh)
+        return step.predict_logits(config, params, images, classifier.classes, divide)
+
+    arguments = parallel.put_replicated(mesh, (classifier.params, images))
+    with jax.default_matmul_precision(config.train.precision):
+        compiled = parallel.compile_replicated(mesh, logits, *arguments, dtype=config.model.dtype)
+    return parallel.fetch(mesh, compiled(*arguments))
 
 
 def _mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -96,6 +96,7 @@ def train(
     parallel.start(config.parallel)
     config = configs.without_job(config)
     with parallel.waiting_for_others():
+        parallel.require_same(config=configs.dump(config))
         prepared = experiment.prepare(config)
         # All that can be refused is refused before a run is overwritten.
         mesh = _make_mesh(prepared)

@@ -93,8 +93,9 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path, count, re
         if draw.random() < 0.1:
             time.sleep(draw.uniform(1, 3))
         else:
-            while phases.read(tmp_path / "phase") in ("start", "compile"):
-                assert process.poll() is None, process.communicate()[1]
+            starting = ("start", "compile")
+            # One that was killed when its result was there gives it at once.
+            while phases.read(tmp_path / "phase") in starting and process.poll() is None:
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, seconds / 3))
         if process.poll() is not None:

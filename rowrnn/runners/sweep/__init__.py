@@ -22,6 +22,7 @@ from rowrnn.interrupt import StopRequest
 from rowrnn.ledger import Ledger, Record
 from rowrnn.members import Member, Spec, Vary
 from rowrnn.rundir import RunDir, WatchedRunDir
+from rowrnn.runners.sweep import extract as extracting
 from rowrnn.runners.sweep import loop, outcome, plan
 from rowrnn.runners.sweep.keep import KEEP, Keeper
 from rowrnn.runners.sweep.loop import Clock, Loop, Outcome
@@ -29,7 +30,9 @@ from rowrnn.runners.sweep.outcome import SweepResult
 from rowrnn.runners.sweep.plan import Group, Plan
 from rowrnn.stack import StackPrograms
 
-__all__ = ["STRATEGIES", "Plan", "SweepResult", "SweepSettings", "make_plan", "reopen", "sweep"]
+__all__ = [
+    "STRATEGIES", "Plan", "SweepResult", "SweepSettings", "extract", "make_plan", "reopen", "sweep",
+]  # fmt: skip
 
 STRATEGIES = ("auto", "map", "vmap")
 
@@ -98,6 +101,12 @@ def sweep(
     everyone, mesh, strategy = _prepare(spec, settings)
     spec = dataclasses.replace(spec, config=configs.without_job(spec.config))
     with parallel.waiting_for_others():
+        parallel.require_same(
+            config=configs.dump(spec.config),
+            seeds=str(spec.seeds),
+            grid=str(spec.grid),
+            settings=str((spec.vary, settings)),
+        )
         path = Path(parallel.from_first(str(path)))
         if resume is None:
             # All that can be refused is refused before a run is overwritten.
@@ -148,6 +157,26 @@ def reopen(
         vary=started.vary,
     )
     return spec, settings
+
+
+def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
+    """Takes a member of a sweep out as a single run, which `train` can go on with.
+
+    Args:
+        sweep_dir: the sweep; nobody may be writing to it.
+        member: its name, such as ``seed=3`` or ``learning_rate=0.001,seed=3``.
+        to: the new run directory.
+
+    Returns `to`. A member that was in progress when the sweep was stopped ends with the bits of a
+    run of its own; one that has ended was kept (`SweepSettings.keep`), or there is nothing to take.
+
+    Raises:
+        ConfigError: there is no such member.
+        RunError: there is no intact state of it, or a directory cannot be used.
+    """
+    spec, _ = reopen(Path(sweep_dir))
+    extracting.extract(Path(sweep_dir), spec, member, Path(to))
+    return Path(to)
 
 
 def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, ...]]:

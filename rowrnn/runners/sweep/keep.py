@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rowrnn import config as configs
 from rowrnn import ledger, parallel
@@ -54,7 +55,6 @@ class Keeper:
         self, prepared: Experiment, member: Member, record: Record, state: TrainState
     ) -> None:
         path = self._directory / member.directory
-        single = Experiment(member.config, prepared.dataset, prepared.steps, prepared.epoch_steps)
         progress = {
             "step": record.steps,
             "train_loss": record.train_loss,
@@ -63,14 +63,35 @@ class Keeper:
             "train_s": record.wall_s,
             "wall_s": record.wall_s,
         }
-        accuracy = record.validation_accuracy
-        facts = single.facts | {"progress": progress, "validation_accuracy": accuracy}
         parallel.on_first(lambda: _begin(path, member))
-        writer = CheckpointWriter(path / "checkpoints", keep=1)
-        try:
-            writer.save(state, facts, accuracy)
-        finally:
-            writer.close()
+        save(path, prepared, member, state, progress, record.validation_accuracy)
+
+
+def save(
+    path: Path,
+    prepared: Experiment,
+    member: Member,
+    state: TrainState,
+    progress: dict[str, Any],
+    validation_accuracy: float | None,
+) -> None:
+    """Writes the state of a member into a run directory, as the run of its own would have.
+
+    Args:
+        path: the run directory, which has its config.
+        prepared: the experiment of the member's group.
+        member: whose state it is.
+        state: with arrays on the host.
+        progress: where the host loop of a single run would stand.
+        validation_accuracy: at this step; None where it was not evaluated there.
+    """
+    single = Experiment(member.config, prepared.dataset, prepared.steps, prepared.epoch_steps)
+    facts = {"progress": progress, "validation_accuracy": validation_accuracy}
+    writer = CheckpointWriter(path / "checkpoints", keep=1)
+    try:
+        writer.save(state, single.facts | facts, validation_accuracy)
+    finally:
+        writer.close()
 
 
 def _begin(path: Path, member: Member) -> None:
