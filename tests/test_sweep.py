@@ -451,6 +451,62 @@ def test_a_stack_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, whole,
     assert not (path / "partial").exists()
 
 
+# A place each for three members on one device; one on two of them; the two that were in hand alone.
+@pytest.mark.parametrize(
+    ("before", "after", "count", "chunk"), [(1, 2, 3, 3), (2, 1, 3, 2), (2, 1, 2, 1)]
+)
+def test_a_stack_goes_on_on_another_number_of_devices(
+    tmp_path, monkeypatch, whole, before, after, count, chunk
+):
+    path, settings = tmp_path / "sweep", SweepSettings("map", chunk, "none")
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        with pytest.raises(StoppedError):
+            rowrnn.sweep(with_devices(SMALL, before), range(count), settings=settings, run_dir=path)
+    starts, real = [], loop._train_steps
+
+    def train_steps(worker, members, keys, state, values, progress, began):
+        starts.append((members, progress.step, worker.mesh.shape["seed"]))
+        return real(worker, members, keys, state, values, progress, began)
+
+    monkeypatch.setattr(loop, "_train_steps", train_steps)
+    result = rowrnn.sweep(with_devices(SMALL, after), resume=path)
+    assert starts == [(count, 3, after)]
+    assert_same(result, whole)
+
+
+def test_a_member_is_taken_out_and_ends_as_a_run_of_its_own(tmp_path, monkeypatch, solo):
+    path, run = tmp_path / "sweep", tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_at(patched, 7)
+        with pytest.raises(StoppedError):
+            rowrnn.sweep(RICH, range(2), settings=MAP, run_dir=path)
+    assert rowrnn.extract(path, "seed=1", run) == run
+    assert max(entry["step"] for entry in logs.read(run)) == 7
+    result = rowrnn.train(resume=run)
+    assert figures_of(result) == solo(RICH, ("train.seed", 1))
+    alone = tmp_path / "alone"
+    rowrnn.train(configs.replace(RICH, {"train.seed": 1}), alone)
+    kept = [{k: v for k, v in e.items() if k != "seconds"} for e in logs.read(run)]
+    assert kept == [{k: v for k, v in e.items() if k != "seconds"} for e in logs.read(alone)]
+
+
+def test_a_member_that_was_kept_is_taken_out(tmp_path):
+    path = tmp_path / "sweep"
+    rowrnn.sweep(SMALL, (0, 1), settings=SweepSettings("map", 1, "best"), run_dir=path)
+    (kept,) = rowrnn.SweepResult(path, [], {}, {}).states
+    other = {"seed=0": "seed=1", "seed=1": "seed=0"}[kept]
+    rowrnn.extract(path, kept, tmp_path / "run")
+    assert rowrnn.load(tmp_path / "run").step == 10
+    with pytest.raises(RunError, match=f"holds no state of {other}: .*--keep all.*--train.seed"):
+        rowrnn.extract(path, other, tmp_path / "other")
+    with pytest.raises(ConfigError, match="no member 'seed=11'; did you mean seed=1"):
+        rowrnn.extract(path, "seed=11", tmp_path / "other")
+    with pytest.raises(RunError, match="not empty"):
+        rowrnn.extract(path, kept, tmp_path / "run")
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_stack_in_progress_goes_on_also_among_other_members(
     tmp_path, monkeypatch, whole, trained
 ):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,12 +212,16 @@ def _tell(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(**what: str) -> None:
-    """Raises `ConfigError` where a process has been given something else than process 0."""
+    """Raises `ConfigError`, on all, where a process was given something else than process 0."""
+    if count() == 1:
+        return
     for name, text in what.items():
-        if from_first(text) != text:
+        codes = _gather(np.array(zlib.crc32(text.encode()), np.uint32))
+        others = np.flatnonzero(codes != codes[0])
+        if len(others):
             raise ConfigError(
-                f"{name}: process {index()} of the job was given another than process 0; all "
-                "processes need the same arguments, but for parallel.process"
+                f"{name}: process {others[0]} of the job was given another than process 0; all "
+                "need the same arguments, but for parallel.process"
             )
 
 
@@ -224,13 +229,17 @@ def largest(*values: float) -> tuple[float, ...]:
     """Of each value the largest that a process has; all of them meet here."""
     if count() == 1:
         return values
-    from jax.experimental import multihost_utils
-
     assert _job is not None
     # On arrival: who is further than another waits for it.
     _job.watchdog.beat()
-    gathered = multihost_utils.process_allgather(np.array(values, np.float32))
-    return tuple(float(value) for value in gathered.max(axis=0))
+    return tuple(float(value) for value in _gather(np.array(values, np.float32)).max(axis=0))
+
+
+def _gather(array: np.ndarray) -> np.ndarray:
+    """The array that each process has, [processes, ...]."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array))
 
 
 @contextlib.contextmanager

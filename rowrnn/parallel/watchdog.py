@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -52,6 +53,8 @@ class Status:
         tick: of its looks; a process that is alive counts on.
         beat: how often it has come to a point at which all meet.
         busy: whether it does something that may take long, such as compiling.
+        place: the function that its main thread is in.
+        waits: whether it waits there for jax or Orbax, and so perhaps for another process.
         left: with which exit code, None while it is there.
         reason: why it left.
     """
@@ -61,6 +64,8 @@ class Status:
     tick: int = 0
     beat: int = 0
     busy: bool = True
+    place: str = ""
+    waits: bool = False
     left: int | None = None
     reason: str = ""
 
@@ -80,15 +85,16 @@ class Watchdog:
         self, store: Store, index: int, count: int, stall_s: float, give_up: Callable[[str], None]
     ):
         self._store, self._index, self._count = store, index, count
-        self._stall_looks = max(1, round(stall_s / INTERVAL_S))
+        self._stall_s = stall_s
         self._give_up = give_up
         self._own = Status(socket.gethostname(), os.getpid())
         self._lock = threading.Lock()
         self._last: dict[int, Status] = {}
-        # Looks since the tick of each has changed, since any beat has, since one has left.
+        # Looks since the tick of each has changed and since one has left; seconds since any beat.
         self._silent = dict.fromkeys(range(count), 0)
-        self._still = 0
+        self._still_s = 0.0
         self._since_left = 0
+        self._waits = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -118,6 +124,7 @@ class Watchdog:
 
     def wait_for_signs_of_life(self, most_s: float) -> None:
         """Returns when all others have been heard of again; gives up where one has not."""
+        self._waits = True
         before = {index: status.tick for index, status in self._last.items()}
         for _ in range(round(most_s / INTERVAL_S)):
             others = [(i, s) for i, s in self._last.items() if i != self._index]
@@ -131,13 +138,20 @@ class Watchdog:
             self._own = dataclasses.replace(self._own, **values)  # type: ignore[arg-type]
 
     def _run(self) -> None:
+        before = time.monotonic()
         while not self._ended.wait(INTERVAL_S):
+            place, waits = _main_thread_is()
+            waits = waits or self._waits
+            self._change(tick=self._own.tick + 1, place=place, waits=waits)
             try:
-                self._change(tick=self._own.tick + 1)
                 self._publish()
-                problem = self.look(self._read())
+                statuses = self._read()
             except Exception as error:  # Whatever the store raises when it is gone.
                 problem = f"the coordinator of the job does not answer ({type(error).__name__})"
+            else:
+                now = time.monotonic()
+                problem = self.look(statuses, now - before)
+                before = now
             if problem and not self._ended.is_set():
                 self._give_up(problem)
                 return
@@ -151,15 +165,21 @@ class Watchdog:
         found = self._store.key_value_dir_get("rowrnn/watch/")
         return {int(key.rsplit("/", 1)[1]): Status(**json.loads(text)) for key, text in found}
 
-    def look(self, statuses: Mapping[int, Status]) -> str | None:
-        """Takes in what all have published; a sentence where the job cannot go on."""
+    def look(self, statuses: Mapping[int, Status], elapsed_s: float) -> str | None:
+        """Takes in what all have published; a sentence where the job cannot go on.
+
+        Args:
+            statuses: of all processes that have published one.
+            elapsed_s: since the last look.
+        """
         before, self._last = self._last, dict(statuses)
         present = {index: s for index, s in statuses.items() if s.left is None}
         self._since_left += any(_left_alone(status) for status in statuses.values())
         moved = any(index not in before or s.beat != before[index].beat
                     for index, s in present.items())  # fmt: skip
         busy = len(statuses) < self._count or any(s.busy for s in present.values())
-        self._still = 0 if moved or busy else self._still + 1
+        # A pause of this very process is no time that the others had.
+        self._still_s = 0.0 if moved or busy else self._still_s + min(elapsed_s, 4 * INTERVAL_S)
         for index, status in present.items():
             changed = index not in before or status.tick != before[index].tick
             self._silent[index] = 0 if changed else self._silent[index] + 1
@@ -173,15 +193,39 @@ class Watchdog:
             if index != self._index and self._silent[index] >= _LOST_LOOKS:
                 seconds = _LOST_LOOKS * INTERVAL_S
                 return f"{_name(index, status)} was lost: no sign of life for {seconds:g} s"
-        if self._still >= self._stall_looks:
-            least = min(status.beat for status in present.values())
-            silent = [i for i in present if self._silent[i] >= _SILENT_LOOKS]
-            behind = [_name(i, s) for i, s in sorted(present.items())
-                      if (i in silent if silent else s.beat == least)]  # fmt: skip
-            seconds = self._stall_looks * INTERVAL_S
-            verb = "hangs" if len(behind) == 1 else "hang"
-            return f"no progress for {seconds:g} s: {', '.join(behind)} {verb}"
+        if self._still_s >= self._stall_s:
+            hanging = [f"{_name(i, present[i])} hangs in {present[i].place}"
+                       for i in self._behind(present)]  # fmt: skip
+            return f"no progress for {self._stall_s:g} s: {', '.join(hanging)}"
         return None
+
+    def _behind(self, present: Mapping[int, Status]) -> list[int]:
+        """Of processes that come to nothing, those that the others wait for, as far as it shows."""
+        least = min(status.beat for status in present.values())
+        suspects = (
+            [i for i in present if self._silent[i] >= _SILENT_LOOKS],
+            [i for i, status in present.items() if status.beat == least and not status.waits],
+            [i for i, status in present.items() if status.beat == least],
+        )
+        return sorted(next(filter(None, suspects)))
+
+
+def _main_thread_is() -> tuple[str, bool]:
+    """The function of rowrnn, or of who called it, that the main thread is in; whether it waits.
+
+    It does where that has called jax or Orbax, which are as patient as their peers are late.
+    """
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    waits = False
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        package = module.split(".")[0]
+        if package in ("jax", "jaxlib", "orbax"):
+            waits = True
+        elif package not in sys.stdlib_module_names:
+            return f"{module}.{frame.f_code.co_name}", waits
+        frame = frame.f_back
+    return "the interpreter", waits
 
 
 def _left_alone(status: Status) -> bool:

@@ -1,0 +1,41 @@
+"""Real processes on this machine that are one job, as a user or a cluster starts them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from started import flags, free_port
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Where all jobs of a module keep their compiled programs."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
+
+
+@pytest.fixture
+def start(tmp_path, programs):
+    """Starts processes of a job; what is left of them at the end is killed."""
+    started = []
+
+    def start(count, arguments, told=flags, program=("-m", "rowrnn.cli")):
+        port = free_port()
+        for index in range(count):
+            more, env = told(count, index, port)
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *program, *arguments, *more],
+                    cwd=tmp_path,
+                    env=os.environ | programs | env,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        return started[-count:]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
