@@ -221,7 +221,7 @@ def require_same(**what: str) -> None:
         if len(others):
             raise ConfigError(
                 f"{name}: process {others[0]} of the job was given another than process 0; all "
-                "need the same arguments, but for parallel.process"
+                "need the same arguments (--parallel.processes 1 where they are no job)"
             )
 
 
