@@ -77,7 +77,10 @@ def until(directory, count):
     """Lines of a script that wait for so many to be there."""
     return f"""
 import os, time
-while len(os.listdir({str(directory)!r})) < {count}: time.sleep(0.01)
+deadline = time.monotonic() + 10
+while len(os.listdir({str(directory)!r})) < {count}:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
 """
 
 

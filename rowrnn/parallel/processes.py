@@ -96,13 +96,13 @@ def _detect_cluster() -> str | None:
 def _initialize(config: ParallelConfig, cluster: str | None) -> None:
     # Its handler would take the place of ours: all stop together, after a chunk (`interrupt`).
     jax.config.update("jax_enable_preemption_service", False)
-    with _coordinator_apart():
+    with _coordinator_apart(), _not_waiting_for_ever():
         try:
             jax.distributed.initialize(
                 config.coordinator,
                 config.processes,
                 config.process,
-                initialization_timeout=_JOIN_S,
+                initialization_timeout=_END_S,
                 heartbeat_timeout_seconds=_END_S,
                 shutdown_timeout_seconds=_END_S,
             )
@@ -119,6 +119,28 @@ def _initialize(config: ParallelConfig, cluster: str | None) -> None:
                 f"{config.processes} could not join ({reason}); it must be an address of process "
                 "0 that all others reach, with a port that is free there"
             ) from error
+
+
+@contextlib.contextmanager
+def _not_waiting_for_ever() -> Iterator[None]:
+    """Ends this process where it still waits for others after a while; jax would abort, with a
+    stack trace."""
+
+    def leave() -> None:
+        print(
+            f"rowrnn: not all processes of the job have joined it within {_JOIN_S} s; look at what "
+            "the others say, whether all were started, and whether all reach process 0",
+            file=sys.stderr,
+        )
+        _exit(JobError.exit_code)
+
+    timer = threading.Timer(_JOIN_S, leave)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
