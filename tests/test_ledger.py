@@ -72,20 +72,21 @@ def test_a_key_says_what_decides_a_member():
 def test_the_code_version_follows_the_files_and_the_packages(tmp_path, monkeypatch):
     version = ledger.code_version.__wrapped__
     package = tmp_path / "rowrnn"
-    (package / "lstm").mkdir(parents=True)
+    for room in ("lstm", "parallel"):
+        (package / room).mkdir(parents=True)
+        (package / room / "deep.py").write_text("y = 1\n")
     for room in ledger._DECIDING:
         if room.endswith(".py"):
             (package / room).write_text("x = 1\n")
-    (package / "lstm" / "deep.py").write_text("y = 1\n")
     monkeypatch.setattr(ledger, "__file__", str(package / "ledger.py"))
     seen = [version()]
     assert version() == seen[0]
-    for file in ("step.py", "lstm/deep.py"):
+    for file in ("step.py", "lstm/deep.py", "parallel/deep.py"):
         (package / file).write_text("z = 2\n")
         seen.append(version())
     monkeypatch.setattr(ledger.importlib.metadata, "version", lambda _: "0")
     seen.append(version())
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 5
 
 
 def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):

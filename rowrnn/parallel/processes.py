@@ -94,6 +94,7 @@ def _detect_cluster() -> str | None:
 
 
 def _initialize(config: ParallelConfig, cluster: str | None) -> None:
+    on_this_machine = (config.coordinator or "").startswith("127.0.0.1:")
     # Its handler would take the place of ours: all stop together, after a chunk (`interrupt`).
     jax.config.update("jax_enable_preemption_service", False)
     with _coordinator_apart(), _not_waiting_for_ever():
@@ -105,6 +106,8 @@ def _initialize(config: ParallelConfig, cluster: str | None) -> None:
                 initialization_timeout=_END_S,
                 heartbeat_timeout_seconds=_END_S,
                 shutdown_timeout_seconds=_END_S,
+                # Otherwise jax listens on all addresses.
+                coordinator_bind_address=config.coordinator if on_this_machine else None,
             )
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
