@@ -62,6 +62,9 @@ def join(config: ParallelConfig) -> None:
     global _job
     if _job is not None or config.processes == 1:
         return
+    if "ROWRNN_LAUNCHER" in os.environ:
+        # Before it waits for others, that may have gone as well.
+        threading.Thread(target=_watch_launcher, daemon=True).start()
     if not jax.distributed.is_initialized():
         cluster = None if config.coordinator else _detect_cluster()
         if config.coordinator is None and cluster is None:
@@ -75,8 +78,6 @@ def join(config: ParallelConfig) -> None:
     )
     _job = _Job(state.process_id, state.num_processes, state.client, watchdog)
     watchdog.start()
-    if "ROWRNN_LAUNCHER" in os.environ:
-        threading.Thread(target=_watch_launcher, daemon=True).start()
     atexit.register(_finish)
 
 

@@ -1,9 +1,12 @@
 """Jobs of several processes: what they compute, and what happens when one of them fails."""
 
+import contextlib
 import json
+import os
 import random
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import hangs
 import jax
 import numpy as np
 import pytest
-from started import RUN, ended, flags, open_mpi, slurm, wait_for_step
+from started import RUN, ended, flags, free_port, open_mpi, slurm, wait_for_step
 
 import rowrnn
 from rowrnn import config as configs
@@ -164,6 +167,35 @@ def test_a_signal_to_one_process_makes_all_save_the_same_step(start, tmp_path, w
         assert [code for code, _, _ in both] == [0, 0], both
         result = json.loads(both[0][1])
         assert result["params_sha256"] == whole[1].params_sha256
+
+
+def test_a_process_whose_launcher_is_killed_is_no_orphan(start, tmp_path):
+    # It waits for another process, which never comes.
+    port = free_port()
+    child = ["-m", "rowrnn.cli", "train", *RUN, *flags(2, 0, port)[0]]
+    launcher = (
+        "import os, subprocess, sys, time\n"
+        "os.environ['ROWRNN_LAUNCHER'] = str(os.getpid())\n"
+        f"print(subprocess.Popen([sys.executable, *{child}]).pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    (process,) = start(1, [], lambda *_: ([], {}), ("-c", launcher))
+    pid = int(process.stdout.readline())
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(300):
+            if port_is_taken(port):
+                break
+            time.sleep(0.1)
+        process.kill()
+        for _ in range(100):
+            os.kill(pid, 0)
+            time.sleep(0.1)
+        pytest.fail(f"process {pid} goes on without its launcher")
+
+
+def port_is_taken(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_what_one_process_cannot_do_ends_all_with_its_reason(start, tmp_path):
