@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -346,8 +347,8 @@ def _check_job(parallel: ParallelConfig) -> None:
             f"parallel.process = {parallel.process}: must be less than parallel.processes = "
             f"{parallel.processes}; they count from 0"
         )
-    host, colon, port = parallel.coordinator.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+    found = re.fullmatch(r"\S+:(\d{1,5})", parallel.coordinator, re.ASCII)
+    if found is None or not 0 < int(found[1]) < 2**16:
         raise ConfigError(
             f"parallel.coordinator = {shown(parallel.coordinator)}: must be HOST:PORT, such as "
             "10.0.0.1:12345"

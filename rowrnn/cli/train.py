@@ -106,6 +106,8 @@ def is_one_of_several(config: Config) -> bool:
 
     What a cluster tells is read by jax later; here it is enough to know that it tells something.
     """
+    if config.parallel.processes == 1:
+        return False
     told = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
     return (
         config.parallel.coordinator is not None

@@ -7,6 +7,7 @@ A script that needs jaxlib alone, since it has no time to import jax.
 """
 
 import signal
+import socket
 import sys
 import time
 
@@ -22,6 +23,9 @@ def main() -> None:
     from jaxlib import _jax  # type: ignore[attr-defined]
 
     address, count = sys.argv[1], int(sys.argv[2])
+    host, _, port = address.rpartition(":")
+    # gRPC would share a port that another has, and two jobs would meet there.
+    socket.create_server(("" if host == "[::]" else host, int(port))).close()
     # Processes watch each other (`rowrnn.parallel.watchdog`), sooner and with better words.
     service = _jax.get_distributed_runtime_service(
         address, count, heartbeat_timeout=86_400, shutdown_timeout=86_400

@@ -87,7 +87,7 @@ def make_mesh(config: ParallelConfig) -> Mesh:
             "many with rowrnn sweep"
         )
     local = len(jax.local_devices())
-    grid = _take(_wanted(config) or (local if on_accelerator() else 1))
+    grid = _take(config, _wanted(config) or (local if on_accelerator() else 1))
     return _mesh(config, grid, data=config.data or len(grid), seed=1)
 
 
@@ -110,18 +110,21 @@ def make_sweep_mesh(config: ParallelConfig, *, vmap: bool) -> Mesh:
             f"NPROC={2 * max(2, local)} in the environment before jax starts, or take "
             "strategy = 'map'"
         )
-    grid = _take(_wanted(config) or local)
+    grid = _take(config, _wanted(config) or local)
     data = config.data or 1
     return _mesh(config, grid, data=data, seed=config.seed or max(1, len(grid) // data))
 
 
-def _take(count: int) -> list[Any]:
+def _take(config: ParallelConfig, count: int) -> list[Any]:
     """The first so many devices of each process, process by process."""
     devices = jax.devices()
     if count > len(jax.local_devices()):
+        asked = f"parallel.devices = {count}"
+        if not config.devices:
+            asked = f"parallel.seed x parallel.data = {count * processes.count()}"
         raise ConfigError(
-            f"parallel.devices = {count}: this process has {len(jax.local_devices())} "
-            f"{devices[0].platform} device(s); ask for at most that many"
+            f"{asked}: this process has {len(jax.local_devices())} {devices[0].platform} "
+            "device(s); ask for at most that many of each process"
         )
     taken = []
     for process in range(processes.count()):

@@ -139,7 +139,7 @@ class Watchdog:
 
     def _run(self) -> None:
         before = time.monotonic()
-        while not self._ended.wait(INTERVAL_S):
+        while True:
             place, waits = _main_thread_is()
             waits = waits or self._waits
             self._change(tick=self._own.tick + 1, place=place, waits=waits)
@@ -152,8 +152,12 @@ class Watchdog:
                 now = time.monotonic()
                 problem = self.look(statuses, now - before)
                 before = now
-            if problem and not self._ended.is_set():
+            if self._ended.is_set():
+                return
+            if problem:
                 self._give_up(problem)
+                return
+            if self._ended.wait(INTERVAL_S):
                 return
 
     def _publish(self) -> None:
@@ -180,20 +184,24 @@ class Watchdog:
         busy = len(statuses) < self._count or any(s.busy for s in present.values())
         # A pause of this very process is no time that the others had.
         self._still_s = 0.0 if moved or busy else self._still_s + min(elapsed_s, 4 * INTERVAL_S)
-        for index, status in present.items():
-            changed = index not in before or status.tick != before[index].tick
-            self._silent[index] = 0 if changed else self._silent[index] + 1
+        for index in range(self._count):
+            status, last = statuses.get(index), before.get(index)
+            heard = status is not None and (last is None or status.tick != last.tick)
+            self._silent[index] = 0 if heard else self._silent[index] + 1
         return self._judge(present)
 
     def _judge(self, present: Mapping[int, Status]) -> str | None:
         if self._since_left >= _LEFT_LOOKS:
             index, status = next((i, s) for i, s in sorted(self._last.items()) if _left_alone(s))
             return f"{_name(index, status)} left with exit code {status.left}: {status.reason}"
-        for index, status in present.items():
-            if index != self._index and self._silent[index] >= _LOST_LOOKS:
+        for index in range(self._count):
+            status = self._last.get(index)
+            # One that is done waits for the others, and is heard of until all are.
+            expected = status is None or not status.left
+            if index != self._index and expected and self._silent[index] >= _LOST_LOOKS:
                 seconds = _LOST_LOOKS * INTERVAL_S
                 return f"{_name(index, status)} was lost: no sign of life for {seconds:g} s"
-        if self._still_s >= self._stall_s:
+        if present and self._still_s >= self._stall_s:
             hanging = [f"{_name(i, present[i])} hangs in {present[i].place}"
                        for i in self._behind(present)]  # fmt: skip
             return f"no progress for {self._stall_s:g} s: {', '.join(hanging)}"
@@ -233,5 +241,7 @@ def _left_alone(status: Status) -> bool:
     return status.left is not None and status.left not in COMMON
 
 
-def _name(index: int, status: Status) -> str:
+def _name(index: int, status: Status | None) -> str:
+    if status is None:
+        return f"process {index}"
     return f"process {index} (pid {status.pid} on {status.host})"
