@@ -24,7 +24,7 @@ INTERVAL_S = 0.5
 
 # 7 s without a sign of life.
 _LOST_LOOKS = 14
-_SILENT_LOOKS = 3
+_SILENT_LOOKS = 6
 # For one that ends for a reason that all have, and so do the others.
 _LEFT_LOOKS = 6
 
