@@ -2,7 +2,8 @@
 
 The same jobs as on the command line, as functions:
 
-- `train` trains one run and keeps it in a directory; `evaluate`, `predict` and `export` use it;
+- `train` trains one run and keeps it in a directory; `evaluate`, `predict` and `export` use it,
+  and `read` shows what it believes and holds after each row of one image;
 - `sweep` trains many seeds and says how they are distributed; `compare` holds two sweeps against
   each other; `extract` takes a member out as a run of its own;
 - `load` gives the trained network itself;
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rowrnn.runners.evaluate import Evaluation, evaluate
     from rowrnn.runners.export import export
     from rowrnn.runners.predict import Prediction, predict
+    from rowrnn.runners.read import Reading, read
     from rowrnn.runners.sweep import SweepResult, SweepSettings, extract, sweep
     from rowrnn.runners.train import TrainResult, train
 
@@ -30,6 +32,7 @@ __all__ = [
     "Config",
     "Evaluation",
     "Prediction",
+    "Reading",
     "SweepComparison",
     "SweepResult",
     "SweepSettings",
@@ -42,6 +45,7 @@ __all__ = [
     "load",
     "make_train",
     "predict",
+    "read",
     "sweep",
     "train",
 ]
@@ -51,6 +55,7 @@ _HOMES = {
     "Config": "rowrnn.config",
     "Evaluation": "rowrnn.runners.evaluate",
     "Prediction": "rowrnn.runners.predict",
+    "Reading": "rowrnn.runners.read",
     "SweepComparison": "rowrnn.runners.compare",
     "SweepResult": "rowrnn.runners.sweep",
     "SweepSettings": "rowrnn.runners.sweep",
@@ -63,6 +68,7 @@ _HOMES = {
     "load": "rowrnn.classifier",
     "make_train": "rowrnn.experiment",
     "predict": "rowrnn.runners.predict",
+    "read": "rowrnn.runners.read",
     "sweep": "rowrnn.runners.sweep",
     "train": "rowrnn.runners.train",
 }

@@ -1,5 +1,7 @@
 """A trained network, loaded from its run directory and ready to be asked."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rowrnn import checkpoint, rundir, step, weights
+from rowrnn import checkpoint, data, rundir, step, weights
 from rowrnn import config as configs
 from rowrnn import state as states
 from rowrnn.checkpoint import Facts, RunFacts
-from rowrnn.config import Config
-from rowrnn.errors import RunError
-from rowrnn.model import Params, RowRNN
+from rowrnn.config import Config, ModelConfig
+from rowrnn.data import Split
+from rowrnn.errors import DataError, RunError
+from rowrnn.model import Params, RowRNN, Watched, watch
 from rowrnn.state import TrainState
 from rowrnn.weights import Origin
 
@@ -57,6 +60,47 @@ class Classifier:
         ]
         return np.concatenate(parts, axis=1)
 
+    def correct_after_rows(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How many of images [N, T, F] are given their label [N] after each row, int64 [T]."""
+        correct = np.zeros(self.shape[0], np.int64)
+        for start in range(0, len(images), _BLOCK):
+            beliefs = self.beliefs(images[start : start + _BLOCK])
+            correct += (beliefs.argmax(axis=-1) == labels[None, start : start + _BLOCK]).sum(axis=1)
+        return correct
+
+    def watch(self, images: np.ndarray) -> Watched:
+        """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
+        with jax.default_matmul_precision(self.config.train.precision):
+            watched = _watch(self.config.model, self.params, jnp.asarray(images))
+        return jax.tree.map(np.asarray, watched)
+
+    def load_split(self, name: str, data_dir: str = "") -> Split:
+        """A part of the data that the network was trained on.
+
+        Args:
+            name: "test", "validation" or "train".
+            data_dir: where the data lies now, where that is not what the run's config says.
+
+        Raises `RunError` where the data found is other than that, and `DataError` where it is
+        missing or damaged, or has no such part.
+        """
+        config = self.config.data
+        # Nothing is prepared: a run that came from elsewhere may not say what is written where.
+        config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
+        dataset = data.load(config)
+        if dataset.fingerprint != self.fingerprint:
+            raise RunError(
+                f"{self.run_dir} was trained on {self.dataset} with fingerprint "
+                f"{self.fingerprint[:12]}…, but the data found now has "
+                f"{dataset.fingerprint[:12]}…; give the same data with --data.dir"
+            )
+        part: Split = getattr(dataset, name)
+        if len(part.labels) == 0:
+            raise DataError(
+                f"{self.run_dir} was trained without a {name} part; evaluate it on test"
+            )
+        return part
+
     @cached_property
     def _logits(self):
         def logits(params, images):
@@ -65,16 +109,25 @@ class Classifier:
 
         return jax.jit(logits)
 
-    @cached_property
+    @property
     def _beliefs(self):
-        model = RowRNN(self.config.model, self.classes)
+        return _beliefs_program(self.config.model, self.classes, self.config.train.precision)
 
-        def beliefs(params, images):
-            with jax.default_matmul_precision(self.config.train.precision):
-                logits, _ = model.apply({"params": params}, images, every_row=True)
-            return jax.nn.softmax(logits)
 
-        return jax.jit(beliefs)
+_watch = jax.jit(watch, static_argnums=0)
+
+
+# Not one for each classifier: the members of a sweep differ in their parameters alone.
+@functools.lru_cache(maxsize=8)
+def _beliefs_program(config: ModelConfig, classes: int, precision: str):
+    model = RowRNN(config, classes)
+
+    def beliefs(params, images):
+        with jax.default_matmul_precision(precision):
+            logits, _ = model.apply({"params": params}, images, every_row=True)
+        return jax.nn.softmax(logits)
+
+    return jax.jit(beliefs)
 
 
 def load(run_dir: str | Path, which: str = "last") -> Classifier:

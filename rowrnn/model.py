@@ -1,6 +1,7 @@
 """The network, in Flax Linen over the pure functions of `rowrnn.lstm`: pixels to logits."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ from jax.nn import initializers
 from jax.nn.initializers import Initializer
 
 from rowrnn.config import ModelConfig
-from rowrnn.lstm import Affine, Carry, lstm, zero_carry
+from rowrnn.lstm import Activations, Affine, Carry, activations, lstm, zero_carry
 
 Params = dict[str, Affine]
 """``projection`` (where there is one), ``lstm_0``, ``lstm_1``, …, ``readout``."""
@@ -111,6 +112,50 @@ class RowRNN(nn.Module):
             return Affine(init(key, inputs, hidden), jnp.zeros(4 * hidden))
 
         return self.param(name, init_cell)
+
+
+class Watched(NamedTuple):
+    """What the network holds after each row.
+
+    Attributes:
+        beliefs: probabilities of the classes if this row were the last, [T, B, C].
+        layers: hidden states, cells and gates of each LSTM layer, each array [T, B, H].
+    """
+
+    beliefs: jax.Array
+    layers: tuple[Activations, ...]
+
+
+def watch(config: ModelConfig, params: Params, images: jax.Array) -> Watched:
+    """What the network holds after each row of a few images [B, T, F], uint8.
+
+    It is computed by the definition of the recurrence, and agrees with `RowRNN` on any backend but
+    for rounding.
+
+    >>> config, images = ModelConfig(hidden_size=16), jnp.zeros((2, 28, 28), jnp.uint8)
+    >>> params = RowRNN(config, classes=10).init(jax.random.key(0), images)["params"]
+    >>> watched = watch(config, params, images)
+    >>> watched.beliefs.shape, watched.layers[-1].f.shape
+    ((28, 2, 10), (28, 2, 16))
+    """
+    rows, scale, projection = images.transpose(1, 0, 2), PIXEL_SCALE, params.get("projection")
+    layers = []
+    for layer in range(config.layers):
+        after = activations(
+            params[f"lstm_{layer}"],
+            rows,
+            zero_carry(images.shape[0], config.hidden_size),
+            projection=projection,
+            input_scale=scale,
+            forget_bias=config.forget_bias,
+            dtype=jnp.dtype(config.dtype),
+        )
+        layers.append(after)
+        rows, scale, projection = after.h, 1.0, None
+    readout = params["readout"]
+    logits = rows @ readout.kernel
+    logits = logits + jnp.broadcast_to(readout.bias, logits.shape)
+    return Watched(jax.nn.softmax(logits), tuple(layers))
 
 
 def _drop(rows: jax.Array, keys: jax.Array, layer: int, rate: float) -> jax.Array:

@@ -173,6 +173,16 @@ def summarize(values: Values, level: float = 0.95) -> Summary:
     )
 
 
+def settled_row(accuracy: np.ndarray, within: float = 0.01) -> int:
+    """From which row on, counted from 1, accuracy after each row [T] stays so near its last value.
+
+    >>> settled_row(np.array([0.1, 0.978, 0.5, 0.975, 0.98]))
+    4
+    """
+    far = np.abs(accuracy - accuracy[-1]) > within
+    return int(np.flatnonzero(far).max(initial=-1)) + 2
+
+
 def variance_parts(correct: ArrayLike) -> VarianceParts:
     """How much of the variance of test accuracy over seeds the finite test set explains.
 

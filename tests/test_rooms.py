@@ -24,7 +24,7 @@ FLOORS = [
     {"stack"},
     {
         *("runners.__init__", "runners.train", "runners.evaluate", "runners.predict"),
-        "runners.export",
+        *("runners.export", "runners.read", "runners.rows"),
         *("runners.sweep", "runners.compare", "bench"),
     },
     {"cli"},

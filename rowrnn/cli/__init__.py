@@ -26,6 +26,7 @@ _MODULES = {
     "extract": "extract",
     "eval": "evaluate",
     "predict": "predict",
+    "read": "read",
     "export": "export",
     "data": "data",
     "bench": "bench",
@@ -46,6 +47,7 @@ commands:
   compare SWEEP [SWEEP]    is the second better, and by how much?
   eval RUN                 loss, accuracy by class and confusion matrix of a run
   predict RUN PICTURE ...  what a run sees in pictures
+  read RUN PICTURE|INDEX   watch it read: belief, hidden state and gates by row
   export RUN --to DIR      weights, a program for jax alone, and a model card
   data prepare NAME        download or convert mnist, fashion_mnist or kmnist
   bench SUITE              how fast: the recurrence, the step, other libraries

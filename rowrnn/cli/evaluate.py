@@ -9,24 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
-from rowrnn.cli.terminal import Common, console, parse, plain, require_text
+from rowrnn.cli.terminal import (
+    Common,
+    DataPlace,
+    Flag,
+    can_print,
+    console,
+    parse,
+    plain,
+    require_text,
+)
 from rowrnn.config import Config, ParallelConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rowrnn.runners.evaluate import Evaluation
-
-
-@dataclass(frozen=True)
-class _DataPlace:
-    dir: str = ""
-    """Where the data lies now, where that is not what the config of the run says."""
+    from rowrnn.runners.rows import SweepRows
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments(Common):
     """Loss, accuracy with its 95 % interval, accuracy by class and the confusion matrix of a run.
 
-    Writes eval-SPLIT.json and eval-SPLIT.png into the run directory.
+    Writes eval-SPLIT.json and eval-SPLIT.png into the run directory. With --rows RUN may be a
+    sweep: accuracy after each row, over the members whose states were kept.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -35,7 +42,9 @@ class EvalArguments(Common):
     """last, best (on validation) or a step."""
     split: Literal["test", "validation", "train"] = "test"
     """The part of the data."""
-    data: _DataPlace = _DataPlace()
+    rows: Flag = False
+    """Accuracy after each row too, with a plot, eval-SPLIT-rows.png."""
+    data: DataPlace = field(default_factory=DataPlace)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
@@ -44,6 +53,10 @@ def main(arguments: Sequence[str]) -> int:
     given = parse("eval", EvalArguments, arguments)
     require_text(given.run)
     configs.check(Config(parallel=given.parallel))
+    from rowrnn import rundir
+
+    if given.rows and rundir.is_sweep(given.run):
+        return _evaluate_sweep(given)
 
     from rowrnn import parallel
     from rowrnn.runners import evaluate
@@ -54,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         split=given.split,
         data_dir=given.data.dir,
         devices=given.parallel,
+        rows=given.rows,
     )
     if not parallel.is_first():
         return 0
@@ -62,6 +76,62 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(evaluation.summary()))
     return 0
+
+
+def _evaluate_sweep(given: EvalArguments) -> int:
+    """Accuracy after each row over the members of a sweep."""
+    from rowrnn import parallel
+    from rowrnn.runners import rows
+
+    found = rows.evaluate_rows(
+        given.run,
+        which=given.checkpoint,
+        split=given.split,
+        data_dir=given.data.dir,
+        devices=given.parallel,
+    )
+    if not parallel.is_first():
+        return 0
+    paths = rows.save(found)
+    _report_sweep(found)
+    for path in paths:
+        print(f"Written: {plain(str(path))}")
+    if given.json:
+        print(json.dumps(found.summary()))
+    return 0
+
+
+def _report_sweep(found: "SweepRows") -> None:
+    for point in found.points:
+        count = len(point.members)
+        place = f"{plain(point.point)}: " if point.point else ""
+        print(
+            f"{place}{found.split} accuracy of {count:,} network{'s' if count > 1 else ''} on "
+            f"{found.count:,} images of {plain(found.dataset)}"
+        )
+        _report_rows(point.mean, point.interval)
+        print()
+
+
+def _report_rows(accuracy: "np.ndarray", interval: "np.ndarray | None" = None) -> None:
+    """A line for each row: accuracy [T], its interval [T, 2] and a bar; and one in words."""
+    from rich.table import Table
+
+    from rowrnn import stats
+
+    block = "■" if can_print("■") else "="
+    table = Table(box=None)
+    for heading in ("row", "accuracy", *(["95 % interval"] if interval is not None else [])):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for row, value in enumerate(accuracy):
+        between = [] if interval is None else ["{:.4f} to {:.4f}".format(*interval[row])]
+        table.add_row(str(row + 1), f"{value:.4f}", *between, block * round(30 * value))
+    console().print(table)
+    print(
+        f"From row {stats.settled_row(accuracy)} of {len(accuracy)} on it stays within one point "
+        "of its last value"
+    )
 
 
 def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
@@ -85,5 +155,9 @@ def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
         mistake = f"{worst}  ({errors[worst]} times)" if errors[worst] else ""
         table.add_row(str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake)
     console().print(table)
+    if evaluation.rows is not None:
+        print()
+        _report_rows(evaluation.rows)
+        print()
     for path in paths:
         print(f"Written: {plain(str(path))}")

@@ -34,6 +34,14 @@ class Common:
     """Show a traceback with an error."""
 
 
+@dataclass(frozen=True)
+class DataPlace:
+    """The data that the run was trained on."""
+
+    dir: str = ""
+    """Where the data lies now, where that is not what the config of the run says."""
+
+
 def parse(
     command: str,
     kind: type[_Arguments],

@@ -1,6 +1,24 @@
 """Figures, drawn with matplotlib's objects alone: no pyplot, no window, no global state."""
 
 from rowrnn.figures.confusion import confusion_matrix
+from rowrnn.figures.reading import (
+    ReadingArrays,
+    reading_animation,
+    reading_strip,
+    require_format,
+)
+from rowrnn.figures.rows import RowCurve, accuracy_by_row
 from rowrnn.figures.sweep import distribution, grid, learning_curves
 
-__all__ = ["confusion_matrix", "distribution", "grid", "learning_curves"]
+__all__ = [
+    "ReadingArrays",
+    "RowCurve",
+    "accuracy_by_row",
+    "confusion_matrix",
+    "distribution",
+    "grid",
+    "learning_curves",
+    "reading_animation",
+    "reading_strip",
+    "require_format",
+]

@@ -21,6 +21,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rowrnn.lstm import cudnn, fast, reference
+from rowrnn.lstm.reference import Activations
+
+__all__ = ["BACKENDS", "Activations", "Affine", "Carry", "activations", "lstm", "zero_carry"]
 
 Carry = tuple[jax.Array, jax.Array]
 """The state between two rows: (c, h), each [B, H]."""
@@ -104,6 +107,39 @@ def lstm(
         forget_bias=forget_bias,
         dtype=dtype,
         every_row=every_row,
+    )
+
+
+def activations(
+    cell: Affine,
+    xs: jax.Array,
+    carry: Carry,
+    *,
+    projection: Affine | None = None,
+    input_scale: float = 1.0,
+    forget_bias: float | jax.Array = 1.0,
+    dtype: DTypeLike = jnp.float32,
+) -> Activations:
+    """What one LSTM layer holds after each row: hidden state, cell and gates, each [T, B, H].
+
+    For looking into a few images; it is computed by the definition, not by the fast backend, and
+    takes six times the memory of the hidden states. Arguments are those of `lstm`.
+
+    >>> cell = Affine(jnp.full((3 + 2, 4 * 2), 0.1), jnp.zeros(4 * 2))
+    >>> after = activations(cell, jnp.ones((28, 1, 3)), zero_carry(1, 2))
+    >>> after.f.shape
+    (28, 1, 2)
+    >>> bool(jnp.allclose(after.h, after.o * jnp.tanh(after.c)))
+    True
+    """
+    return reference.activations(
+        cell,
+        xs,
+        carry,
+        projection=projection,
+        input_scale=input_scale,
+        forget_bias=forget_bias,
+        dtype=dtype,
     )
 
 

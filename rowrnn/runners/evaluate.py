@@ -1,6 +1,5 @@
 """How good is a trained network: loss, accuracy with its interval, and where it errs."""
 
-import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rowrnn import data, figures, files, parallel, stats, step
+from rowrnn import figures, files, parallel, stats, step
 from rowrnn.classifier import Classifier, load
 from rowrnn.config import ParallelConfig
-from rowrnn.data import Split
-from rowrnn.errors import DataError, RunError
+from rowrnn.errors import RunError
+from rowrnn.figures import RowCurve
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Evaluation:
         confusion: how often a true class (row) was called what (column), int [C, C].
         labels: true classes, [N].
         logits: float32 [N, C].
+        rows: accuracy after each row, [T]; None where it was not asked for.
     """
 
     run_dir: Path
@@ -49,11 +49,12 @@ class Evaluation:
     confusion: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
+    rows: np.ndarray | None = None
 
     def summary(self) -> dict:
         """The figures as JSON takes them, without the arrays over images."""
         per_class = [None if np.isnan(share) else float(share) for share in self.per_class]
-        return {
+        summary = {
             "run_dir": str(self.run_dir),
             "dataset": self.dataset,
             "step": self.step,
@@ -64,6 +65,7 @@ class Evaluation:
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
+        return summary if self.rows is None else summary | {"rows": self.rows.tolist()}
 
 
 def evaluate(
@@ -73,6 +75,7 @@ def evaluate(
     split: Literal["test", "validation", "train"] = "test",
     data_dir: str = "",
     devices: ParallelConfig | None = None,
+    rows: bool = False,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run on a part of the data it was trained on.
 
@@ -82,6 +85,7 @@ def evaluate(
         split: which part of the data.
         data_dir: where the data lies now, where that is not what the run's config says.
         devices: which share the images, of this process or of several; as `train` takes them.
+        rows: whether to give the accuracy after each row too.
 
     Raises:
         RunError: no run, no intact checkpoint, or the data is not what it was trained on.
@@ -93,8 +97,10 @@ def evaluate(
         parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
         mesh = parallel.make_mesh(devices)
         classifier = load(run_dir, which)
-        images, labels = _split_of(classifier, split, data_dir)
-        logits = _logits(classifier, mesh, images)
+        part = classifier.load_split(split, data_dir)
+        labels = part.labels
+        logits = _logits(classifier, mesh, part.images)
+        after_rows = classifier.correct_after_rows(part.images, labels) if rows else None
     predicted = logits.argmax(axis=1)
     confusion = np.zeros((classifier.classes, classifier.classes), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -114,13 +120,15 @@ def evaluate(
         confusion=confusion,
         labels=labels,
         logits=logits,
+        rows=None if after_rows is None else after_rows / len(labels),
     )
 
 
-def save(evaluation: Evaluation) -> tuple[Path, Path]:
+def save(evaluation: Evaluation) -> tuple[Path, ...]:
     """Writes ``eval-<split>.json`` and the confusion matrix as a PNG into the run directory.
 
-    Returns the two paths; raises `RunError` where they cannot be written.
+    And where it has the accuracy after each row, that as ``eval-<split>-rows.png``. Returns the
+    paths; raises `RunError` where they cannot be written.
     """
     json_path = evaluation.run_dir / f"eval-{evaluation.split}.json"
     figure_path = json_path.with_suffix(".png")
@@ -132,31 +140,28 @@ def save(evaluation: Evaluation) -> tuple[Path, Path]:
     try:
         files.write_whole(json_path, json.dumps(evaluation.summary(), indent=2) + "\n")
         figures.confusion_matrix(evaluation.confusion, figure_path, title)
+        if evaluation.rows is None:
+            return json_path, figure_path
+        rows_path = json_path.with_name(f"eval-{evaluation.split}-rows.png")
+        _draw_rows(evaluation, evaluation.rows, rows_path)
     except OSError as error:
         raise RunError(
             f"{evaluation.run_dir}: the evaluation was not written: {error.strerror}"
         ) from error
-    return json_path, figure_path
+    return json_path, figure_path, rows_path
 
 
-def _split_of(classifier: Classifier, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of a part, checked to be those the run knows."""
-    config = classifier.config.data
-    # Evaluating prepares nothing: a run that came from elsewhere may not say what is written where.
-    config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
-    dataset = data.load(config)
-    if dataset.fingerprint != classifier.fingerprint:
-        raise RunError(
-            f"{classifier.run_dir} was trained on {classifier.dataset} with fingerprint "
-            f"{classifier.fingerprint[:12]}…, but the data found now has "
-            f"{dataset.fingerprint[:12]}…; give the same data with --data.dir"
-        )
-    part: Split = getattr(dataset, split)
-    if len(part.labels) == 0:
-        raise DataError(
-            f"{classifier.run_dir} was trained without a {split} part; evaluate it on test"
-        )
-    return part.images, part.labels
+def _draw_rows(evaluation: Evaluation, accuracy: np.ndarray, path: Path) -> None:
+    count = evaluation.count
+    correct = np.rint(accuracy * count).astype(int)
+    band = np.array([stats.wilson_interval(int(right), count) for right in correct])
+    figures.accuracy_by_row(
+        {"": RowCurve(accuracy, band)},
+        path,
+        f"{evaluation.dataset}, {evaluation.split}: accuracy after each row, {count:,} images",
+        "band: 95 % interval of what another set of images would give this network",
+        stats.settled_row(accuracy),
+    )
 
 
 def _logits(classifier: Classifier, mesh: Mesh, images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,167 @@
+"""``rowrnn read``."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rowrnn.cli.terminal import (
+    Common,
+    DataPlace,
+    can_print,
+    console,
+    parse,
+    plain,
+    require_text,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.text import Text
+
+    from rowrnn.runners.read import Reading
+
+# Columns of a line, of 80, that go at most to pixels, beliefs and groups of units.
+_PIXELS, _BELIEFS, _UNITS = 28, 20, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadArguments(Common):
+    """Watch a run read one digit, row by row: what it believes and what it holds after each.
+
+    A line for each row: its pixels; a bar for the belief in each class; the hidden state of the
+    last layer, as the mean of |h| over eight groups of units; the means of its gates i, f and o;
+    and the most probable class. --json gives all numbers.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run directory."""
+    image: Annotated[Positional[str], arg(metavar="PICTURE|INDEX")]
+    """A PNG or JPEG file, as predict takes it; or a number, counted from 0, of an image of the
+    run's data (a file with such a name is ./7)."""
+    to: Annotated[Path | None, arg(metavar="FILE.gif|FILE.png")] = None
+    """Draw it too: an animation, or all rows in one picture."""
+    checkpoint: str = "last"
+    """last, best (on validation) or a step."""
+    split: Literal["test", "validation", "train"] = "test"
+    """The part of the data that INDEX counts in."""
+    data: DataPlace = field(default_factory=DataPlace)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Shows a run reading."""
+    given = parse("read", ReadArguments, arguments)
+    require_text(given.run)
+    if given.to is not None:
+        from rowrnn.figures import require_format
+
+        require_format(given.to)
+
+    from rowrnn.runners import read
+
+    # More digits than an integer of 64 bits are the name of a file.
+    is_index = re.fullmatch(r"-?\d{1,18}", given.image, re.ASCII)
+    reading = read.read(
+        given.run,
+        int(given.image) if is_index else given.image,
+        which=given.checkpoint,
+        split=given.split,
+        data_dir=given.data.dir,
+    )
+    _report(reading)
+    if given.to is not None:
+        read.save(reading, given.to)
+        print(f"Written: {plain(str(given.to))}")
+    if given.json:
+        print(json.dumps(reading.summary()))
+    return 0
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Characters for values from 0 to 1: by lightness, and by height."""
+
+    light: str
+    height: str
+
+    def heights(self, values: "np.ndarray") -> str:
+        return "".join(self.height[round(float(v) * (len(self.height) - 1))] for v in values)
+
+
+_BLOCKS, _ASCII = _Marks(" ░▒▓█", " ▁▂▃▄▅▆▇█"), _Marks(" .:*#", " .:-=+*#@")
+
+
+def _report(reading: "Reading") -> None:
+    """A line for each row, and one in words."""
+    marks = _BLOCKS if can_print(_BLOCKS.light + _BLOCKS.height) else _ASCII
+    read_as = ", dark on light" if reading.inverted else ""
+    print(f"{plain(reading.name)}, read by the checkpoint of step {reading.step}{read_as}\n")
+    screen = console()
+    for line in _lines(reading, marks, coloured=bool(screen.color_system) and not screen.no_color):
+        screen.print(line, soft_wrap=True)  # That is, not wrapped by rich.
+    words = reading.words()
+    print(f"\n{words[0].upper()}{words[1:]}.")
+
+
+def _lines(reading: "Reading", marks: _Marks, *, coloured: bool) -> "list[Text]":
+    """The heading and the rows, at most 80 columns wide."""
+    import numpy as np
+    from rich.text import Text
+
+    rows, classes = reading.beliefs.shape
+    digits = max(3, len(str(rows)))
+    cell = max(1, _BELIEFS // classes)
+    names = "".join(f"{label % 10:<{cell}}" for label in range(classes))
+    shown = min(classes * cell, _BELIEFS)
+    pixels = _merge(reading.image / 255, _PIXELS)
+    last = reading.layers[-1]
+    units = _merge(np.abs(np.asarray(last.h)), _UNITS)
+    gates = np.stack([gate.mean(axis=1) for gate in (last.i, last.f, last.o)], axis=1)
+    heading = [
+        f"{'row':>{digits}}", *(
+            f"{name[:width]:{width}}"
+            for name, width in (
+                ("pixels", pixels.shape[1]), (names, shown), ("|h|", units.shape[1])
+            )
+        ), "ifo", "believes",
+    ]  # fmt: skip
+    lines = [Text(" ".join(heading), style="bold" if coloured else "")]
+    for row, belief in enumerate(reading.beliefs):
+        best = int(belief.argmax())
+        line = Text(f"{row + 1:{digits}d} ")
+        line.append_text(_pixels(pixels[row], marks, coloured=coloured)).append(" ")
+        for label in range(shown // cell):
+            style = "bold green" if coloured and label == best else ""
+            line.append(f"{marks.heights(belief[label : label + 1]):{cell}}", style)
+        line.append(" " * (shown % cell + 1))
+        line.append(marks.heights(units[row]), "cyan" if coloured else "").append(" ")
+        line.append(marks.heights(gates[row]), "yellow" if coloured else "")
+        held_since = coloured and row + 1 >= reading.since
+        line.append(f" {best} {belief[best]:6.1%}", "bold green" if held_since else "")
+        lines.append(line)
+    return lines
+
+
+def _pixels(row: "np.ndarray", marks: _Marks, *, coloured: bool) -> "Text":
+    """A row of pixels [F] from 0 to 1: grey backgrounds, or where there are none, shades."""
+    from rich.text import Text
+
+    line = Text()
+    for value in row:
+        grey = round(255 * float(value))
+        shade = marks.light[min(grey * len(marks.light) // 256, len(marks.light) - 1)]
+        line.append(" " if coloured else shade, f"on rgb({grey},{grey},{grey})" if coloured else "")
+    return line
+
+
+def _merge(values: "np.ndarray", most: int) -> "np.ndarray":
+    """Means over neighbouring columns, [T, N] -> [T, at most `most`]."""
+    import numpy as np
+
+    columns = values.shape[1]
+    starts = np.arange(min(columns, most)) * columns // min(columns, most)
+    return np.add.reduceat(values, starts, axis=1) / np.diff([*starts, columns])[None]

@@ -1,0 +1,304 @@
+"""A network reading an image row by row: what it believes, and what its last layer holds.
+
+The rows go down in every panel (but for the bars of the animation), so that one looks from a row
+of the digit straight across to what it did.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rowrnn.errors import ConfigError
+from rowrnn.figures.sweep import _COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Of an animation.
+FRAME_MS, LAST_FRAME_MS = 220, 3_000
+
+_BLUE, _VERMILION = _COLOURS[:2]
+# Lightness grows with the value: it is read in grey, and with any colour vision.
+_MAP = "cividis"
+_UNREAD = "0.88"
+# Inches: of the panels, from below and to the top of the page.
+_TALL, _BELOW, _PAGE = 2.5, 0.95, 4.25
+_MOST_TICKS = 12
+# More columns than this in a strip of this size are but noise to the eye.
+_MOST_COLUMNS = 32
+
+
+class ReadingArrays(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        image: uint8 [T, F].
+        beliefs: [T, C].
+        hidden: hidden states of the last layer, [T, H], between -1 and 1.
+        gates: by their names, each [T, H], between 0 and 1.
+    """
+
+    image: np.ndarray
+    beliefs: np.ndarray
+    hidden: np.ndarray
+    gates: Mapping[str, np.ndarray]
+
+
+# From a number of rows: shows these, and gives what of the page has changed.
+_Reveal = Callable[[int], list["Artist"]]
+
+
+def require_format(path: Path) -> None:
+    """Raises `ConfigError` where the name of a picture does not say what to draw."""
+    if path.suffix.lower() not in (".gif", ".png"):
+        raise ConfigError(
+            f"--to {path}: must end in .gif (an animation, row by row) or .png (all rows at once)"
+        )
+
+
+def reading_strip(
+    arrays: ReadingArrays, path: str | os.PathLike[str], title: str, since: int
+) -> None:
+    """Draws a whole reading as a PNG: the digit, beliefs, hidden state and gates, row by row.
+
+    `since` is the row, counted from 1, from which on the last answer was held; a line above it
+    goes through all panels. Units are in the order of their hidden states after the last row, in
+    all panels alike, and where there are many a column is the mean of neighbours. Raises `OSError`
+    where `path` cannot be written.
+
+    >>> import os, tempfile
+    >>> beliefs = np.full((4, 2), 0.5)
+    >>> arrays = ReadingArrays(np.eye(4, dtype=np.uint8), beliefs, beliefs, {"gate": beliefs})
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "reading.png")
+    ...     reading_strip(arrays, path, "a small image", 1)
+    ...     os.path.getsize(path) > 0
+    True
+    """
+    figure, panels, _ = _page(arrays, title, _belief_map)
+    for axes in panels:
+        axes.axhline(since - 1.5, color=_VERMILION, linewidth=1.4, linestyle=(0, (4, 2)))
+    label = int(arrays.beliefs[-1].argmax())
+    _note(figure, f"dashed: from here on it believes {label}; dot: the most probable class; ")
+    figure.savefig(path, format="png")
+
+
+def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title: str) -> None:
+    """Draws a reading as an animated GIF, a frame for each row; the last one is held longer.
+
+    Raises `OSError` where `path` cannot be written.
+
+    >>> import os, tempfile
+    >>> beliefs = np.full((4, 2), 0.5)
+    >>> arrays = ReadingArrays(np.eye(4, dtype=np.uint8), beliefs, beliefs, {"gate": beliefs})
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "reading.gif")
+    ...     reading_animation(arrays, path, "a small image")
+    ...     os.path.getsize(path) > 0
+    True
+    """
+    from PIL import Image
+
+    figure, _, reveal = _page(arrays, title, _belief_bars)
+    _note(figure, "")
+    canvas: Any = figure.canvas
+    for artist in reveal(1):
+        artist.set_animated(True)
+    # What does not change is drawn once: a frame then takes a tenth of the time.
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    frames = []
+    for rows in range(1, len(arrays.image) + 1):
+        canvas.restore_region(background)
+        for artist in reveal(rows):
+            figure.draw_artist(artist)
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    # One palette for all, or colours would flicker.
+    palette = _palette()
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
+        loop=0,
+    )
+
+
+def _palette() -> Any:
+    """256 colours that these pages consist of, as an image of Pillow's."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+
+    blends = [
+        np.linspace(1, 0, 16, endpoint=False)[:, None] * (np.array(to_rgb(colour)) - 1)[None] + 1
+        for colour in (_BLUE, _VERMILION)
+    ]
+    # Pillow looks colours up on a grid of steps of 4: nothing near white may be nearer than white.
+    greys = np.append(np.linspace(0, 248 / 255, 102), 1)[:, None].repeat(3, axis=1)
+    colours = np.concatenate([
+        greys, *blends, colormaps[_MAP](np.linspace(0, 1, 120))[:, :3], [to_rgb(_UNREAD)]
+    ])  # fmt: skip
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((255 * colours).round().astype(np.uint8).tobytes())
+    return palette
+
+
+def _page(
+    arrays: ReadingArrays,
+    title: str,
+    draw_beliefs: Callable[["Axes", np.ndarray], _Reveal],
+) -> tuple["Figure", list["Axes"], _Reveal]:
+    """The page with all rows shown, its panels, and how to show fewer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, pixels = arrays.image.shape
+    order = np.argsort(arrays.hidden[-1], kind="stable")
+    strips = {"hidden\nstate h": arrays.hidden, **arrays.gates}
+    digit = float(np.clip(_TALL * pixels / rows, 1, 5))
+    widths = [digit, 2.1, *[1.15] * len(strips)]
+    gaps = [0.65, 0.5, 0.4, *[0.2] * len(arrays.gates)]  # to the left of each
+    figure = Figure(figsize=(sum(widths) + sum(gaps) + 0.25, _PAGE), dpi=100)
+    FigureCanvasAgg(figure)
+    figure.text(
+        0.2 / figure.get_figwidth(), 1 - 0.16 / _PAGE, title, fontsize=12, va="top",
+        parse_math=False,
+    )  # fmt: skip
+    left, panels = 0.0, []
+    for width, gap in zip(widths, gaps, strict=True):
+        panels.append(_place(figure, left + gap, _BELOW, width, _TALL))
+        left += gap + width
+    size = f"{rows} rows of\n{pixels} pixels"
+    reveals = [_draw_map(panels[0], arrays.image / 255, "gray", 0, size)]
+    panels[0].set_ylabel("row", labelpad=2)
+    panels[0].tick_params(labelleft=True, left=True, length=2)
+    reveals.append(draw_beliefs(panels[1], arrays.beliefs))
+    for axes, (name, values) in zip(panels[2:], strips.items(), strict=True):
+        least = -1 if values is arrays.hidden else 0
+        reveals.append(_draw_map(axes, _merge_units(values[:, order]), _MAP, least, name))
+        axes.set_xlabel(f"{values.shape[1]} units", fontsize=8, labelpad=2)
+        _scale(figure, axes, axes.images[0], {least: f"{least}".replace("-", "−"), 1: "1"})
+    return figure, panels, lambda shown: [artist for each in reveals for artist in each(shown)]
+
+
+def _merge_units(values: np.ndarray) -> np.ndarray:
+    """Means over neighbouring units, [T, H] -> [T, at most `_MOST_COLUMNS`]."""
+    units = values.shape[1]
+    columns = min(units, _MOST_COLUMNS)
+    starts = np.arange(columns) * units // columns
+    counts = np.diff([*starts, units])
+    return np.add.reduceat(values, starts, axis=1) / counts[None]
+
+
+def _place(figure: "Figure", left: float, below: float, width: float, height: float) -> "Axes":
+    """Axes at a place in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, below / up, width / across, height / up))
+
+
+def _draw_map(axes: "Axes", values: np.ndarray, colours: str, least: float, title: str) -> _Reveal:
+    """Values [T, N] between `least` and 1 as a map, rows going down; those unread are grey."""
+    from matplotlib import colormaps
+
+    image = axes.imshow(
+        values, cmap=colormaps[colours].with_extremes(bad=_UNREAD), vmin=least, vmax=1,
+        aspect="auto", interpolation="nearest",
+    )  # fmt: skip
+    axes.set_title(title, fontsize=9, pad=5)
+    axes.set_xticks([])
+    ticks = sorted({1, *(round(len(values) * part / 4) for part in (1, 2, 3, 4))} - {0})
+    axes.set_yticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks])
+    axes.tick_params(labelsize=8, left=False, labelleft=False)
+    axes.spines[:].set_visible(False)
+    read = np.arange(len(values))[:, None]
+
+    def reveal(rows: int) -> list["Artist"]:
+        unread = np.broadcast_to(read >= rows, values.shape)
+        image.set_data(np.ma.masked_array(values, mask=unread))
+        return [image]
+
+    return reveal
+
+
+def _belief_map(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
+    """Beliefs [T, C] as a map from white to black, a dot on the best class of each row."""
+    reveal = _draw_map(axes, beliefs, "Greys", 0, "belief after each row,\nby class")
+    rows, classes = beliefs.shape
+    best = beliefs.argmax(axis=1)
+    axes.scatter(
+        best, range(rows), s=np.clip(500 / rows, 3, 16), color=_VERMILION, linewidths=0.6,
+        edgecolors="white", zorder=3,
+    )  # fmt: skip
+    _class_ticks(axes, axes.xaxis, classes)
+    axes.spines[:].set(visible=True, color="0.7")
+    figure: Any = axes.figure
+    _scale(figure, axes, axes.images[0], {0: "0 %", 1: "100 %"})
+    return reveal
+
+
+def _belief_bars(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
+    """Beliefs [T, C] after the row last read as bars, the longest in another colour."""
+    classes = beliefs.shape[1]
+    bars = axes.barh(range(classes), beliefs[-1], height=0.72, color=_BLUE)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(classes - 0.4, -0.6)
+    _class_ticks(axes, axes.yaxis, classes)
+    axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="0.85", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    words = axes.set_title("", fontsize=9, pad=5)
+
+    def reveal(rows: int) -> list["Artist"]:
+        belief, best = beliefs[rows - 1], beliefs[:rows].argmax(axis=1)
+        for label, bar in enumerate(bars):
+            bar.set_width(belief[label])
+            bar.set_color(_VERMILION if label == best[-1] else _BLUE)
+        since = int(np.flatnonzero(best != best[-1]).max(initial=-1)) + 2
+        words.set_text(
+            f"after row {rows} of {len(beliefs)}:\n"
+            f"{best[-1]} with {belief.max():.0%}, since row {since}"
+        )
+        return [*bars, words]
+
+    return reveal
+
+
+def _class_ticks(axes: "Axes", axis: Any, classes: int) -> None:
+    """Every class at an axis, or of many some."""
+    from matplotlib.ticker import MaxNLocator
+
+    if classes <= _MOST_TICKS:
+        axis.set_ticks(range(classes))
+    else:
+        axis.set_major_locator(MaxNLocator(_MOST_TICKS, integer=True))
+    name = "x" if axis is axes.xaxis else "y"
+    axes.tick_params(axis=name, labelsize=8, length=0, pad=3)
+
+
+def _scale(figure: "Figure", axes: "Axes", image: Any, ticks: Mapping[float, str]) -> None:
+    """What the colours of a panel mean, in a bar below it."""
+    across = figure.get_figwidth()
+    box = axes.get_position()
+    bar = _place(figure, box.x0 * across, _BELOW - 0.42, box.width * across, 0.09)
+    figure.colorbar(image, cax=bar, orientation="horizontal")
+    bar.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+    bar.tick_params(length=0, pad=2)
+
+
+def _note(figure: "Figure", text: str) -> None:
+    """A line of small print at the bottom."""
+    words = f"{text}units in the order of h after the last row"
+    figure.text(
+        1 - 0.25 / figure.get_figwidth(), 0.1 / _PAGE, words, fontsize=8, color="0.35",
+        ha="right", va="bottom",
+    )  # fmt: skip
