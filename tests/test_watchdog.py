@@ -1,5 +1,6 @@
 """Who is lost, who hangs and who has left, as the processes of a job see each other."""
 
+import dataclasses
 import json
 import os
 import queue
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from rowrnn.parallel import watchdog
@@ -246,13 +248,14 @@ def test_the_place_is_the_function_that_the_main_thread_is_in():
         return pool.submit(ask_until, expected).result()
 
     with ThreadPoolExecutor(1) as pool:
-        expected = (f"{__name__}.innermost", False)
+        expected = (f"{__name__}.innermost", False, False)
         assert innermost(pool, expected) == expected
 
 
 def test_in_jax_the_place_is_who_has_called_it_and_it_waits():
     answered = threading.Event()
-    expected = (f"{__name__}.test_in_jax_the_place_is_who_has_called_it_and_it_waits", True)
+    here = f"{__name__}.test_in_jax_the_place_is_who_has_called_it_and_it_waits"
+    expected = (here, True, False)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask_until, expected)
         answer.add_done_callback(lambda _: answered.set())
@@ -260,6 +263,27 @@ def test_in_jax_the_place_is_who_has_called_it_and_it_waits():
         slow = jax.pure_callback(answered.wait, jax.ShapeDtypeStruct((), bool))
         assert jax.block_until_ready(slow)
         assert answer.result() == expected
+
+
+def test_the_compiler_of_jax_is_recognised():
+    here = f"{__name__}.test_the_compiler_of_jax_is_recognised"
+
+    def long(x):
+        for power in range(200):
+            x = jnp.sin(x) + power
+        return x
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask_until, (here, True, True))
+        jax.jit(long).lower(1.0).compile()
+        assert answer.result() == (here, True, True)
+
+
+def test_nobody_hangs_while_one_compiles():
+    dog = alone(stall_s=3.0)
+    for tick in range(100):
+        compiling = dataclasses.replace(status(1, tick, 7), compiles=True)
+        assert look(dog, status(0, tick, 7), compiling) is None
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ class Status:
         pid: its number there.
         tick: of its looks; a process that is alive counts on.
         beat: how often it has come to a point at which all meet.
-        busy: whether it does something that may take long, such as compiling.
+        busy: whether it does something that may take long.
+        compiles: whether its main thread is in jax's compiler.
         place: the function that its main thread is in.
         waits: whether it waits there for jax or Orbax, and so perhaps for another process.
         left: with which exit code, None while it is there.
@@ -66,6 +67,7 @@ class Status:
     busy: bool = True
     place: str = ""
     waits: bool = False
+    compiles: bool = False
     left: int | None = None
     reason: str = ""
 
@@ -140,9 +142,9 @@ class Watchdog:
     def _run(self) -> None:
         before = time.monotonic()
         while True:
-            place, waits = _main_thread_is()
+            place, waits, compiles = _main_thread_is()
             waits = waits or self._waits
-            self._change(tick=self._own.tick + 1, place=place, waits=waits)
+            self._change(tick=self._own.tick + 1, place=place, waits=waits, compiles=compiles)
             try:
                 self._publish()
                 statuses = self._read()
@@ -181,7 +183,7 @@ class Watchdog:
         self._since_left += any(_left_alone(status) for status in statuses.values())
         moved = any(index not in before or s.beat != before[index].beat
                     for index, s in present.items())  # fmt: skip
-        busy = len(statuses) < self._count or any(s.busy for s in present.values())
+        busy = len(statuses) < self._count or any(s.busy or s.compiles for s in present.values())
         # A pause of this very process is no time that the others had.
         self._still_s = 0.0 if moved or busy else self._still_s + min(elapsed_s, 4 * INTERVAL_S)
         for index in range(self._count):
@@ -218,22 +220,24 @@ class Watchdog:
         return sorted(next(filter(None, suspects)))
 
 
-def _main_thread_is() -> tuple[str, bool]:
-    """The function of rowrnn, or of who called it, that the main thread is in; whether it waits.
+def _main_thread_is() -> tuple[str, bool, bool]:
+    """The function of rowrnn, or of who called it, that the main thread is in; whether it waits
+    there, and whether it compiles.
 
-    It does where that has called jax or Orbax, which are as patient as their peers are late.
+    It waits where that has called jax or Orbax, which are as patient as their peers are late.
     """
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    waits = False
+    waits = compiles = False
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
+        compiles |= module == "jax._src.compiler"
         package = module.split(".")[0]
         if package in ("jax", "jaxlib", "orbax"):
             waits = True
         elif package not in sys.stdlib_module_names:
-            return f"{module}.{frame.f_code.co_name}", waits
+            return f"{module}.{frame.f_code.co_name}", waits, compiles
         frame = frame.f_back
-    return "the interpreter", waits
+    return "the interpreter", waits, compiles
 
 
 def _left_alone(status: Status) -> bool:
