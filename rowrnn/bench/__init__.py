@@ -29,8 +29,8 @@ def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> di
     """Measures a suite.
 
     Args:
-        suite: ``lstm``, ``train``, ``peers``, ``startup`` or ``ceiling``, or the path of a TOML
-            file that names one of them and changes its grid.
+        suite: ``lstm``, ``train``, ``peers``, ``startup``, ``ceiling`` or ``scaling``, or the path
+            of a TOML file that names one of them and changes its grid.
         quick: whether to cut the grid and the effort down.
         out: where to write the JSON; plots go beside it.
 

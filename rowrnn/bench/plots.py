@@ -31,6 +31,8 @@ def save(document: Mapping[str, Any], out: Path) -> list[Path]:
             figures["ratios"] = ratios(document)
         case "ceiling":
             figures["products"] = products(document)
+        case "scaling":
+            figures["ratios"] = scaling(document)
     paths = []
     for name, figure in figures.items():
         if figure is not None:
@@ -187,6 +189,41 @@ def products(document: Mapping[str, Any]) -> Figure:
     axes.set(xscale="log", xlabel="operations in the product", ylabel="GFLOP/s")
     axes.set_ylim(0, 1.1 * max(entry["gflops"] for entry in entries))
     axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+def scaling(document: Mapping[str, Any]) -> Figure | None:
+    """Throughput over that of one device against the number of devices, with its interval."""
+    lines: dict[str, list[Entry]] = {}
+    for entry in _timed(document):
+        processes = entry["case"]["processes"]
+        label = f"{entry['group']}, {processes} process{'es' if processes > 1 else ''}"
+        lines.setdefault(label, []).append(entry)
+    if not lines:
+        return None
+    figure, axes = _figure("Throughput over that of one device", document, height=5.6)
+    groups = list(dict.fromkeys(line[0]["group"] for line in lines.values()))
+    for label, line in lines.items():
+        medians, lows, highs = zip(*(entry["throughput_ratio"] for entry in line), strict=True)
+        errors = [
+            [median - low for median, low in zip(medians, lows, strict=True)],
+            [high - median for median, high in zip(medians, highs, strict=True)],
+        ]
+        devices = [entry["case"]["devices"] for entry in line]
+        dashed = "--" if line[0]["case"]["processes"] > 1 else "-"
+        style = _style(groups.index(line[0]["group"]), linestyle=dashed, capsize=2)
+        axes.errorbar(devices, medians, errors, label=label, **style)
+    ticks = sorted({entry["case"]["devices"] for entry in _timed(document)})
+    workers = [
+        next(e["workers"] for e in _timed(document) if e["case"]["devices"] == n) for n in ticks
+    ]
+    axes.plot(ticks, workers, color="0.35", linewidth=1, linestyle=":", label="ideal")
+    fake = ": fake ones, which share the cores" if document["platform"] == "cpu" else ""
+    axes.set(xscale="log", yscale="log", xlabel=f"devices{fake}", ylabel="times one device")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    _label_decades(axes.yaxis)
+    _legend_below(axes)
     return figure
 
 

@@ -171,12 +171,136 @@ def _show_ceiling(document: Document, console: Console) -> None:
     )
 
 
+def _show_scaling(document: Document, console: Console) -> None:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in _timed(document):
+        groups.setdefault(entry["group"], []).append(entry)
+    for group, entries in groups.items():
+        table = _table("n", "p", "ms", "IQR", "× one", "interval", "efficiency", "sums", "MB",
+                       "sent MB")  # fmt: skip
+        for entry in entries:
+            median, low, high = entry["throughput_ratio"]
+            table.add_row(
+                str(entry["case"]["devices"]),
+                str(entry["case"]["processes"]),
+                f"{entry['median'] * 1e3:.3g}",
+                _spread(entry),
+                f"{median:.2f}",
+                f"{low:.2f}-{high:.2f}",
+                f"{entry['efficiency']:.0%}",
+                f"{entry['collectives_per_step']:g}",
+                f"{entry['bytes'] / 1e6:.2f}",
+                f"{entry['wire_bytes'] / 1e6:.2f}",
+            )
+        console.print(f"\n{group}", table, sep="\n")
+    console.print(
+        "\nn devices in p processes. × one: throughput over that of one device, pair by pair; "
+        "efficiency: that over the devices. sums: collectives of a step, MB: of their operands on "
+        "each device, read from the compiled program; sent: by each in a ring."
+    )
+    if document["platform"] == "cpu":
+        console.print(
+            f"[bold]The devices are fake:[/] those beyond {document['cores']} cores share them, "
+            "and efficiency is over the cores that a layout has. It shows what dividing the work "
+            "costs; absolute figures on fake devices mean little."
+        )
+    _show_fit(document, console)
+    _show_predictions(document["predictions"], console)
+
+
+def _show_fit(document: Document, console: Console) -> None:
+    fit = document["cost_model"]
+    if fit is None:
+        return
+    table = _table("cost model, fitted here", "price")
+    for name, cost in fit["costs"].items():
+        table.add_row(name, _price(name, cost))
+    console.print("", table, sep="\n")
+    for what, error in (
+        ("fitted layouts", fit["fitted_error"]),
+        ("layouts held out", fit["held_out_error"]),
+        ("the most devices, by a fit without them", fit["extrapolation_error"]),
+    ):
+        if error is not None:
+            median, largest = error
+            console.print(f"  off by {median:.0%} (largest {largest:.0%}): {what}")
+    console.print(f"  a matrix product on one core: {document['sgemm_gflops']:.0f} GFLOP/s")
+
+
+def _price(name: str, cost: float) -> str:
+    """What a unit of a term costs, in the unit that people know."""
+    if cost == 0:
+        return "nothing"
+    if name == "compute":
+        return f"{1e-9 / cost:,.0f} GFLOP/s a core"
+    return f"{1e-9 / cost:,.2f} GB/s" if name.startswith("bytes") else f"{cost * 1e3:.3g} ms each"
+
+
+def _show_predictions(predictions: Mapping[str, Any], console: Console) -> None:
+    table = _table("predicted: one run", "B", "one, ms", "best n", "ms", "faster", "worth n")
+    for row in predictions["one_run"]:
+        steps = row["step_s"]
+        table.add_row(
+            row["machine"],
+            f"{row['batch']:,}",
+            f"{steps['1'] * 1e3:.3g}",
+            str(row["best_devices"]),
+            f"{steps[str(row['best_devices'])] * 1e3:.3g}",
+            f"{row['speedup']:.2f}",
+            str(row["worth_devices"]),
+        )
+    console.print("", table, sep="\n")
+    console.print("worth n: devices as long as doubling them saves a tenth of the step.")
+    table = _table("predicted: 10,000 seeds", "a device", "wall s", "examples/s", "B for half")
+    for row in predictions["seeds"]:
+        table.add_row(
+            row["machine"],
+            f"{row['per_device']:,}",
+            f"{row['wall_s']:.1f}",
+            f"{row['examples_per_s'] / 1e6:,.0f} M",
+            f"{predictions['half_efficiency_batch'][row['machine']]:,}",
+        )
+    console.print("", table, sep="\n")
+    console.print(
+        "781 steps of 128 each, training alone. B for half: smallest batch at which all devices "
+        "share one run with half their efficiency."
+    )
+    _show_assumptions(predictions["machines"], console)
+
+
+def _show_assumptions(machines: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = _table("assumed of a device", "TFLOP/s", "GB/s", "share", "link GB/s", "hop µs",
+                   "row µs", "rest µs")  # fmt: skip
+    for machine in machines:
+        links = [machine["inner"]]
+        if machine["devices"] > machine["host"]:
+            links.append(machine["outer"])
+        table.add_row(
+            machine["name"],
+            f"{machine['peak_flops'] / 1e12:.0f}",
+            f"{machine['memory_bytes_per_s'] / 1e9:,.0f}",
+            f"{machine['share']:.0%}",
+            ", ".join(f"{link['bytes_per_s'] / 1e9:.0f}" for link in links),
+            ", ".join(f"{link['hop_s'] * 1e6:g}" for link in links),
+            f"{machine['row_s'] * 1e6:g}",
+            f"{machine['rest_s'] * 1e6:g}",
+        )
+    console.print("", table, sep="\n")
+    console.print(
+        "No such machine was measured. TFLOP/s and GB/s of memory are the vendor's and reached in "
+        "part (share); link: 70% of the vendor's figure; hop: one exchange of a collective; row, "
+        "rest: the least that a row, and all else in a step, takes, one operation after the other. "
+        "Sources: rowrnn/bench/cost_model.py."
+    )
+
+
 _TABLES: dict[str, Callable[[Document, Console], None]] = {
     "lstm": _show_lstm,
     "train": _show_train,
     "peers": _show_peers,
     "startup": _show_startup,
     "ceiling": _show_ceiling,
+    "scaling": _show_scaling,
 }
 
 

@@ -215,12 +215,48 @@ class Startup(Suite):
         return dataclasses.replace(self, repeats=3)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scaling(Suite):
+    """A run and a sweep on more and more devices, and a cost model of it.
+
+    Under weak scaling each device keeps its work, under strong scaling the whole stays as it is.
+    On a CPU devices are fake: those beyond the cores share them.
+
+    Attributes:
+        devices: of all processes together.
+        processes: that divide them; pairs that do not divide evenly are left out.
+        batch: examples in a step of a run: of each device, or in all; always of a member.
+        members: of the sweep for each device, or for each of the most devices in all.
+        shared: how many devices share each batch of the sweep, under weak scaling.
+        hidden: units; strong scaling of a run is measured with all, the rest with the first.
+        projection: width of the projection.
+    """
+
+    repeats: int = 7
+    sample_s: float = 0.3
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    processes: tuple[int, ...] = (1, 2)
+    batch: int = 128
+    members: int = 1
+    shared: tuple[int, ...] = (1, 2)
+    hidden: tuple[int, ...] = (128, 32, 256)
+    projection: int = 128
+
+    def quick(self) -> "Scaling":
+        """At most four devices, one size and short samples."""
+        return dataclasses.replace(
+            self, repeats=5, sample_s=0.1, devices=tuple(n for n in self.devices if n <= 4),
+            processes=self.processes[:1], hidden=self.hidden[:1],
+        )  # fmt: skip
+
+
 SUITES: dict[str, type[Suite]] = {
     "lstm": Lstm,
     "train": Train,
     "peers": Peers,
     "startup": Startup,
     "ceiling": Ceiling,
+    "scaling": Scaling,
 }
 
 

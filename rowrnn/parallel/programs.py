@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -29,7 +30,11 @@ def divide_grads(mesh: Mesh, grad_fn: GradFn) -> GradFn:
         return grad_fn
 
     def share(params, batch, keys):
-        return jax.lax.psum(grad_fn(params, *_share(mesh, (batch, keys))), "data")
+        grads, sums = grad_fn(params, *_share(mesh, (batch, keys)))
+        # The counts of a batch are exact in float32, and so all goes in one collective.
+        floats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), sums)
+        grads, floats = jax.lax.psum((grads, floats), "data")
+        return grads, jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), floats, sums)
 
     return share
 
