@@ -23,13 +23,14 @@ class BenchArguments(Common):
 
     The suites: ceiling (matrix products and copies: what the device can do at most), lstm (the
     recurrence alone), train (the step, evaluation and the whole program), peers (the same step in
-    other libraries, in turns), startup (from the shell to the first step).
+    other libraries, in turns), startup (from the shell to the first step), scaling (devices and
+    processes, and what a model makes of them).
 
     rowrnn bench compare OLD.json NEW.json holds two results of one machine against each other.
     """
 
     suite: Annotated[Positional[str], arg(metavar="SUITE")]
-    """ceiling, lstm, train, peers, startup, or a TOML file such as experiments/bench_train.toml."""
+    """ceiling, lstm, train, peers, startup, scaling, or a TOML file such as experiments/bench_train.toml."""
     quick: Flag = False
     """A first look, in less than a minute for most."""
     out: Annotated[Path | None, arg(metavar="FILE.json")] = None
