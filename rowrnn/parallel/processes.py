@@ -62,9 +62,11 @@ def join(config: ParallelConfig) -> None:
     global _job
     if _job is not None or config.processes == 1:
         return
-    if "ROWRNN_LAUNCHER" in os.environ:
+    # Not for what this process may start in its turn.
+    launcher = os.environ.pop("ROWRNN_LAUNCHER", None)
+    if launcher is not None:
         # Before it waits for others, that may have gone as well.
-        threading.Thread(target=_watch_launcher, daemon=True).start()
+        threading.Thread(target=_watch_launcher, args=(launcher,), daemon=True).start()
     if not jax.distributed.is_initialized():
         cluster = None if config.coordinator else _detect_cluster()
         if config.coordinator is None and cluster is None:
@@ -323,9 +325,8 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _watch_launcher() -> None:
-    """Leaves when the launcher of this process has gone without a word."""
-    launcher = os.environ["ROWRNN_LAUNCHER"]
+def _watch_launcher(launcher: str) -> None:
+    """Leaves when the launcher of this process, a number, has gone without a word."""
     while str(os.getppid()) == launcher:
         time.sleep(1)
     _give_up("the launcher of this process has gone")

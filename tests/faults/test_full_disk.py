@@ -263,6 +263,7 @@ def test_a_log_that_has_no_room_says_so_and_nobody_waits_for_it(disk, count, rec
     record["most_entries_written"] = longest
 
 
+@pytest.mark.soak
 @pytest.mark.row(3, 1, 20)
 def test_a_directory_that_turns_read_only_keeps_what_was_saved(tmp_path, count, record):
     """The run directory or its checkpoints read-only from a random moment on: the same promise,

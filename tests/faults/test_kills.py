@@ -29,7 +29,8 @@ def start(arguments, cwd, file):
     return subprocess.Popen(
         [sys.executable, str(Path(phases.__file__)), str(file), *arguments, "--json"],
         cwd=cwd,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cwd / "cache")},
+        # Shared with other tests, which run the same programs.
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cwd.parent / "programs")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

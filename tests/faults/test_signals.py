@@ -61,6 +61,7 @@ def test_a_signal_saves_and_leaves(tmp_path, count, record, phase):
     record |= {"most seconds from the signal to the exit": round(most, 2), "still in it": hit}
 
 
+@pytest.mark.soak
 @pytest.mark.row(4, 1, 20)
 def test_a_signal_between_two_stacks_of_a_sweep(tmp_path, count, record):
     """SIGTERM or SIGINT between two chunks of seeds: saved and out, exit 75; resumed, the same."""
