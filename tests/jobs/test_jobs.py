@@ -124,12 +124,12 @@ def test_a_process_that_hangs_is_named(start, tmp_path, count):
         draw, run = random.Random(number), f"run-{number}"
         index = draw.randint(0, 1)
         program = (str(Path(hangs.__file__)), str(draw.randint(15, 40)), str(index))
-        arguments = ["train", *RUN, f"--run-dir={run}", "--parallel.stall-seconds=3"]
+        arguments = ["train", *RUN, f"--run-dir={run}", "--parallel.stall-seconds=8"]
         processes = start(2, arguments, program=program)
         for process in processes:
             code, _, err = ended(process)
             assert code == 7
-            assert f"no progress for 3 s: process {index} (pid {processes[index].pid}" in err
+            assert f"no progress for 8 s: process {index} (pid {processes[index].pid}" in err
             assert "hangs in __main__.handle_events" in err
             assert f"process {1 - index} " not in err
 
