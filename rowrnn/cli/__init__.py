@@ -128,25 +128,32 @@ def run(arguments: Sequence[str]) -> int:
         say("left on Ctrl-C")
         return _leave_job(130, "left on Ctrl-C")
     except Exception as error:
-        traceback.print_exception(error)
+        if _job() is not None:  # Which the interpreter will not come to.
+            traceback.print_exception(error)
         _leave_job(1, f"{type(error).__name__}: {error}")
         raise
 
 
-def _another_says(error: RowRNNError) -> bool:
-    """Whether an error is one that all processes of a job have, and another tells."""
+def _job() -> Any:
+    """`rowrnn.parallel` where this process is one of several, otherwise None."""
     # Only a command that has come as far as to load it can have joined a job.
     parallel = sys.modules.get("rowrnn.parallel")
-    if parallel is None or parallel.is_first():
+    return parallel if parallel is not None and parallel.process_count() > 1 else None
+
+
+def _another_says(error: RowRNNError) -> bool:
+    """Whether an error is one that all processes of a job have, and another tells."""
+    job = _job()
+    if job is None or job.is_first():
         return False
     return error.told or isinstance(error, ConfigError | DivergedError | StoppedError)
 
 
 def _leave_job(code: int, reason: str) -> int:
     """Ends this process where it is one of several, which then know why; otherwise the code."""
-    parallel = sys.modules.get("rowrnn.parallel")
-    if parallel is not None:
-        parallel.leave(code, reason)
+    job = _job()
+    if job is not None:
+        job.leave(code, reason)
     return code
 
 

@@ -35,6 +35,7 @@ from rowrnn.parallel.processes import (
     require_same,
     waiting_for_others,
 )
+from rowrnn.parallel.processes import count as process_count
 from rowrnn.parallel.programs import (
     compile_for_seeds,
     compile_replicated,
@@ -66,6 +67,7 @@ __all__ = [
     "make_sweep_mesh",
     "on_accelerator",
     "on_first",
+    "process_count",
     "put_replicated",
     "put_split",
     "put_stack",
