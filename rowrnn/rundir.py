@@ -24,7 +24,7 @@ from rowrnn import files, logs
 from rowrnn.config import Config
 from rowrnn.errors import RunError
 from rowrnn.logs import Log
-from rowrnn.members import Vary
+from rowrnn.members import Spec, Vary
 
 _Result = TypeVar("_Result")
 
@@ -260,6 +260,11 @@ class SweepStart:
     grid: dict[str, list[str | int | float | bool | None]]
     vary: Vary
     settings: dict[str, Any]
+
+    def spec(self, config: Config) -> Spec:
+        """The sweep in words, with the configuration that its members have in common."""
+        grid = {name: tuple(values) for name, values in self.grid.items()}
+        return Spec(config, tuple(self.seeds), grid, self.vary)
 
 
 def read_sweep(path: Path) -> SweepStart:

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse("eval", EvalArguments, arguments)
     require_text(given.run)
     configs.check(Config(parallel=given.parallel))
+
     from rowrnn import rundir
 
     if given.rows and rundir.is_sweep(given.run):

@@ -1,5 +1,6 @@
 """Starting jax, and the devices of all processes as a mesh."""
 
+import math
 import os
 from typing import Any
 
@@ -15,7 +16,7 @@ from rowrnn.parallel import processes
 
 def start(config: ParallelConfig) -> None:
     """Prepares jax for a run; what is asked for must come before its first computation."""
-    _start(config, default=1, collectives=True)
+    _start(config, sweep=False)
 
 
 def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
@@ -25,19 +26,19 @@ def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
     thread pool is not larger than the number of devices (seen in a third of the runs with two
     cores, at 0 % CPU), so that it gets a larger one.
     """
-    processes.join(config)
-    default = len(_cores()) if processes.count() == 1 else 1
-    _start(config, default=default, collectives=(config.data or 1) > 1, vmap=vmap)
+    _start(config, sweep=True, vmap=vmap)
 
 
-def _start(config: ParallelConfig, *, default: int, collectives: bool, vmap: bool = False) -> None:
-    """Joins the job and asks for CPU devices, `default` where the config says nothing of them."""
+def _start(config: ParallelConfig, *, sweep: bool, vmap: bool = False) -> None:
+    """Joins the job, asks for CPU devices and keeps compiled programs."""
     processes.join(config)
-    count = _wanted(config) or default
+    cores = len(_cores())
+    count = _wanted(config) or (cores if sweep and processes.count() == 1 else 1)
     # With one, the backend starts as it likes; and where it runs already, that may be with more.
     may_start = count == 1 or _ask_for_cpu_devices(count)
     # Devices that wait for each other in a collective each hold a thread.
-    waiting = vmap or (collectives and count > len(_cores()))
+    collectives = not sweep or (config.data or 1) > 1
+    waiting = vmap or (collectives and count > cores)
     if may_start and waiting and not _pool_exceeds(count):
         os.environ["NPROC"] = str(2 * max(2, count))
     program_cache.start(keep=config.compilation_cache)
@@ -49,7 +50,9 @@ def _start(config: ParallelConfig, *, default: int, collectives: bool, vmap: boo
 def _wanted(config: ParallelConfig) -> int:
     """Devices of each process that a config asks for; 0 where it leaves them open."""
     axes = (config.data or 1) * (config.seed or 1)
-    return config.devices or (axes > 1 and -(-axes // processes.count()))
+    if config.devices or axes == 1:
+        return config.devices
+    return math.ceil(axes / processes.count())
 
 
 def _ask_for_cpu_devices(count: int) -> bool:

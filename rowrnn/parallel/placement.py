@@ -76,7 +76,7 @@ def fetch(mesh: Mesh, tree: Any) -> Any:
     All processes must ask for the same.
     """
     if processes.count() > 1:
-        tree = jax.jit(_same, out_shardings=replicated(mesh))(tree)
+        tree = jax.jit(_copy, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(_to_host, tree)
 
 
@@ -87,7 +87,3 @@ def _to_host(leaf: Any) -> Any:
 
 def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
-
-
-def _same(tree: Any) -> Any:
-    return tree

@@ -13,7 +13,7 @@ from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.data import Split
 from rowrnn.errors import RunError
 from rowrnn.figures import RowCurve
-from rowrnn.members import Member, Spec
+from rowrnn.members import Member
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,7 @@ def save(rows: SweepRows) -> tuple[Path, Path]:
 
 def _kept(path: Path) -> list[Member]:
     """The members whose states a sweep has kept; raises `RunError` where there is none."""
-    start = rundir.read_sweep(path)
-    grid = {name: tuple(values) for name, values in start.grid.items()}
-    spec = Spec(rundir.read_config(path), tuple(start.seeds), grid, start.vary)
+    spec = rundir.read_sweep(path).spec(rundir.read_config(path))
     # By the members and not by what lies there: a directory's name need not tell its point.
     kept = [
         member

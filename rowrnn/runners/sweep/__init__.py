@@ -150,12 +150,11 @@ def reopen(
         raise RunError(
             f"{path / 'sweep.json'} does not say how the sweep is run ({error}); start a new one"
         ) from error
-    spec = Spec(
-        config=config or rundir.read_config(path),
-        seeds=tuple(started.seeds if seeds is None else seeds),
-        grid=_as_grid(started.grid if grid is None else grid),
-        vary=started.vary,
-    )
+    spec = started.spec(config or rundir.read_config(path))
+    if seeds is not None:
+        spec = dataclasses.replace(spec, seeds=tuple(seeds))
+    if grid is not None:
+        spec = dataclasses.replace(spec, grid=_as_grid(grid))
     return spec, settings
 
 
