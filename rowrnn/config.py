@@ -105,8 +105,11 @@ class ModelConfig:
     """Share of the activations dropped between LSTM layers and before the readout."""
     forget_bias: float = _between(1.0, -100.0, 100.0, traced=True)
     """Added to the forget gate at run time, beside its learned bias."""
-    init: Literal["modern", "notebook"] = "modern"
-    """modern: Glorot, orthogonal recurrence. notebook: as the 2015 notebook drew them."""
+    pooling: Literal["last", "mean"] = "last"
+    """What is read out: the hidden state after the last row, or the mean over all rows."""
+    init: Literal["modern", "glorot", "notebook"] = "modern"
+    """modern: Glorot, orthogonal recurrence. glorot: that for the recurrence too. notebook: as the
+    2015 notebook drew them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; parameters and sums stay float32."""
     backend: Literal["fast", "scan", "cudnn"] = "fast"
@@ -128,6 +131,14 @@ class DataConfig:
     """First training images set apart; unset: 5000 of 50,000 or more, otherwise none."""
     shift: int = _between(0, 0, 1_000)
     """Augmentation: training images move by up to this many pixels along each axis."""
+    rotation: float = _between(0.0, 0.0, 3.2, traced=True, off_at_zero=True)
+    """Augmentation: they turn by up to this angle, in radians."""
+    scale: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True, off_at_zero=True)
+    """Augmentation: height and width change by up to this share, each by its own."""
+    shear: float = _between(0.0, 0.0, 10.0, traced=True, off_at_zero=True)
+    """Augmentation: rows slide by up to this many pixels for each row from the centre."""
+    elastic: float = _between(0.0, 0.0, 100.0, traced=True, off_at_zero=True)
+    """Augmentation: pixels are displaced smoothly, by this standard deviation in pixels."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The network, in Flax Linen over the pure functions of `rowrnn.lstm`: pixels to logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -20,7 +20,8 @@ PIXEL_SCALE = 1 / 255
 
 
 class RowRNN(nn.Module):
-    """Reads each image row by row through stacked LSTMs and classifies the last hidden state.
+    """Reads each image row by row through stacked LSTMs and classifies the last hidden state, or
+    with ``pooling="mean"`` the mean of the hidden states.
 
     >>> model = RowRNN(ModelConfig(), classes=10)
     >>> images = jnp.zeros((2, 28, 28), jnp.uint8)
@@ -52,7 +53,7 @@ class RowRNN(nn.Module):
             images: [B, T, F], uint8.
             carries: one (c, h) for each layer, each [B, H]; zeros where not given. This is the
                 notebook's `istate`.
-            every_row: whether to give the logits after every row instead of after the last.
+            every_row: whether to give the logits after every row, as if it were the last.
             dropout_keys: a key for each image, [B], to drop activations with; without them none
                 is dropped.
 
@@ -68,6 +69,7 @@ class RowRNN(nn.Module):
         if carries is None:
             carries = [zero_carry(images.shape[0], config.hidden_size)] * config.layers
         last_carries = []
+        pools = config.pooling == "mean"
         for layer, carry in enumerate(carries):
             is_last = layer == config.layers - 1
             rows, carry = lstm(
@@ -78,10 +80,12 @@ class RowRNN(nn.Module):
                 input_scale=scale,
                 forget_bias=config.forget_bias,
                 dtype=jnp.dtype(config.dtype),
-                every_row=every_row or not is_last,
+                every_row=every_row or pools or not is_last,
                 backend=config.backend,
             )
             last_carries.append(carry)
+            if is_last and pools:
+                rows = running_mean(rows) if every_row else rows.mean(axis=0)
             if dropout_keys is not None:
                 rows = _drop(rows, dropout_keys, layer, config.dropout)
             projection, inputs, scale = None, config.hidden_size, 1.0
@@ -106,7 +110,7 @@ class RowRNN(nn.Module):
     def _cell(self, name: str, inputs: int) -> Affine:
         """The parameters of one LSTM layer."""
         hidden = self.config.hidden_size
-        init = _uniform_unit_scaling if self.config.init == "notebook" else _glorot_orthogonal
+        init = _CELL_INIT[self.config.init]
 
         def init_cell(key):
             return Affine(init(key, inputs, hidden), jnp.zeros(4 * hidden))
@@ -152,10 +156,22 @@ def watch(config: ModelConfig, params: Params, images: jax.Array) -> Watched:
         )
         layers.append(after)
         rows, scale, projection = after.h, 1.0, None
+    if config.pooling == "mean":
+        rows = running_mean(rows)
     readout = params["readout"]
     logits = rows @ readout.kernel
     logits = logits + jnp.broadcast_to(readout.bias, logits.shape)
     return Watched(jax.nn.softmax(logits), tuple(layers))
+
+
+def running_mean(rows: jax.Array) -> jax.Array:
+    """The mean over the rows up to each, [T, B, H] -> [T, B, H].
+
+    >>> running_mean(jnp.array([[[1.0]], [[3.0]], [[5.0]]]))[:, 0, 0].tolist()
+    [1.0, 2.0, 3.0]
+    """
+    counts = jnp.arange(1, rows.shape[0] + 1, dtype=rows.dtype)
+    return jnp.cumsum(rows, axis=0) / counts[:, None, None]
 
 
 def _drop(rows: jax.Array, keys: jax.Array, layer: int, rate: float) -> jax.Array:
@@ -183,17 +199,28 @@ def _uniform_unit_scaling(key: jax.Array, inputs: int, hidden: int) -> jax.Array
     return jax.random.uniform(key, (inputs + hidden, 4 * hidden), minval=-limit, maxval=limit)
 
 
-def _glorot_orthogonal(key: jax.Array, inputs: int, hidden: int) -> jax.Array:
-    """Glorot-uniform input kernels and orthogonal recurrent ones, gate by gate."""
-    input_key, recurrent_key = jax.random.split(key)
-    return jnp.concatenate(
-        [
-            _per_gate(initializers.glorot_uniform(), input_key, (inputs, hidden)),
-            _per_gate(initializers.orthogonal(), recurrent_key, (hidden, hidden)),
-        ]
-    )
+def _glorot_and(recurrent: Initializer) -> Callable[[jax.Array, int, int], jax.Array]:
+    """Glorot-uniform input kernels and recurrent ones of another kind, gate by gate."""
+
+    def init(key, inputs, hidden):
+        input_key, recurrent_key = jax.random.split(key)
+        return jnp.concatenate(
+            [
+                _per_gate(initializers.glorot_uniform(), input_key, (inputs, hidden)),
+                _per_gate(recurrent, recurrent_key, (hidden, hidden)),
+            ]
+        )
+
+    return init
 
 
 def _per_gate(init: Initializer, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Four independent draws side by side, [shape[0], 4 * shape[1]]."""
     return jnp.concatenate([init(k, shape) for k in jax.random.split(key, 4)], axis=1)
+
+
+_CELL_INIT = {
+    "modern": _glorot_and(initializers.orthogonal()),
+    "glorot": _glorot_and(initializers.glorot_uniform()),
+    "notebook": _uniform_unit_scaling,
+}

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from rowrnn import metrics
-from rowrnn.config import Config, is_off
+from rowrnn.augment import random_shift, random_warp
+from rowrnn.config import Config, DataConfig, is_off
 from rowrnn.metrics import Metrics
 from rowrnn.model import Params, RowRNN
 from rowrnn.optimizer import make_optimizer
@@ -23,7 +24,7 @@ from rowrnn.state import TrainState
 EVAL_BATCH = 1_000
 
 # What is drawn from a run's key; each purpose has its own stream.
-_ORDER, _SHIFT, _DROPOUT = 0, 1, 2
+_ORDER, _SHIFT, _DROPOUT, _WARP = 0, 1, 2, 3
 
 
 class Batch(NamedTuple):
@@ -69,9 +70,7 @@ def make_train_step(
     grad_fn = divide(_make_grad_fn(config, classes))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        if config.data.shift:
-            shift_key = _stream(state.key, _SHIFT, state.step)
-            batch = batch._replace(images=random_shift(shift_key, batch.images, config.data.shift))
+        batch = batch._replace(images=_augment(config.data, state.key, state.step, batch.images))
         dropout_key = _stream(state.key, _DROPOUT, state.step)
         example_keys = jax.random.split(dropout_key, batch.labels.shape[0])
         grads, sums = grad_fn(state.params, batch, example_keys)
@@ -87,6 +86,16 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, state.key, ema), sums
 
     return train_step
+
+
+def _augment(config: DataConfig, key: jax.Array, step: jax.Array, images: jax.Array) -> jax.Array:
+    """Images [B, T, F] of a batch, each changed at random where the config asks for it."""
+    warps = (config.rotation, config.scale, config.shear, config.elastic)
+    if not all(map(is_off, warps)):
+        images = random_warp(_stream(key, _WARP, step), images, *warps)
+    if config.shift:
+        images = random_shift(_stream(key, _SHIFT, step), images, config.shift)
+    return images
 
 
 def _make_grad_fn(config: Config, classes: int) -> GradFn:
@@ -163,22 +172,6 @@ def run_chunk(
         return state, sums + step_sums
 
     return jax.lax.while_loop(goes_on, body, (state, sums))
-
-
-def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
-    """Moves each image by up to `most` pixels along both axes, filling with zeros.
-
-    Args:
-        key: typed key.
-        images: [B, T, F].
-        most: largest shift; offsets are uniform over the integers -most to most.
-    """
-    batch, *shape = images.shape
-    padded = jnp.pad(images, ((0, 0), (most, most), (most, most)))
-    offsets = jax.random.randint(key, (batch, 2), 0, 2 * most + 1)
-    return jax.vmap(lambda image, offset: jax.lax.dynamic_slice(image, offset, shape))(
-        padded, offsets
-    )
 
 
 def predict_logits(

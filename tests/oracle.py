@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 
-def network_logits(params, images, forget_bias=1.0, carries=None):
+def network_logits(params, images, forget_bias=1.0, carries=None, pooling="last"):
     """The whole network in float64 NumPy, one image, row and layer at a time: logits [T, B, C]."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
@@ -19,6 +19,7 @@ def network_logits(params, images, forget_bias=1.0, carries=None):
         if carries is not None:
             state = [(np.asarray(c[b], np.float64), np.asarray(h[b], np.float64))
                      for c, h in carries]  # fmt: skip
+        read = []
         for t, row in enumerate(image):
             x = row / 255
             if "projection" in params:
@@ -30,5 +31,8 @@ def network_logits(params, images, forget_bias=1.0, carries=None):
                 c = sigmoid(f + forget_bias) * c + sigmoid(i) * np.tanh(j)
                 h = sigmoid(o) * np.tanh(c)
                 state[layer], x = (c, h), h
+            read.append(x)
+            if pooling == "mean":
+                x = np.mean(read, axis=0)
             logits[t, b] = x @ params["readout"].kernel + params["readout"].bias
     return logits

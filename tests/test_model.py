@@ -16,14 +16,16 @@ def random_images(seed, batch=3, rows=7, pixels=5):
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("projection_size", [0, 6])
-@pytest.mark.parametrize("init", ["modern", "notebook"])
-def test_logits_match_numpy(layers, projection_size, init):
-    config = ModelConfig(projection_size, 4, layers, forget_bias=0.7, init=init)
+@pytest.mark.parametrize(
+    ("init", "pooling"), [("modern", "last"), ("notebook", "mean"), ("glorot", "mean")]
+)
+def test_logits_match_numpy(layers, projection_size, init, pooling):
+    config = ModelConfig(projection_size, 4, layers, forget_bias=0.7, init=init, pooling=pooling)
     model, images = RowRNN(config, classes=3), random_images(1)
     params = model.init(jax.random.key(0), images)["params"]
     # Biases are zero at first; a network in use has others.
     params = jax.tree.map(lambda leaf: leaf + 0.1 if leaf.ndim == 1 else leaf, params)
-    expected = network_logits(params, np.asarray(images), forget_bias=0.7)
+    expected = network_logits(params, np.asarray(images), forget_bias=0.7, pooling=pooling)
 
     every, carries = model.apply({"params": params}, images, every_row=True)
     last, _ = model.apply({"params": params}, images)
@@ -73,6 +75,14 @@ def test_modern_recurrent_kernels_are_orthogonal_gate_by_gate():
     params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28), jnp.uint8))["params"]
     for gate in np.split(np.asarray(params["lstm_0"].kernel)[28:], 4, axis=1):
         np.testing.assert_allclose(gate.T @ gate, np.eye(16), atol=1e-5)
+
+
+def test_glorot_recurrent_kernels_are_uniform_within_their_limit():
+    model = RowRNN(ModelConfig(0, 64, init="glorot"), classes=10)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28), jnp.uint8))["params"]
+    recurrent, limit = np.asarray(params["lstm_0"].kernel)[28:], (6 / 128) ** 0.5
+    assert 0.99 * limit < np.abs(recurrent).max() <= limit
+    np.testing.assert_allclose(recurrent.std(), limit / 3**0.5, rtol=0.02)
 
 
 def test_dropout_scales_what_it_keeps_and_is_off_by_default():

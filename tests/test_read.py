@@ -81,14 +81,15 @@ def test_part():
     return data.load(CONFIG.data).test
 
 
-def test_what_is_watched_is_what_numpy_says():
-    config = ModelConfig(6, 4, layers=2, forget_bias=0.7)
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_what_is_watched_is_what_numpy_says(pooling):
+    config = ModelConfig(6, 4, layers=2, forget_bias=0.7, pooling=pooling)
     images = np.random.default_rng(0).integers(0, 256, (3, 7, 5), dtype=np.uint8)
     shapes = jax.eval_shape(RowRNN(config, 3).init, jax.random.key(0), images)["params"]
     params = random_like(shapes, 1)
     watched = jax.jit(watch, static_argnums=0)(config, params, images)
 
-    logits = network_logits(params, images, forget_bias=0.7)
+    logits = network_logits(params, images, forget_bias=0.7, pooling=pooling)
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(watched.beliefs, shares, atol=1e-5)
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"files", "launch"},
     {"config"},
     {"lstm", "data", "stats", "figures", "interrupt", "members", "logs", "program_cache"},
-    {"model", "optimizer", "display", "rundir", "ledger"},
+    {"augment", "model", "optimizer", "display", "rundir", "ledger"},
     {"metrics", "state"},
     {"step", "checkpoint", "weights"},
     {"parallel"},
