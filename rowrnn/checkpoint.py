@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,15 @@ def restore(
     if problems:
         raise RunError("; ".join(problems) + "; no intact checkpoint is left to restore")
     return None
+
+
+@contextlib.contextmanager
+def reading_alone() -> Iterator[None]:
+    """In here one process of a job reads what it likes; Orbax would wait for all the others."""
+    this = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    with ocp.Context(multiprocessing_options=options):
+        yield
 
 
 def newest_facts(directory: Path) -> Facts | None:

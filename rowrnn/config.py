@@ -14,6 +14,7 @@ rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 10
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -45,6 +46,7 @@ FREE = frozenset(
         "data.dir",
         "data.manual_dir",
         "train.display",
+        "train.logger",
         "train.log_every_steps",
         "train.eval_every_steps",
         "checkpoint.every_steps",
@@ -187,6 +189,9 @@ class TrainConfig:
     """Matrix-product precision, as jax names it; on a CPU all three are float32."""
     display: Literal["progress", "notebook", "none"] = "progress"
     """progress: a live bar on stderr. notebook: the lines of the 2015 notebook on stdout."""
+    logger: Literal["none", "wandb", "mlflow"] = "none"
+    """Also tell Weights & Biases or MLflow, as its own environment variables say (WANDB_MODE,
+    MLFLOW_TRACKING_URI, ...); of a sweep, its result. A run goes on whatever becomes of that."""
     log_every_steps: int = _between(50, 1, 1_000_000_000)
     """Steps between two entries of the metrics log (and two lines of the notebook display)."""
     eval_every_steps: int = _between(0, 0, 1_000_000_000)
@@ -324,12 +329,8 @@ def check(config: Config) -> None:
     """Raises `ConfigError` naming the first field whose value is of the wrong type or range."""
     for section in dataclasses.fields(config):
         table = getattr(config, section.name)
-        hints = typing.get_type_hints(type(table))
         for spec in dataclasses.fields(table):
-            value = getattr(table, spec.name)
-            problem = _problem(value, hints[spec.name], spec.metadata)
-            if problem:
-                raise ConfigError(f"{section.name}.{spec.name} = {shown(value)}: {problem}")
+            check_value(f"{section.name}.{spec.name}", getattr(table, spec.name))
     if config.train.examples is not None and config.train.epochs is not None:
         raise ConfigError(
             f"train.examples = {config.train.examples} and train.epochs = {config.train.epochs}: "
@@ -341,6 +342,18 @@ def check(config: Config) -> None:
             "add --data.dir DIR"
         )
     _check_job(config.parallel)
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises `ConfigError` where a field, by its dotted name, cannot have a value.
+
+    >>> check_value("model.layers", 0)
+    Traceback (most recent call last):
+    rowrnn.errors.ConfigError: model.layers = 0: must be an integer from 1 to 64
+    """
+    problem = _problem(value, _hint_of(name), fields()[name].metadata)
+    if problem:
+        raise ConfigError(f"{name} = {shown(value)}: {problem}")
 
 
 def _check_job(parallel: ParallelConfig) -> None:
@@ -415,7 +428,8 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def fields() -> dict[str, dataclasses.Field]:
+@functools.cache
+def fields() -> Mapping[str, dataclasses.Field]:
     """Every field of a configuration by its dotted name."""
     return {
         f"{section.name}.{spec.name}": spec
@@ -473,8 +487,7 @@ def parse_value(name: str, text: str) -> Any:
     names = fields()
     if name not in names:
         raise ConfigError(f"unknown name {cut(name)}{nearest(name, names, EXAMPLE)}")
-    section, key = name.split(".")
-    hint = typing.get_type_hints(type(getattr(Config(), section)))[key]
+    hint = _hint_of(name)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if bool in kinds:
         if text not in ("true", "false"):
@@ -488,6 +501,13 @@ def parse_value(name: str, text: str) -> Any:
                 noun = "an integer" if kind is int else "a number"
                 raise ConfigError(f"{name} = {shown(text)}: must be {noun}") from None
     return text
+
+
+@functools.cache
+def _hint_of(name: str) -> Any:
+    """The type of a field, by its dotted name."""
+    section, key = name.split(".")
+    return typing.get_type_hints(type(getattr(Config, section)))[key]
 
 
 def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:

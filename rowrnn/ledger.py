@@ -32,6 +32,9 @@ _DECIDING = ("experiment.py", "lstm", "metrics.py", "model.py", "optimizer.py", 
              "stack.py", "state.py", "step.py")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
+# What a file that is no record, or a forged one, may raise when it is read.
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+
 Key = dict[str, Any]
 """What decides a record: ``config``, ``data`` and ``code``, each a SHA-256 in hex, and ``seed``."""
 
@@ -99,16 +102,34 @@ class Ledger:
         """
         return [self._read_one(key) for key in keys]
 
+    def read_all(self) -> tuple[list[Record], list[Path]]:
+        """All intact records, also of other code and data, the last written last; and the damaged.
+
+        Nothing is set aside.
+        """
+        if self._directory is None or not self._directory.is_dir():
+            return [], []
+        paths = [path for path in self._directory.glob("seed-*.json") if path.is_file()]
+        records, damaged = [], []
+        for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            try:
+                record = _read(path)
+                if path.name != _name(record.key):
+                    raise ValueError("it has the name of another")
+            except OSError as error:
+                raise RunError(f"{path} cannot be read: {error.strerror}") from error
+            except _DAMAGE:
+                damaged.append(path)
+            else:
+                records.append(record)
+        return records, damaged
+
     def _read_one(self, key: Key) -> Record | None:
         if self._directory is None:
             return None
         path = self._directory / _name(key)
         try:
-            outer = files.read_json(path)
-            text = outer["record"]
-            if _sha256(text) != outer["sha256"]:
-                raise ValueError("it does not match its SHA-256")
-            record = _record_of(files.parse_json(text))
+            record = _read(path)
             if record.key != key:
                 raise ValueError("it belongs to another member")
             return record
@@ -116,7 +137,7 @@ class Ledger:
             return None
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except _DAMAGE as error:
             aside = path.with_suffix(".damaged")
             try:
                 path.replace(aside)
@@ -171,6 +192,15 @@ def unpack(text: str, count: int) -> np.ndarray:
 
 def _name(key: Key) -> str:
     return f"seed-{key['seed']}-{_sha256(json.dumps(key, sort_keys=True))[:20]}.json"
+
+
+def _read(path: Path) -> Record:
+    """The record in a file; raises `OSError`, or one of `_DAMAGE` where it is none."""
+    outer = files.read_json(path)
+    text = outer["record"]
+    if _sha256(text) != outer["sha256"]:
+        raise ValueError("it does not match its SHA-256")
+    return _record_of(files.parse_json(text))
 
 
 def _record_of(fields: Any) -> Record:

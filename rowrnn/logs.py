@@ -15,6 +15,8 @@ from rowrnn.errors import RunError
 
 _NAME = "metrics.jsonl"
 _EVENTS = "events.out.tfevents."
+# An entry has some 200.
+_END_BYTES = 2**16
 
 
 class Log:
@@ -93,14 +95,31 @@ def read(directory: Path) -> Iterator[dict[str, Any]]:
     try:
         with (directory / _NAME).open(encoding="utf-8", errors="replace") as lines:
             while line := lines.readline(files.MOST_BYTES):
-                try:
-                    entry = files.parse_json(line)
-                except ValueError:
-                    continue
-                if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                entry = _entry(line)
+                if entry is not None:
                     yield entry
     except FileNotFoundError:
         return
+
+
+def last(directory: Path) -> dict[str, Any] | None:
+    """The last entry of ``metrics.jsonl``, of which the end alone is read; None without one."""
+    try:
+        with files.open_plain(directory / _NAME, follow=False) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+            lines = file.read(_END_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((entry for entry in map(_entry, reversed(lines)) if entry is not None), None)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """What a line says, None where it is torn or no entry."""
+    try:
+        entry = files.parse_json(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 def rewind(directory: Path, step: int) -> None:

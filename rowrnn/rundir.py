@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -22,7 +23,8 @@ from filelock import FileLock, Timeout
 from rowrnn import config as configs
 from rowrnn import files, logs
 from rowrnn.config import Config
-from rowrnn.errors import RunError
+from rowrnn.errors import RunError, StoppedError
+from rowrnn.loggers import Logger, Outcome
 from rowrnn.logs import Log
 from rowrnn.members import Spec, Vary
 
@@ -58,6 +60,7 @@ class RunDir:
         files.require_plain(path)
         self.path = path
         self._log: Log | None = None
+        self._logger: Logger | None = None
         self._lock = _take_lock(path)
         holder = _Holder(socket.gethostname(), os.getpid(), _now())
         self.write("lock.json", json.dumps(dataclasses.asdict(holder)))
@@ -96,8 +99,12 @@ class RunDir:
     def __enter__(self) -> "RunDir":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, StoppedError)
+        try:
+            self.finish_logger("stopped" if stopped else "failed")
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Lets go of the directory."""
@@ -131,6 +138,18 @@ class RunDir:
         # What an earlier process logged after this step has been taken back.
         log = self._log = self._log or Log(self.path, purge_step=int(place["step"]))
         log.append([place | values], [(name, v, int(place["step"])) for name, v in values.items()])
+        self._check_logger()
+
+    def start_logger(self, kind: str) -> None:
+        """Lets a logger (`rowrnn.loggers`) follow what is logged from now on; "none" does not."""
+        if kind != "none":
+            self._logger = Logger(kind, self.path)
+
+    def finish_logger(self, outcome: Outcome) -> None:
+        """Tells the logger how the run has ended, and waits for it, but not for ever."""
+        logger, self._logger = self._logger, None
+        if logger is not None:
+            logger.finish(outcome)
 
     def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
@@ -140,6 +159,11 @@ class RunDir:
             [{"member": member, "step": step, name: value} for name, step, value in points],
             [(f"{name}/{member}", value, step) for name, step, value in points],
         )
+        self._check_logger()
+
+    def _check_logger(self) -> None:
+        if self._logger is not None:
+            self._logger.check()
 
     def restart_log(self) -> None:
         """Drops all that was logged, by which the ledger of a sweep is told again."""
@@ -189,6 +213,12 @@ class WatchedRunDir(RunDir):
     def log(self, place: dict[str, float], values: dict[str, float]) -> None:
         """Left to the other."""
 
+    def start_logger(self, kind: str) -> None:
+        """Left to the other."""
+
+    def finish_logger(self, outcome: Outcome) -> None:
+        """Left to the other."""
+
     def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Left to the other."""
 
@@ -228,6 +258,28 @@ def require_free(path: Path) -> None:
     if (path / "lock.json").exists():
         files.require_plain(path)
         _take_lock(path).release()
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a directory has a file that marks a run or a sweep, sound or not."""
+    return any(os.path.lexists(path / mark) for mark in (_MARK, _SWEEP_MARK))
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process writes to a directory now; nothing is changed by asking."""
+    try:
+        holder = files.build(_Holder, files.read_json(path / "lock.json"))
+        # To ask is to hold the lock for a moment, in which nobody else can take it; so not of one
+        # that a killed process has left.
+        if holder.host == socket.gethostname() and not _is_alive(holder.pid):
+            return False
+        with files.open_plain(path / ".lock", follow=False) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def is_sweep(path: Path) -> bool:

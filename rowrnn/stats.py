@@ -7,6 +7,7 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -101,11 +102,18 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
     >>> round(low, 4), round(high, 4)
     (0.9868, 0.9909)
     """
-    from scipy.stats import binomtest
-
     _check_share("level", level)
-    interval = binomtest(correct, count).proportion_ci(confidence_level=level, method="wilson")
-    return float(interval.low), float(interval.high)
+    if not 0 <= correct <= count or count < 1:
+        raise ValueError(f"{correct} of {count} correct: must be 0 to count, of at least 1")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = correct / count, z * z / count
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
+    # Where rounding would leave a little beside the ends.
+    return (
+        centre - half if correct > 0 else 0.0,
+        centre + half if correct < count else 1.0,
+    )
 
 
 def interval_of_mean(values: Values, level: float = 0.95) -> Interval:

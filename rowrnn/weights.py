@@ -67,6 +67,7 @@ def to_document(origin: Origin) -> dict[str, Any]:
         "hidden_size": model.hidden_size,
         "projection_size": model.projection_size,
         "forget_bias": model.forget_bias,
+        "pooling": model.pooling,
         "gates": ["i", "j", "f", "o"],
         "rowrnn": vars(origin),
     }

@@ -1,17 +1,27 @@
 """Every test runs on two CPU devices, with strict shapes; none needs an accelerator."""
 
 import os
+import tempfile
 
 # A thread pool larger than the number of devices: XLA on CPU can otherwise wait for ever where
 # batched matrix products meet several devices.
 os.environ.setdefault("NPROC", "4")
 
+# Most of what tests do is compiling. A program is compiled once for all workers of a session and
+# for all processes that the tests start, and never one that another session has compiled.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="rowrnn-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+
 import jax
 import pytest
+
+from rowrnn import program_cache
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+program_cache.start(keep=True)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ backends = ["scan"]
 hidden = [4, 8]
 batch = [2, 3]
 length = [5]
-seeds = [1, 2]
+seeds = [2]
 types = ["float32/highest"]
 projection = 6
 shapes = [[8, 2, 3]]
@@ -96,7 +96,7 @@ def test_ceiling(tmp_path):
 def test_lstm(tmp_path):
     document, results = run_tiny(tmp_path, TINY_LSTM)
     assert document.keys() >= PROVENANCE | {"sgemm_gflops", "skipped"}
-    assert len(document["figures"]) == (2 * 2 * 2 + 1) * len(MODES)
+    assert len(document["figures"]) == (2 * 2 + 1) * len(MODES)
     for entry in document["figures"]:
         check_statistics(entry)
         assert entry["error"] <= entry["tolerance"]
@@ -135,7 +135,7 @@ def not_a_number(*arguments, **options):
 )
 def test_a_wrong_backend_is_reported_as_wrong_and_not_timed(tmp_path, monkeypatch, backend, wrong):
     monkeypatch.setitem(lstm.BACKENDS, "suspect", backend)
-    text = TINY_LSTM.replace('"scan"', '"suspect"').replace("[1, 2]", "[1]")
+    text = TINY_LSTM.replace('"scan"', '"suspect"').replace("seeds = [2]", "seeds = [1]")
     document, _ = run_tiny(tmp_path, text.replace("[4, 8]", "[4]").replace("[2, 3]", "[2]"))
     for entry in document["figures"]:
         if entry["name"].split()[1] in wrong:
@@ -211,7 +211,8 @@ def test_a_library_that_is_not_installed_is_named(helper, tmp_path):
 LIBRARIES = {"pytorch": "torch", "keras3": "keras", "equinox": "equinox"}
 
 
-@pytest.mark.parametrize("peer", ["flax_nnx", "rowrnn", *LIBRARIES])
+# rowrnn itself and flax_linen: in the next test.
+@pytest.mark.parametrize("peer", ["flax_nnx", *LIBRARIES])
 def test_a_peer_computes_what_the_oracle_computes(tmp_path, peer):
     library = LIBRARIES.get(peer, "jax")
     if importlib.util.find_spec(library) is None:

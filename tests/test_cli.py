@@ -1,5 +1,8 @@
 """The command line as its users meet it: real processes, real signals, exit codes."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import re
@@ -11,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
-from rowrnn import data, load, logs
+from rowrnn import cli, data, load, logs
+from rowrnn.cli import terminal
 from rowrnn.config import DataConfig
+from rowrnn.errors import RunError
 
 ROOT = Path(__file__).parent.parent
 # A run of a few seconds: 40 steps an epoch.
@@ -55,6 +61,31 @@ def last_json(out):
     return json.loads(out.splitlines()[-1])
 
 
+def test_a_reader_of_the_help_that_leaves_is_nothing_to_complain_of(tmp_path):
+    with start("train", "--help", cwd=tmp_path) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def help_options(kind):
+    """The options that tyro's help of a dataclass of arguments names, and takes."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], console_outputs=True)
+    lines = [re.sub(r"[│╭╰]", " ", line) for line in text.getvalue().splitlines()]
+    heads = [re.match(r" {1,3}(-\S.*?)(?: {2}|$)", line) for line in lines]
+    return {name for head in heads if head for name in re.findall(r"--[a-z][\w.-]*", head[1])}
+
+
+@pytest.mark.parametrize("module", sorted({*cli._MODULES.values()}))
+def test_the_options_that_are_checked_first_are_those_of_the_help(module):
+    commands = vars(importlib.import_module(f"rowrnn.cli.{module}"))
+    kinds = [kind for name, kind in commands.items() if name.endswith("Arguments")]
+    for kind in kinds:
+        assert dict(terminal.options_of(kind)).keys() == help_options(kind)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of the quickstart config, shortened, and what it printed."""
@@ -73,6 +104,18 @@ def test_train_says_what_came_out_and_what_to_do_next(run):
     assert f"rowrnn eval {result['run_dir']}" in err
     assert (cwd / result["run_dir"] / "result.json").exists()
     assert max(map(len, err.splitlines())) <= 100
+
+
+def test_runs_lists_the_run(run):
+    cwd, result, _ = run
+    out, err = rowrnn("runs", "--json", cwd=cwd)
+    (listed,) = last_json(out)
+    assert listed["path"] == result["run_dir"]
+    assert listed["state"] == "done"
+    for name in ("test_accuracy", "wall_s", "examples_per_s"):
+        assert listed[name] == result[name]
+    assert re.search(rf"^quickstart-\S+ +done .* {result['test_accuracy']:.4f} .* s$", out, re.M)
+    assert err == ""
 
 
 def test_eval_gives_the_figures_of_the_run(run):
@@ -132,7 +175,8 @@ def test_the_notebook_display_prints_the_lines_of_2015(tmp_path):
     config = ROOT / "experiments" / "notebook_2015.toml"
     out, _ = rowrnn(
         "train", config, "--data.dataset=mnist_sample", "--data.validation-size=500",
-        "--train.examples=5000", "--json", cwd=tmp_path,
+        "--model.projection-size=8", "--model.hidden-size=16", "--train.examples=5000", "--json",
+        cwd=tmp_path,
     )  # fmt: skip
     *lines, finished, testing, result = out.splitlines()
     pattern = r"Iter (\d+), Minibatch Loss= \d+\.\d{6}, Training Accuracy= \d\.\d{5}"
@@ -162,7 +206,8 @@ def long_result(tmp_path_factory):
     return last_json(rowrnn("train", *LONG, "--run-dir=run", "--json", cwd=cwd)[0])
 
 
-# SIGKILL and SIGINT, and every phase of a run: tests/faults/.
+# Every signal in every phase of a run, and its end after a kill: tests/faults/.
+@pytest.mark.soak
 def test_a_run_goes_on_after_a_signal_as_if_nothing_had_been(tmp_path, long_result):
     process = start("train", *LONG, "--run-dir=run", cwd=tmp_path)
     wait_for_checkpoint(tmp_path / "run", process)
@@ -181,6 +226,10 @@ def test_the_length_given_as_a_flag_replaces_the_one_in_the_file(tmp_path):
     (tmp_path / "c.toml").write_text("[train]\nexamples = 100_000\n")
     out, _ = rowrnn("train", "c.toml", *SHORT, "--train.epochs=1", "--json", cwd=tmp_path)
     assert last_json(out)["steps"] == 40
+    # There is nothing to find it by.
+    assert last_json(out)["validation_accuracy"] is None
+    with pytest.raises(RunError, match="has no best checkpoint"):
+        load(tmp_path / last_json(out)["run_dir"], "best")
     (tmp_path / "d.toml").write_text("[train]\nepochs = 1000\n")
     out, _ = rowrnn("train", "d.toml", *SHORT, "--train.examples=300", "--json", cwd=tmp_path)
     assert last_json(out)["steps"] == 2
@@ -191,7 +240,7 @@ BAD = [
     (["train", "none.toml"], 2, "config none.toml: No such file"),
     (["train", "bad.toml"], 2, "unknown name model.hiden_size; did you mean hidden_size?"),
     (["train", "--train.batch-size=0"], 2, "train.batch_size = 0: must be an integer from 1"),
-    (["train", "--train.batch-size=x"], 2, "--train.batch-size"),
+    (["train", "--train.batch-size=x"], 2, "train.batch_size = 'x': must be an integer"),
     (["train", "--model.hiden-size=3"], 2, "--model.hidden-size"),
     (["train", "--optimizer.learning-rate=nan"], 2, "optimizer.learning_rate = nan"),
     (["train", "--train.epochs=1", "--train.examples=1"], 2, "only one of the two"),

@@ -31,7 +31,7 @@ def test_defaults_are_valid():
         ("optimizer", "learning_rate", -1e-3, "a number"),
         ("optimizer", "learning_rate", 10**40, "a number"),
         ("optimizer", "name", "adamm", "did you mean adam"),
-        ("model", "init", 3, "must be one of modern, notebook"),
+        ("model", "init", 3, "must be one of modern, glorot, notebook"),
         ("model", "hidden_size", 0, "from 1 to 65536"),
         ("data", "dir", 7, "must be a string"),
     ],

@@ -1,5 +1,6 @@
 """A network outside of rowrnn: what others read must be the network that was trained."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import rowrnn
 from rowrnn import cli, data
 from rowrnn import config as configs
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from rowrnn.errors import RunError
+from rowrnn.errors import ConfigError, RunError
 
 CONFIG = Config(
     ModelConfig(8, 16, layers=2, forget_bias=0.5),
@@ -44,11 +45,19 @@ print(sorted(network.platforms))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A trained run, what the command line exports of it, and what it prints."""
+    """A trained run, and what the command line exports of it."""
     directory = tmp_path_factory.mktemp("export")
-    rowrnn.train(CONFIG, directory / "run")
-    assert cli.run(["export", str(directory / "run"), "--to", str(directory / "network")]) == 0
-    return directory / "run", directory / "network"
+    run, network = directory / "run", directory / "network"
+    rowrnn.train(CONFIG, run)
+    page = str(directory / "digit.html")
+    assert cli.run(["export", str(run), "--to", str(network), "--web", page]) == 0
+    return run, network
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    """The page of the same run."""
+    return made[0].with_name("digit.html")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,8 @@ def in_numpy(directory, images):
             h = sigmoid(o) * np.tanh(c)
             states.append(h)
         rows = states
-    return rows[-1] @ tensor["readout.kernel"] + tensor["readout.bias"]
+    read = rows[-1] if config["pooling"] == "last" else np.mean(rows, axis=0)
+    return read @ tensor["readout.kernel"] + tensor["readout.bias"]
 
 
 def test_numpy_computes_the_same_from_the_files_alone(made, images):
@@ -100,6 +110,15 @@ def test_numpy_computes_the_same_from_the_files_alone(made, images):
     np.testing.assert_allclose(
         in_numpy(network, images), rowrnn.load(run).logits(images), atol=1e-5
     )
+
+
+def test_the_files_say_what_is_read_out(tmp_path, images):
+    config = configs.replace(CONFIG, {"model.pooling": "mean", "train.examples": 201})
+    rowrnn.train(config, tmp_path / "run")
+    network = rowrnn.export(tmp_path / "run", tmp_path / "network")
+    expected = rowrnn.load(network).logits(images)
+    np.testing.assert_allclose(in_numpy(network, images), expected, atol=1e-5)
+    assert "of the mean of its hidden states" in (network / "README.md").read_text()
 
 
 def test_the_network_comes_back_to_the_bit(made, images):
@@ -179,10 +198,46 @@ def test_where_the_data_lay_is_not_told(made, images, tmp_path):
     assert rowrnn.load(path).config.data.dir == "digits"
 
 
-def test_nothing_is_overwritten(made, capsys):
-    run, network = made
-    assert cli.run(["export", str(run), "--to", str(network)]) == 4
-    assert "is not empty" in capsys.readouterr().err
+def test_the_page_says_how_good_it_is(made, page):
+    found, html = rowrnn.evaluate(made[0]), " ".join(page.read_text().split())
+    assert f"{found.accuracy:.4f} of the 1,000 test images are classified correctly" in html
+    assert "2 LSTM layers of 16 units, trained on mnist_sample." in html
+    assert "Draw a digit" in html
+
+
+def test_an_export_gives_the_page_that_its_run_gives(made, page, tmp_path, capsys):
+    again = tmp_path / "again.html"
+    assert cli.run(["export", str(made[1]), "--web", str(again), "--json"]) == 0
+    assert again.read_bytes() == page.read_bytes()
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (answer["path"], answer["web"]) == (None, str(again))
+
+
+def test_nothing_is_overwritten(made, page, tmp_path, capsys):
+    (run, network), before = made, page.read_bytes()
+    new, link = tmp_path / "new.html", tmp_path / "link.html"
+    link.symlink_to(tmp_path / "elsewhere")
+    for arguments, words in (
+        (["--to", network], "is not empty"),
+        (["--web", page], "is there already"),
+        (["--web", page, "--to", tmp_path / "new"], "is there already"),
+        (["--web", new, "--to", network], "is not empty"),
+        (["--web", link], "is there already"),
+        (["--web", tmp_path / "no" / "such.html"], "No such file"),
+    ):
+        assert cli.run(["export", str(run), *map(str, arguments)]) == 4
+        assert words in capsys.readouterr().err
+    assert page.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [link]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([], "--to DIR, --web FILE.html or both"), (["--web", "digit"], "must end in .html")],
+)
+def test_what_to_write_has_to_be_said(arguments, words, capsys):
+    assert cli.run(["export", "run", *arguments]) == 2
+    assert words in capsys.readouterr().err
 
 
 def header_of(content):
@@ -259,3 +314,38 @@ def test_no_bytes_raise_anything_but_our_own_errors(made, tmp_path_factory, cont
         pass
     finally:
         shutil.rmtree(work.parent)
+
+
+# What jax2onnx loads warns at import of what it finds outdated, and would not be loaded.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_onnx_gives_the_same_logits_for_any_number_of_images(tmp_path, images, pooling):
+    pytest.importorskip("jax2onnx", reason="jax2onnx is not installed: pip install 'rowrnn[onnx]'")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rowrnn.train(configs.replace(CONFIG, {"model.pooling": pooling}), tmp_path / "run")
+    run, network = str(tmp_path / "run"), tmp_path / "network"
+    assert cli.run(["export", run, "--to", str(network), "--onnx"]) == 0
+
+    session = onnxruntime.InferenceSession(network / "model.onnx")
+    expected = rowrnn.load(run).logits(images)
+    for count in (1, 7, len(images)):
+        (logits,) = session.run(["logits"], {"images": images[:count]})
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
+
+
+def test_onnx_is_for_float32(tmp_path, made):
+    pytest.importorskip("jax2onnx", reason="jax2onnx is not installed: pip install 'rowrnn[onnx]'")
+    rowrnn.train(configs.replace(CONFIG, {"model.dtype": "bfloat16"}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"model\.dtype = 'bfloat16': --onnx needs"):
+        rowrnn.export(tmp_path / "run", tmp_path / "network", onnx=True)
+    assert not (tmp_path / "network").exists()
+
+
+def test_onnx_without_what_it_needs_is_told(tmp_path, made, monkeypatch, capsys):
+    run, _ = made
+    assert cli.run(["export", str(run), "--onnx"]) == 2
+    assert "--to DIR" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.run(["export", str(run), "--to", str(tmp_path / "network"), "--onnx"]) == 2
+    assert "pip install 'rowrnn[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "network").exists()

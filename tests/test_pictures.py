@@ -23,11 +23,11 @@ TEST_IMAGES = Path(
 
 @pytest.fixture(scope="module")
 def originals():
-    """200 of MNIST's test images, uint8 [200, 28, 28]."""
+    """100 of MNIST's test images, uint8 [100, 28, 28]."""
     if not TEST_IMAGES.is_file():
         pytest.skip(f"no {TEST_IMAGES}; set ROWRNN_TEST_DATA to MNIST's test images")
     images = np.frombuffer(gzip.decompress(TEST_IMAGES.read_bytes()), np.uint8, offset=16)
-    return images.reshape(-1, *SHAPE)[::50]
+    return images.reshape(-1, *SHAPE)[::100]
 
 
 def sketch(mode="L", size=(280, 280), paper="white", ink="black"):

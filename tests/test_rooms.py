@@ -15,18 +15,22 @@ FLOORS = [
     {"errors"},
     {"files", "launch"},
     {"config"},
-    {"lstm", "data", "stats", "figures", "interrupt", "members", "logs", "program_cache"},
+    {
+        *("lstm", "data", "stats", "figures", "interrupt", "members", "logs", "loggers"),
+        "program_cache",
+    },
     {"augment", "model", "optimizer", "display", "rundir", "ledger"},
     {"metrics", "state"},
     {"step", "checkpoint", "weights"},
     {"parallel"},
     {"experiment", "classifier"},
-    {"stack"},
+    {"stack", "web", "onnx"},
     {
         *("runners.__init__", "runners.train", "runners.evaluate", "runners.predict"),
-        *("runners.export", "runners.read", "runners.rows"),
+        *("runners.export", "runners.read", "runners.rows", "runners.runs"),
         *("runners.sweep", "runners.compare", "bench"),
     },
+    {"runners.report"},
     {"cli"},
 ]
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
@@ -74,6 +78,9 @@ def test_imports_point_downward(path):
         ("tensorflow_datasets", {"data"}),
         ("filelock", {"rundir"}),
         ("safetensors", {"weights"}),
+        ("jax2onnx", {"onnx"}),
+        ("wandb", {"loggers"}),
+        ("mlflow", {"loggers"}),
         ("tomllib", {"config", "bench"}),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import binom, chi, norm, t, ttest_ind
+from scipy.stats import binom, binomtest, chi, norm, t, ttest_ind
 
 from rowrnn import stats
 from rowrnn.stats import (
@@ -37,6 +37,8 @@ def test_wilson_interval_is_the_closed_formula(correct, count, level):
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     expected = [middle - half, middle + half]
     np.testing.assert_allclose(wilson_interval(correct, count, level), expected, atol=1e-12)
+    scipys = binomtest(correct, count).proportion_ci(level, "wilson")
+    np.testing.assert_allclose(wilson_interval(correct, count, level), scipys, atol=1e-12)
 
 
 def test_wilson_interval_covers_the_truth_as_often_as_it_says():

@@ -94,6 +94,19 @@ def test_members_that_diverge_have_a_line_each_and_a_code(grid):
     assert (cwd / "sweep" / "figures" / "accuracy.png").exists()
 
 
+def test_runs_lists_the_sweep(grid):
+    cwd, out, _ = grid
+    (listed,) = rowrnn.runs(cwd)
+    members = members_of(cwd / "sweep")
+    accuracies = [member["test_accuracy"] for member in members if member["test_accuracy"]]
+    assert (listed.name, listed.kind, listed.state) == ("sweep", "sweep", "done")
+    assert (listed.members, listed.completed) == (4, 2)
+    assert listed.test_accuracy == pytest.approx(np.mean(accuracies))
+    assert [point.completed for point in listed.points] == [2, 0]
+    assert listed.points[1].mean is None
+    assert listed.wall_s == last_json(out)["wall_s"]
+
+
 def test_the_states_that_were_kept_are_runs(grid):
     cwd = grid[0]
     assert len(list((cwd / "sweep" / "states").iterdir())) == 2
@@ -129,8 +142,8 @@ def test_vmap_on_two_devices_without_help_from_the_environment(tmp_path):
     assert "vmap against solo runs, 2 member(s)" in err
 
 
-# 200 steps of a member, saved every 5, so that a signal falls between two saves.
-LONG = [*FLAGS, "--train.examples=20001", "--checkpoint.every-steps=5", "--parallel.devices=1",
+# 100 steps of a member, saved every 5, so that a signal falls between two saves.
+LONG = [*FLAGS, "--train.examples=10001", "--checkpoint.every-steps=5", "--parallel.devices=1",
         "--train.eval-every-steps=50", "--seeds=0:3", "--chunk=1", "--strategy=map",
         "--keep=none"]  # fmt: skip
 
@@ -166,7 +179,7 @@ def test_a_sweep_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path, uncut):
     deadline = time.monotonic() + 120
     # One member is recorded, and the next one saved in the middle.
     # What lies there of the first one is at the last steps.
-    while not (any(path.glob("members/*.json")) and any(0 < at < 150 for at in saved_steps(path))):
+    while not (any(path.glob("members/*.json")) and any(0 < at < 75 for at in saved_steps(path))):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -174,7 +187,7 @@ def test_a_sweep_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path, uncut):
     process.communicate(timeout=60)
     recorded = {file: file.read_bytes() for file in path.glob("members/*.json")}
     assert len(recorded) == 1
-    assert 0 < max(saved_steps(path)) < 200
+    assert 0 < max(saved_steps(path)) < 100
     out, err = command("sweep", "--resume=sweep", "--json", cwd=tmp_path)
     assert last_json(out)["reused"] == 1
     assert "Sweep of 3 members, 1 of them recorded already" in err

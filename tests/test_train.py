@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -191,6 +192,8 @@ def test_divergence_stops_the_run_before_anything_bad_is_saved(tmp_path):
         rowrnn.train(config, tmp_path / "run")
     with pytest.raises(RunError, match="holds no checkpoint yet"):
         rowrnn.load(tmp_path / "run")
+    (listed,) = rowrnn.runs(tmp_path)
+    assert (listed.state, listed.step) == ("diverged", 1)
 
 
 def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch):
@@ -236,10 +239,12 @@ def test_what_cannot_run_leaves_the_run_that_it_would_overwrite(whole):
 
 
 def test_the_largest_seed_is_a_seed_and_small_ones_mean_the_same_in_every_type(tmp_path):
-    config = changed("train", seed=2**32 - 1, examples=300)
+    # As long as the others, whose programs it runs.
+    config = changed("train", seed=2**32 - 1)
     assert rowrnn.train(config, tmp_path / "run").seed == 2**32 - 1
+    small = Config(ModelConfig(0, 2, init="glorot"))
     kernels = [
-        states.create(CONFIG, 10, (28, 28), 10, seed).params["lstm_0"].kernel
+        states.create(small, 10, (2, 2), 2, seed).params["lstm_0"].kernel
         for seed in (5, np.uint32(5), jnp.asarray(5))
     ]
     assert len({np.asarray(kernel).tobytes() for kernel in kernels}) == 1
@@ -255,10 +260,6 @@ def test_the_best_on_validation_is_kept_between_two_saves(tmp_path):
     }
     best = rowrnn.load(tmp_path / "run", "best")
     assert scores[best.step] == max(scores.values())
-    unscored = dataclasses.replace(changed("train", examples=300), data=DataConfig("mnist_sample"))
-    rowrnn.train(unscored, tmp_path / "unscored")
-    with pytest.raises(RunError, match="has no best checkpoint"):
-        rowrnn.load(tmp_path / "unscored", "best")
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
@@ -328,9 +329,13 @@ def test_make_train_is_the_same_experiment(whole):
 
 def test_make_train_runs_under_vmap():
     dataset = data.load(CONFIG.data)
-    train = rowrnn.make_train(changed("train", examples=301), dataset)
-    both = jax.jit(jax.vmap(train))(np.arange(2))
-    alone = jax.jit(train)(1)
+    few = {name: data.Split(part.images[:300], part.labels[:300])
+           for name, part in (("train", dataset.train), ("test", dataset.test))}  # fmt: skip
+    train = rowrnn.make_train(changed("train", examples=201), dataclasses.replace(dataset, **few))
+    # Nothing here depends on how fast the program is, only on what it computes.
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    both = jit(jax.vmap(train))(np.arange(2))
+    alone = jit(train)(1)
     for ours, theirs in zip(
         jax.tree.leaves(both.state.params), jax.tree.leaves(alone.state.params), strict=True
     ):

@@ -65,7 +65,7 @@ class Child:
         # Several processes share an accelerator in turn: none may take all of its memory.
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(env or {})
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rowrnn.bench.worker", orders],
+            [sys.executable, "-P", "-m", "rowrnn.bench.worker", orders],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rowrnn import files
-from rowrnn.bench.record import FORMAT
+from rowrnn.bench import record
 from rowrnn.errors import ConfigError
 
 _LEVEL = 0.95
@@ -82,7 +81,7 @@ def compare(old: str | Path, new: str | Path, fail_above: float) -> Comparison:
     Raises `ConfigError` where a file cannot be read, the two were measured on different machines
     or by different suites, or no figure is in both.
     """
-    before, after = _read(Path(old)), _read(Path(new))
+    before, after = record.read(Path(old)), record.read(Path(new))
     for key in _SAME:
         if before.get(key) != after.get(key):
             raise ConfigError(
@@ -184,21 +183,3 @@ def _difference(old: Any, new: Any) -> str:
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         return ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in keys)
     return f"{old} -> {new}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = files.read_json(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a file of `rowrnn bench`") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}; give a file of `rowrnn bench`") from error
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or not isinstance(document.get("figures"), list)
-    ):
-        raise ConfigError(
-            f"{path}: not a result of `rowrnn bench` in format {FORMAT}; measure it again"
-        )
-    return document

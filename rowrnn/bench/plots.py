@@ -19,27 +19,31 @@ _MARKERS = "osD^vPX*"
 
 def save(document: Mapping[str, Any], out: Path) -> list[Path]:
     """Draws what a document has to show; returns the files written, named after `out`."""
-    figures = {}
+    paths = []
+    for name, figure in figures(document).items():
+        path = out.with_name(f"{out.stem}-{name}.png")
+        figure.savefig(path, format="png", dpi=130)
+        paths.append(path)
+    return paths
+
+
+def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
+    """What a document has to show, by name."""
+    found: dict[str, Figure | None] = {}
     match document["suite"]:
         case "lstm":
-            figures["batch"] = throughput(document, "batch", "hidden")
-            figures["hidden"] = throughput(document, "hidden", "batch")
-            figures["roofline"] = roofline(document)
+            found["batch"] = throughput(document, "batch", "hidden")
+            found["hidden"] = throughput(document, "hidden", "batch")
+            found["roofline"] = roofline(document)
         case "train":
-            figures["throughput"] = bars(document)
+            found["throughput"] = bars(document)
         case "peers":
-            figures["ratios"] = ratios(document)
+            found["ratios"] = ratios(document)
         case "ceiling":
-            figures["products"] = products(document)
+            found["products"] = products(document)
         case "scaling":
-            figures["ratios"] = scaling(document)
-    paths = []
-    for name, figure in figures.items():
-        if figure is not None:
-            path = out.with_name(f"{out.stem}-{name}.png")
-            figure.savefig(path, format="png", dpi=130)
-            paths.append(path)
-    return paths
+            found["ratios"] = scaling(document)
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def throughput(document: Mapping[str, Any], along: str, fixed: str) -> Figure | None:

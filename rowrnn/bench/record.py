@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rowrnn import rundir
+from rowrnn import files, rundir
 from rowrnn.bench import suites, timing
 from rowrnn.bench.child import cores
 from rowrnn.bench.flops import Flops
+from rowrnn.errors import ConfigError
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""
@@ -102,6 +103,28 @@ def document(
         **results,
         "figures": list(figures),
     }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document in a file; raises `ConfigError` where there is none in this format.
+
+    What the document holds beyond that is not looked at: who uses it must expect anything.
+    """
+    try:
+        document = files.read_json(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a file of `rowrnn bench`") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}; give a file of `rowrnn bench`") from error
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or not isinstance(document.get("figures"), list)
+    ):
+        raise ConfigError(
+            f"{path}: not a result of `rowrnn bench` in format {FORMAT}; measure it again"
+        )
+    return document
 
 
 def _processor() -> str:

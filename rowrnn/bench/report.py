@@ -1,6 +1,6 @@
 """What a suite found, as tables that fit a terminal of 80 columns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,30 +11,37 @@ from rowrnn.bench.compare import Comparison
 from rowrnn.bench.timing import NOISY
 
 Document = Mapping[str, Any]
+Piece = str | Table
 
 
 def show(document: Document, console: Console | None = None) -> None:
     """Prints a document of `rowrnn.bench.run`, on stderr where no console is given."""
     console = console if console is not None else _stderr()
-    console.print(
-        f"[bold]bench {document['suite']}[/]  {document['device_kind']}, "
+    for piece in pieces(document):
+        console.print(piece)
+
+
+def pieces(document: Document) -> Iterator[Piece]:
+    """What there is to say of a document: tables, and lines between them in rich's markup."""
+    yield (
+        f"[bold]bench {escape(document['suite'])}[/]  {escape(document['device_kind'])}, "
         f"{document['cores']} cores, jax {document['versions']['jax']}, "
         f"commit {(document['git_commit'] or 'unknown')[:12]}"
     )
-    _TABLES[document["suite"]](document, console)
+    yield from _TABLES[document["suite"]](document)
     for entry in document["figures"]:
         if "wrong" in entry:
             reason = escape(f"{entry['name']}: {entry['wrong']}")
-            console.print(f"[red]wrong, not timed:[/] {reason}")
+            yield f"[red]wrong, not timed:[/] {reason}"
     for line in _skipped(document):
-        console.print(f"skipped: {escape(line)}")
+        yield f"skipped: {escape(line)}"
     if noisy := len(document["noisy"]):
-        console.print(
+        yield (
             f"[yellow]warning:[/] {noisy} of {len(document['figures'])} figures, marked !, have "
             f"an IQR of more than {NOISY:.0%} of the median"
         )
     for line in document["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(line)}")
+        yield f"[yellow]warning:[/] {escape(line)}"
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -58,7 +65,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     console.print(f"{verdict} (allowed: {comparison.fail_above:.0%})")
 
 
-def _show_lstm(document: Document, console: Console) -> None:
+def _lstm_pieces(document: Document) -> Iterator[Piece]:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in _timed(document):
         groups.setdefault((entry["case"]["type"], entry["case"]["rows"]), []).append(entry)
@@ -77,14 +84,15 @@ def _show_lstm(document: Document, console: Console) -> None:
                 f"{entry['share_of_ceiling']:.0%}",
             )
         what = f"{document['settings']['features']} pixels" if rows == "pixels" else "H floats"
-        console.print(f"\n{kind}, rows of {what}", table, sep="\n")
-    console.print(
+        yield f"\n{kind}, rows of {what}"
+        yield table
+    yield (
         "\nTFLOP/s and share: executed (folded) operations; the share is of the best product of "
         f"that type, {_rates(document['gemm_gflops'])}"
     )
 
 
-def _show_train(document: Document, console: Console) -> None:
+def _train_pieces(document: Document) -> Iterator[Piece]:
     table = _table("setting", "ms", "IQR", "examples/s", "model", "executed", "of sgemm")
     for entry in _timed(document):
         low, high = entry["share_interval"]
@@ -97,28 +105,26 @@ def _show_train(document: Document, console: Console) -> None:
             f"{entry['tflops']['executed']:.3f}",
             f"{entry['share_of_ceiling']:.0%} ({low:.0%}-{high:.0%})",
         )
-    console.print(table)
+    yield table
     rates = f"sgemm {document['sgemm_gflops']:.0f} GFLOP/s"
     if document["one_core"]["sgemm_gflops"]:
         rates += f", on one core {document['one_core']['sgemm_gflops']:.0f}"
-    console.print(f"model, executed: TFLOP/s. {rates}, timed in turns with each setting.")
+    yield f"model, executed: TFLOP/s. {rates}, timed in turns with each setting."
     if document.get("sweep"):
-        _show_sweep(document["sweep"], console)
+        yield from _sweep_pieces(document["sweep"])
     if "program" in document:
-        _show_program(document["program"], console)
+        yield from _program_pieces(document["program"])
 
 
-def _show_sweep(sweep: Mapping[str, Any], console: Console) -> None:
-    console.print(
-        f"a sweep, B={sweep['batch']}: {sweep['examples_per_s']['a sweep']:,.0f} examples/s"
-    )
+def _sweep_pieces(sweep: Mapping[str, Any]) -> Iterator[Piece]:
+    yield f"a sweep, B={sweep['batch']}: {sweep['examples_per_s']['a sweep']:,.0f} examples/s"
     for rival, (median, low, high) in sweep["over"].items():
-        console.print(f"  {median:.2f} times {rival} ({low:.2f}-{high:.2f})")
+        yield f"  {median:.2f} times {rival} ({low:.2f}-{high:.2f})"
 
 
-def _show_program(program: Mapping[str, Any], console: Console) -> None:
+def _program_pieces(program: Mapping[str, Any]) -> Iterator[Piece]:
     reached = "reached" if program["reached"] else "not reached"
-    console.print(
+    yield (
         f"whole program: accuracy {program['target']:.0%} on mnist_sample {reached} after "
         f"{program['epochs']} epochs, {program['seconds_to_target']:.1f} s from the shell; "
         f"{program['reported_examples_per_s']:,.0f} examples/s by its own account, "
@@ -126,7 +132,7 @@ def _show_program(program: Mapping[str, Any], console: Console) -> None:
     )
 
 
-def _show_peers(document: Document, console: Console) -> None:
+def _peers_pieces(document: Document) -> Iterator[Piece]:
     table = _table("rowrnn against", "batch", "rowrnn/s", "peer/s", "ratio", "interval")
     entries = {entry["name"]: entry for entry in _timed(document)}
     for peer, ratios in document["ratios"].items():
@@ -139,23 +145,23 @@ def _show_peers(document: Document, console: Console) -> None:
                 f"{median:.2f}×",
                 f"{low:.2f} to {high:.2f}",
             )
-    console.print(table)
+    yield table
 
 
-def _show_startup(document: Document, console: Console) -> None:
+def _startup_pieces(document: Document) -> Iterator[Piece]:
     table = _table("process", "median s", "min s", "IQR")
     for entry in _timed(document):
         table.add_row(
             entry["name"], f"{entry['median']:.2f}", f"{entry['min']:.2f}", _spread(entry)
         )
-    console.print(table)
+    yield table
     table = _table("program", "trace s", "lower s", "XLA s")
     for name, stages in document["compile"].items():
         table.add_row(name, *(f"{stages[key]:.2f}" for key in ("trace_s", "lower_s", "backend_s")))
-    console.print(table)
+    yield table
 
 
-def _show_ceiling(document: Document, console: Console) -> None:
+def _ceiling_pieces(document: Document) -> Iterator[Piece]:
     table = _table("figure", "ms", "IQR", "GFLOP/s", "GB/s")
     for entry in _timed(document):
         table.add_row(
@@ -165,13 +171,11 @@ def _show_ceiling(document: Document, console: Console) -> None:
             f"{entry['gflops']:,.0f}" if "gflops" in entry else "",
             f"{entry['gb_per_s']:,.0f}" if "gb_per_s" in entry else "",
         )
-    console.print(table)
-    console.print(
-        f"best: {_rates(document['gemm_gflops'])}; copy {document['copy_gb_per_s']:.0f} GB/s"
-    )
+    yield table
+    yield f"best: {_rates(document['gemm_gflops'])}; copy {document['copy_gb_per_s']:.0f} GB/s"
 
 
-def _show_scaling(document: Document, console: Console) -> None:
+def _scaling_pieces(document: Document) -> Iterator[Piece]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for entry in _timed(document):
         groups.setdefault(entry["group"], []).append(entry)
@@ -192,30 +196,32 @@ def _show_scaling(document: Document, console: Console) -> None:
                 f"{entry['bytes'] / 1e6:.2f}",
                 f"{entry['wire_bytes'] / 1e6:.2f}",
             )
-        console.print(f"\n{group}", table, sep="\n")
-    console.print(
+        yield f"\n{group}"
+        yield table
+    yield (
         "\nn devices in p processes. × one: throughput over that of one device, pair by pair; "
         "efficiency: that over the devices. sums: collectives of a step, MB: of their operands on "
         "each device, read from the compiled program; sent: by each in a ring."
     )
     if document["platform"] == "cpu":
-        console.print(
+        yield (
             f"[bold]The devices are fake:[/] those beyond {document['cores']} cores share them, "
             "and efficiency is over the cores that a layout has. It shows what dividing the work "
             "costs; absolute figures on fake devices mean little."
         )
-    _show_fit(document, console)
-    _show_predictions(document["predictions"], console)
+    yield from _fit_pieces(document)
+    yield from _predictions_pieces(document["predictions"])
 
 
-def _show_fit(document: Document, console: Console) -> None:
+def _fit_pieces(document: Document) -> Iterator[Piece]:
     fit = document["cost_model"]
     if fit is None:
         return
     table = _table("cost model, fitted here", "price")
     for name, cost in fit["costs"].items():
         table.add_row(name, _price(name, cost))
-    console.print("", table, sep="\n")
+    yield ""
+    yield table
     for what, error in (
         ("fitted layouts", fit["fitted_error"]),
         ("layouts held out", fit["held_out_error"]),
@@ -223,8 +229,8 @@ def _show_fit(document: Document, console: Console) -> None:
     ):
         if error is not None:
             median, largest = error
-            console.print(f"  off by {median:.0%} (largest {largest:.0%}): {what}")
-    console.print(f"  a matrix product on one core: {document['sgemm_gflops']:.0f} GFLOP/s")
+            yield f"  off by {median:.0%} (largest {largest:.0%}): {what}"
+    yield f"  a matrix product on one core: {document['sgemm_gflops']:.0f} GFLOP/s"
 
 
 def _price(name: str, cost: float) -> str:
@@ -236,7 +242,7 @@ def _price(name: str, cost: float) -> str:
     return f"{1e-9 / cost:,.2f} GB/s" if name.startswith("bytes") else f"{cost * 1e3:.3g} ms each"
 
 
-def _show_predictions(predictions: Mapping[str, Any], console: Console) -> None:
+def _predictions_pieces(predictions: Mapping[str, Any]) -> Iterator[Piece]:
     table = _table("predicted: one run", "B", "one, ms", "best n", "ms", "faster", "worth n")
     for row in predictions["one_run"]:
         steps = row["step_s"]
@@ -249,8 +255,9 @@ def _show_predictions(predictions: Mapping[str, Any], console: Console) -> None:
             f"{row['speedup']:.2f}",
             str(row["worth_devices"]),
         )
-    console.print("", table, sep="\n")
-    console.print("worth n: devices as long as doubling them saves a tenth of the step.")
+    yield ""
+    yield table
+    yield "worth n: devices as long as doubling them saves a tenth of the step."
     table = _table("predicted: 10,000 seeds", "a device", "wall s", "examples/s", "B for half")
     for row in predictions["seeds"]:
         table.add_row(
@@ -260,15 +267,16 @@ def _show_predictions(predictions: Mapping[str, Any], console: Console) -> None:
             f"{row['examples_per_s'] / 1e6:,.0f} M",
             f"{predictions['half_efficiency_batch'][row['machine']]:,}",
         )
-    console.print("", table, sep="\n")
-    console.print(
+    yield ""
+    yield table
+    yield (
         "781 steps of 128 each, training alone. B for half: smallest batch at which all devices "
         "share one run with half their efficiency."
     )
-    _show_assumptions(predictions["machines"], console)
+    yield from _assumptions_pieces(predictions["machines"])
 
 
-def _show_assumptions(machines: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _assumptions_pieces(machines: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
     table = _table("assumed of a device", "TFLOP/s", "GB/s", "share", "link GB/s", "hop µs",
                    "row µs", "rest µs")  # fmt: skip
     for machine in machines:
@@ -285,8 +293,9 @@ def _show_assumptions(machines: Sequence[Mapping[str, Any]], console: Console) -
             f"{machine['row_s'] * 1e6:g}",
             f"{machine['rest_s'] * 1e6:g}",
         )
-    console.print("", table, sep="\n")
-    console.print(
+    yield ""
+    yield table
+    yield (
         "No such machine was measured. TFLOP/s and GB/s of memory are the vendor's and reached in "
         "part (share); link: 70% of the vendor's figure; hop: one exchange of a collective; row, "
         "rest: the least that a row, and all else in a step, takes, one operation after the other. "
@@ -294,13 +303,13 @@ def _show_assumptions(machines: Sequence[Mapping[str, Any]], console: Console) -
     )
 
 
-_TABLES: dict[str, Callable[[Document, Console], None]] = {
-    "lstm": _show_lstm,
-    "train": _show_train,
-    "peers": _show_peers,
-    "startup": _show_startup,
-    "ceiling": _show_ceiling,
-    "scaling": _show_scaling,
+_TABLES: dict[str, Callable[[Document], Iterator[Piece]]] = {
+    "lstm": _lstm_pieces,
+    "train": _train_pieces,
+    "peers": _peers_pieces,
+    "startup": _startup_pieces,
+    "ceiling": _ceiling_pieces,
+    "scaling": _scaling_pieces,
 }
 
 

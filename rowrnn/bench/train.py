@@ -224,7 +224,7 @@ def slope(suite: suites.Train, directory: Path) -> dict[str, Any]:
     """
 
     def timed(name: str, epochs: int) -> tuple[float, dict[str, Any]]:
-        command = [sys.executable, "-m", "rowrnn.cli", "train", suite.config]
+        command = [sys.executable, "-P", "-m", "rowrnn.cli", "train", suite.config]
         command += ["--train.epochs", str(epochs), "--train.display", "none", "--json"]
         command += ["--run-dir", str(directory / name)]
         began = time.perf_counter()

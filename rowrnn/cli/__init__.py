@@ -23,14 +23,17 @@ _MODULES = {
     "train": "train",
     "sweep": "sweep",
     "compare": "compare",
+    "runs": "runs",
     "extract": "extract",
     "eval": "evaluate",
     "predict": "predict",
     "read": "read",
+    "report": "report",
     "export": "export",
     "data": "data",
     "bench": "bench",
     "launch": "launch",
+    "completion": "completion",
 }
 
 _OVERVIEW = """\
@@ -45,14 +48,19 @@ commands:
   extract SWEEP MEMBER --to DIR
                            a member of a sweep as a run of its own
   compare SWEEP [SWEEP]    is the second better, and by how much?
+  runs [DIR]               runs and sweeps, what they gave and how they differ
   eval RUN                 loss, accuracy by class and confusion matrix of a run
   predict RUN PICTURE ...  what a run sees in pictures
   read RUN PICTURE|INDEX   watch it read: belief, hidden state and gates by row
+  report RUN|SWEEP|FILE    a page that shows a run, a sweep or a bench record
   export RUN --to DIR      weights, a program for jax alone, and a model card
+  export RUN --web FILE.html
+                           a page in which it reads what you draw
   data prepare NAME        download or convert mnist, fashion_mnist or kmnist
   bench SUITE              how fast: the recurrence, the step, other libraries
   bench compare OLD NEW    is the new measurement slower?
   launch -n 4 -- COMMAND   one job in several processes on this machine
+  completion SHELL         a script by which bash, zsh or fish completes all this
 
 `rowrnn COMMAND --help` shows the arguments of a command. All take --json (one
 JSON value on the last line of stdout) and --debug (a traceback with an error).
@@ -66,7 +74,10 @@ def main() -> None:
     _open_streams()
     _keep_stdout_for_answers()
     try:
-        code = run(sys.argv[1:])
+        try:
+            code = run(sys.argv[1:])
+        except SystemExit as left:  # tyro's, after it has printed the help or what is wrong.
+            code = left.code
         sys.stdout.flush()
     except BrokenPipeError:
         # Who read stdout has left, as `head` does; the interpreter would complain at its end.
@@ -165,5 +176,6 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """One line for a warning of ours, nothing for those of libraries."""
-    if issubclass(category, UserWarning) and str(message).startswith(("checkpoint ", "record ")):
+    ours = ("checkpoint ", "record ", "logger ")
+    if issubclass(category, UserWarning) and str(message).startswith(ours):
         say(f"warning: {message}")

@@ -1,5 +1,7 @@
 """``rowrnn export``."""
 
+import functools
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,23 +10,28 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, parse, plain, say
-from rowrnn.errors import DataError
+from rowrnn.cli.terminal import Common, Flag, parse, plain, say
+from rowrnn.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments(Common):
-    """Write a trained network into a directory of its own, for use without the run or rowrnn.
+    """Write a trained network for use without the run or rowrnn: a directory, a web page or both.
 
-    It holds model.safetensors and config.json (the layout of Hugging Face), model.jaxexport (a
-    program for CPUs, CUDA devices and TPUs that jax alone runs) and a model card. rowrnn predict
-    takes it in place of a run.
+    The directory holds model.safetensors and config.json (the layout of Hugging Face),
+    model.jaxexport (a program for CPUs, CUDA devices and TPUs that jax alone runs) and a model
+    card. rowrnn predict takes it in place of a run. The page is one file for any browser, from
+    disk: draw a digit, and watch the network read it row by row.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run directory."""
-    to: Annotated[Path, arg(metavar="DIR")]
+    """The run directory, or a directory that export made."""
+    to: Annotated[Path | None, arg(metavar="DIR")] = None
     """The new directory."""
+    onnx: Flag = False
+    """Put a model.onnx into that directory too."""
+    web: Annotated[Path | None, arg(metavar="FILE.html")] = None
+    """The new page."""
     checkpoint: str = "last"
     """last, best (on validation) or a step."""
 
@@ -33,17 +40,37 @@ def main(arguments: Sequence[str]) -> int:
     """Exports a network."""
     given = parse("export", ExportArguments, arguments)
 
-    from rowrnn.runners.evaluate import evaluate
-    from rowrnn.runners.export import export
+    _check(given)
 
+    from rowrnn.runners.evaluate import evaluate
+    from rowrnn.runners.export import export, export_web, require_unused
+
+    for path in filter(None, (given.to, given.web)):
+        require_unused(path)
     try:
         evaluation = evaluate(given.run, which=given.checkpoint).summary()
     except DataError as error:
-        say(f"{error}; the model card will not say how good it is")
+        say(f"{error}; what is written will not say how good the network is")
         evaluation = None
-    path = export(given.run, given.to, which=given.checkpoint, evaluation=evaluation)
-    print(f"Written: {plain(str(path))}")
+    written: dict[str, str | None] = {"path": None, "web": None}
+    export = functools.partial(export, onnx=given.onnx)
+    for name, path, write in (("web", given.web, export_web), ("path", given.to, export)):
+        if path is not None:
+            write(given.run, path, which=given.checkpoint, evaluation=evaluation)
+            written[name] = str(path)
+            print(f"Written: {plain(str(path))}")
     if given.json:
-        accuracy = evaluation and evaluation["test_accuracy"]
-        print(json.dumps({"path": str(path), "test_accuracy": accuracy}))
+        print(json.dumps({**written, "test_accuracy": evaluation and evaluation["test_accuracy"]}))
     return 0
+
+
+def _check(given: ExportArguments) -> None:
+    """Raises `ConfigError` where the arguments do not say what to write."""
+    if given.to is None and given.web is None:
+        raise ConfigError("export: give --to DIR, --web FILE.html or both")
+    if given.onnx and given.to is None:
+        raise ConfigError("--onnx: give the directory that it goes into with --to DIR")
+    if given.onnx and importlib.util.find_spec("jax2onnx") is None:
+        raise ConfigError("--onnx needs jax2onnx: pip install 'rowrnn[onnx]'")
+    if given.web is not None and given.web.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--web {given.web}: must end in .html, for a browser to open it")

@@ -83,7 +83,7 @@ def _free_port() -> int:
 def _command_of(index: int, count: int, address: str, command: Sequence[str]) -> list[str]:
     """The command line of a process; its options stand first, since a ``--`` may follow."""
     return [
-        *(sys.executable, "-m", "rowrnn.cli", command[0]),
+        *(sys.executable, "-P", "-m", "rowrnn.cli", command[0]),
         *("--parallel.coordinator", address),
         *("--parallel.processes", str(count)),
         *("--parallel.process", str(index)),

@@ -12,7 +12,8 @@ from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
 from rowrnn import members
-from rowrnn.cli.terminal import Common, Flag, console, parse, plain, require_text, say
+from rowrnn.cli.report import report_at_end
+from rowrnn.cli.terminal import Common, Flag, console, duration, parse, plain, require_text, say
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 from rowrnn.members import Spec, Vary
@@ -72,9 +73,10 @@ def main(arguments: Sequence[str]) -> int:
         # Before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
 
-    from rowrnn import rundir
+    from rowrnn import loggers, rundir
     from rowrnn.cli.train import is_one_of_several
 
+    loggers.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(f"{name}-sweep")
     require_text(given.resume or run_dir)
@@ -110,6 +112,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if parallel.is_first():
         _report(result)
+        report_at_end(result.run_dir)
         if given.json:
             print(json.dumps(result.summary))
     return PART_FAILED if result.failed else 0
@@ -167,7 +170,7 @@ def _show_plan(plan: "Plan") -> None:
         f"Sweep of {plan.members} members{points}{known}",
         f"{plan.strategy} on {devices}, {plan.compilations} compilation"
         + ("s" if plan.compilations != 1 else "")
-        + f", {plan.examples:,} examples, about {_duration(plan.seconds)}",
+        + f", {plan.examples:,} examples, about {duration(plan.seconds)}",
     ]
     for group in plan.groups:
         memory = ""
@@ -177,15 +180,8 @@ def _show_plan(plan: "Plan") -> None:
             )
         left = group.members - group.reused
         label = group.label or "all"
-        lines.append(f"  {label}: {left} to run{memory}, about {_duration(group.seconds)}")
+        lines.append(f"  {label}: {left} to run{memory}, about {duration(group.seconds)}")
     print("\n".join(map(plain, lines)), file=sys.stderr)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _report(result: "SweepResult") -> None:
@@ -225,8 +221,8 @@ def _report(result: "SweepResult") -> None:
             f"{found['same_predictions']:.2%}"
         )
     if summary["examples_per_s"]:
-        throughput, duration = summary["examples_per_s"], _duration(summary["wall_s"])
-        screen.print(f"{throughput:,.0f} seed·examples/s, {duration} in all")
+        throughput, time = summary["examples_per_s"], duration(summary["wall_s"])
+        screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
     kept = plain(str(result.run_dir))

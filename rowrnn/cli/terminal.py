@@ -1,18 +1,20 @@
 """What all commands share: arguments to a dataclass, and words to the terminal."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
-import re
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
-from rowrnn.config import cut, nearest
+from rowrnn import config as configs
+from rowrnn.config import Config, cut, nearest
 from rowrnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def parse(
 
     Raises `ConfigError` for an option that the command does not have.
     """
+    _check_options(command, kind, arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -61,9 +64,7 @@ def parse(
                 args=arguments,
                 default=default if default is not None else tyro.MISSING_NONPROP,
             )
-    except SystemExit as left:
-        if left.code:
-            _check_options(command, kind, arguments)
+    except SystemExit:
         text = complaint.getvalue()
         # tyro repeats what it was given; otherwise its own colours are all that is not plain.
         if not "".join(arguments).isprintable():
@@ -73,19 +74,52 @@ def parse(
 
 
 def _check_options(command: str, kind: type, arguments: Sequence[str]) -> None:
-    """Raises `ConfigError` for the first option that is none, with the nearest that is one.
+    """Raises `ConfigError` for the first option that is none, with the nearest that is one, and for
+    the first that gives a value of the config which it cannot have.
 
-    The options are read out of the command's help.
+    tyro would say so too, but only after a third of a second.
     """
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(kind, args=["--help"])
-    options = set(re.findall(r"--[a-z][\w.-]*", text.getvalue()))
-    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
-        name = argument.partition("=")[0]
-        if name.startswith("--") and name.replace("_", "-") not in options:
+    options = dict(options_of(kind))
+    given = itertools.takewhile(lambda argument: argument != "--", arguments)
+    for argument, after in itertools.pairwise([*given, "--"]):
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            continue
+        option = name.replace("_", "-")
+        if option not in options:
             hint = nearest(name, sorted(options), f"; rowrnn {command} --help shows all")
             raise ConfigError(f"{command} has no option {cut(name)}{hint}")
+        field, text = options[option], value if equals else after
+        if field and text != "None" and (equals or not text.startswith("--")):
+            configs.check_value(field, configs.parse_value(field, text))
+
+
+def options_of(kind: type, section: str = "") -> Iterator[tuple[str, str]]:
+    """Each option of a dataclass of arguments, such as --model.layers, with the dotted name of the
+    value of the config that it takes; "" where it takes none, as a switch does."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    sections = {each.type for each in dataclasses.fields(Config)}
+    for field in dataclasses.fields(kind):
+        marks = getattr(hints[field.name], "__metadata__", ())
+        bare = typing.get_args(hints[field.name])[0] if marks else hints[field.name]
+        if tyro.conf.Positional in marks:
+            continue
+        if dataclasses.is_dataclass(bare):
+            # The sections of a config stand beside the other options, without a name of its own.
+            yield from options_of(typing.cast(type, bare), "" if bare is Config else field.name)
+            continue
+        names = [field.name]
+        for mark in marks:
+            names[0] = getattr(mark, "name", None) or names[0]
+            aliases = getattr(mark, "aliases", None) or ()
+            names += [alias[2:] for alias in aliases if alias.startswith("--")]
+        if bare is bool and tyro.conf.FlagCreatePairsOff not in marks:
+            names.append(f"no-{field.name}")
+        takes = f"{section}.{field.name}" if kind in sections and bare is not bool else ""
+        for name in names:
+            yield f"--{section}.{name}".replace("--.", "--").replace("_", "-"), takes
+    if not section:
+        yield "--help", ""
 
 
 def require_text(path: Path) -> None:
@@ -112,6 +146,18 @@ def can_print(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(41.2), duration(1620), duration(9000)
+    ('41 s', '27 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def say(text: str) -> None:

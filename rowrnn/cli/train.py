@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
+from rowrnn.cli.report import report_at_end
 from rowrnn.cli.terminal import Common, Flag, parse, plain, require_text
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
@@ -51,8 +52,9 @@ def main(arguments: Sequence[str]) -> int:
     config = _config_of(given, arguments)
     configs.check(config)
 
-    from rowrnn import rundir
+    from rowrnn import loggers, rundir
 
+    loggers.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(name)
     require_text(given.resume or run_dir)
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     if not parallel.is_first():
         return 0
     _report_training(result)
+    # Not what the result names: a run may have been moved since.
+    report_at_end(given.resume or run_dir)
     if given.json:
         print(json.dumps(dataclasses.asdict(result)))
     return 0

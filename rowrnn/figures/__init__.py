@@ -1,6 +1,8 @@
 """Figures, drawn with matplotlib's objects alone: no pyplot, no window, no global state."""
 
 from rowrnn.figures.confusion import confusion_matrix
+from rowrnn.figures.drawing import Drawing, Target
+from rowrnn.figures.gates import gate_activity
 from rowrnn.figures.reading import (
     ReadingArrays,
     reading_animation,
@@ -11,11 +13,14 @@ from rowrnn.figures.rows import RowCurve, accuracy_by_row
 from rowrnn.figures.sweep import distribution, grid, learning_curves
 
 __all__ = [
+    "Drawing",
     "ReadingArrays",
     "RowCurve",
+    "Target",
     "accuracy_by_row",
     "confusion_matrix",
     "distribution",
+    "gate_activity",
     "grid",
     "learning_curves",
     "reading_animation",

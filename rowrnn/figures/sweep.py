@@ -2,13 +2,14 @@
 
 import itertools
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rowrnn.figures.drawing import Drawing, Target, fit, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ _QUARTILES_FROM = 8
 
 def learning_curves(
     curves: Mapping[str, tuple[Sequence[int], np.ndarray]],
-    path: str | os.PathLike[str],
+    path: Target,
     title: str,
     ylabel: str,
 ) -> None:
@@ -60,7 +61,7 @@ def learning_curves(
     from matplotlib.patheffects import withStroke
 
     height = max(4.6, 1.6 + _LINE * len(curves))
-    figure, axes = _figure(title, 8, height)
+    figure, axes = _figure(title, fit(8, path, curves), height, path)
     summaries = {label: _summary(*curve) for label, curve in curves.items()}
     with_seeds = len(curves) <= _GROUPS_WITH_SEEDS
     for index, (steps, values, (low, middle, high)) in enumerate(summaries.values()):
@@ -89,14 +90,15 @@ def learning_curves(
     cut = _scale_values(axes, list(summaries.values()), with_seeds, logarithmic=_is_loss(ylabel))
     if len(curves) > 1:
         _label_ends(axes, {label: (s, p[1]) for label, (s, _, p) in summaries.items()}, height)
-    _caption(figure, _about_seeds([values for _, values in curves.values()], with_seeds) + cut)
-    figure.savefig(path, format="png")
+    about = _about_seeds([values for _, values in curves.values()], with_seeds)
+    _caption(figure, about + cut, path)
+    save(figure, path)
 
 
 def distribution(
     groups: Mapping[str, np.ndarray],
     intervals: Mapping[str, tuple[float, float] | None],
-    path: str | os.PathLike[str],
+    path: Target,
     title: str,
     xlabel: str,
     published: tuple[str, float] | None = None,
@@ -107,7 +109,7 @@ def distribution(
         groups: values [S], one a seed, by the label of a grid point. Those that are not finite
             are counted, not drawn.
         intervals: the 95 % interval of each group's mean; `None`, or no entry, where not known.
-        path: of the PNG.
+        path: of the PNG, or a `Drawing`.
         title: of the figure, one line or two.
         xlabel: what the values are, such as "test accuracy".
         published: what to compare with, as (label, value).
@@ -129,7 +131,7 @@ def distribution(
     known = {label: _known(intervals.get(label)) for label in groups}
     most = max(len(group) for group in groups.values())
     row = max(0.75, min(1.2 + 0.8 * math.log10(max(most, 1)), 4.4 / len(groups)))  # inches
-    figure, axes = _figure(title, 8, row * len(groups) + 1.5)
+    figure, axes = _figure(title, fit(8, path, groups), row * len(groups) + 1.5, path)
 
     ends = [*finite.values(), *(np.array(pair) for pair in known.values() if pair)]
     ends = np.concatenate([*ends, [published[1]] if published else []])
@@ -156,11 +158,12 @@ def distribution(
         )
         _beside(axes, place + 0.5, f"{mean}\n{seeds}")
     if published:
-        _reference(axes, *published)
+        # In a narrow figure it would meet the heading beside it.
+        _reference(axes, *published, above=16 if isinstance(path, Drawing) else 4)
     legend = "point: a seed; diamond and bar: mean and its 95 % interval"
     if most >= _QUARTILES_FROM:
         legend += "; thin line: quartiles and median"
-    _caption(figure, legend)
+    _caption(figure, legend, path)
 
     # Points are stacked in points of the page: only the layout knows how much room there is.
     figure.draw_without_rendering()
@@ -173,7 +176,7 @@ def distribution(
     scaled = {label: group / unit for label, group in finite.items()}
     size, stacked = _stack(scaled, tall - base - top)
     if any((stacked[label][0] != group).any() for label, group in scaled.items()):
-        _caption(figure, f"{legend}; equal values side by side")
+        _caption(figure, f"{legend}; equal values side by side", path)
     for label, group in finite.items():
         place = places[label]
         along, heights = stacked[label]
@@ -193,14 +196,14 @@ def distribution(
             below = place + 7 / tall
             axes.hlines(below, low, high, color="0.45", linewidth=1, zorder=3)
             axes.plot(median, below, marker="|", markersize=6, color="0.45", zorder=3)
-    figure.savefig(path, format="png")
+    save(figure, path)
 
 
 def grid(
     axes: Mapping[str, Sequence[Any]],
     means: np.ndarray,
     intervals: np.ndarray,
-    path: str | os.PathLike[str],
+    path: Target,
     title: str,
     value_label: str,
 ) -> None:
@@ -214,7 +217,7 @@ def grid(
         axes: the values of each name that varies, in order.
         means: of the seeds at each point, [V1, V2, ...]; NaN where nothing completed.
         intervals: of those means, [V1, V2, ..., 2]; NaN where not known.
-        path: of the PNG.
+        path: of the PNG, or a `Drawing`.
         title: of the figure, one line or two.
         value_label: what the means are of.
 
@@ -234,12 +237,12 @@ def grid(
     match list(axes.values()):
         case [values] if all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
             (name,) = axes
-            figure = _curve(name, values, means, intervals, title, value_label)
+            figure = _curve(name, values, means, intervals, title, value_label, path)
         case [_, _]:
-            figure = _map(axes, means, intervals, title, value_label)
+            figure = _map(axes, means, intervals, title, value_label, path)
         case _:
-            figure = _rows(axes, means, intervals, title, value_label)
-    figure.savefig(path, format="png")
+            figure = _rows(axes, means, intervals, title, value_label, path)
+    save(figure, path)
 
 
 def _curve(
@@ -249,12 +252,13 @@ def _curve(
     intervals: np.ndarray,
     title: str,
     value_label: str,
+    path: Target,
 ) -> "Figure":
     from matplotlib.ticker import LogLocator, NullLocator
 
     order = np.argsort(np.array(values, float), kind="stable")
     places, means, intervals = np.array(values, float)[order], means[order], intervals[order]
-    figure, axes = _figure(title, 7, 4.4)
+    figure, axes = _figure(title, fit(7, path), 4.4, path)
     axes.plot(places, means, color=_BLUE, marker="o", markersize=6, linewidth=1.4, zorder=4)
     axes.vlines(places, *intervals.T, color=_BLUE, linewidth=2, zorder=3)
     best = _best(means, value_label)
@@ -298,7 +302,7 @@ def _curve(
     axes.set_ylabel(value_label, parse_math=False)
     _plain(axes.yaxis)
     nothing = "" if np.isfinite(means).all() else "; ×: no seed completed"
-    _caption(figure, f"mean over seeds and its 95 % interval, the best ringed{nothing}")
+    _caption(figure, f"mean over seeds and its 95 % interval, the best ringed{nothing}", path)
     return figure
 
 
@@ -308,6 +312,7 @@ def _map(
     intervals: np.ndarray,
     title: str,
     value_label: str,
+    path: Target,
 ) -> "Figure":
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
@@ -316,9 +321,8 @@ def _map(
     beside, labels = [_show(value) for value in rows], [_show(value) for value in columns]
     margin, longest = (max(len(label) for label in texts) for texts in (beside, labels))
     cell = min(max(0.95, 0.09 * longest), 2.4)  # inches
-    figure, panel = _figure(
-        title, max(5.5, cell * len(columns) + 2.2 + 0.09 * margin), max(3.2, 0.6 * len(rows) + 1.9)
-    )
+    wide = max(5.5, cell * len(columns) + 2.2 + 0.09 * margin)
+    figure, panel = _figure(title, wide, max(3.2, 0.6 * len(rows) + 1.9), path)
     # Lightness alone carries the meaning, for every kind of colour vision: the darker, the better.
     colours = LinearSegmentedColormap.from_list("means", ["#f4f9fd", "#63a8d8", "#08306b"])
     if _is_loss(value_label):
@@ -378,6 +382,7 @@ def _rows(
     intervals: np.ndarray,
     title: str,
     value_label: str,
+    path: Target,
 ) -> "Figure":
     points = [
         (", ".join(f"{name}={_show(value)}" for name, value in zip(axes, point, strict=True)),
@@ -389,7 +394,7 @@ def _rows(
     sign = 1 if _is_loss(value_label) else -1
     points.sort(key=lambda point: (math.isnan(point[1]), sign * point[1]))
     longest = max(len(label) for label, *_ in points)
-    figure, panel = _figure(title, 6 + 0.08 * longest, 1.6 + 0.26 * max(len(points), 4))
+    figure, panel = _figure(title, 6 + 0.08 * longest, 1.6 + 0.26 * max(len(points), 4), path)
     for place, (_, mean, interval) in enumerate(points):
         if not math.isfinite(mean):
             _beside(panel, place, "none completed")
@@ -409,21 +414,26 @@ def _rows(
     panel.set_xlabel(value_label, parse_math=False)
     _limit(panel, np.array([x for _, mean, pair in points for x in (mean, *(pair or ()))]))
     _plain(panel.xaxis)
-    _caption(figure, "mean over seeds and its 95 % interval, the best on top")
+    _caption(figure, "mean over seeds and its 95 % interval, the best on top", path)
     return figure
 
 
-def _figure(title: str, width: float, height: float) -> tuple["Figure", "Axes"]:
+def _figure(
+    title: str, width: float, height: float, to: Target | None = None
+) -> tuple["Figure", "Axes"]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if isinstance(to, Drawing):
+        to.title, title = title, ""
     # Matplotlib's own wrapping does not tell the layout how high the text becomes.
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(12 * width))]
     height += 0.2 * max(len(lines) - 1, 0)
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # pyright: ignore
-    figure.suptitle("\n".join(lines), parse_math=False, fontsize=11, x=0.015, ha="left")
+    if lines:
+        figure.suptitle("\n".join(lines), parse_math=False, fontsize=11, x=0.015, ha="left")
     axes = figure.add_subplot()
     axes.grid(visible=True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -431,10 +441,13 @@ def _figure(title: str, width: float, height: float) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _caption(figure: "Figure", text: str) -> None:
-    width = int(16 * figure.get_figwidth())
+def _caption(figure: "Figure", text: str, to: Target | None = None) -> None:
+    if isinstance(to, Drawing):
+        to.caption = text
+        return
+    columns = int(16 * figure.get_figwidth())
     figure.supxlabel(
-        textwrap.fill(text, width), fontsize=8, color="0.35", parse_math=False, x=0.015, ha="left"
+        textwrap.fill(text, columns), fontsize=8, color="0.35", parse_math=False, x=0.015, ha="left"
     )
 
 
@@ -504,14 +517,14 @@ def _plain(axis: Any) -> None:
     axis.get_major_formatter().set_useOffset(False)
 
 
-def _reference(axes: "Axes", label: str, value: float) -> None:
+def _reference(axes: "Axes", label: str, value: float, above: int) -> None:
     """A vertical line at a published value, its label above the axes."""
     axes.axvline(value, color=_VERMILION, linestyle="--", linewidth=1.6, zorder=2)
     left, right = axes.get_xlim()
     position = (value - left) / (right - left)
     axes.annotate(
         f"{label}: {value:.4f}", (value, 1), xycoords=axes.get_xaxis_transform(),
-        xytext=(0, 4), textcoords="offset points", va="bottom", color=_VERMILION, fontsize=9,
+        xytext=(0, above), textcoords="offset points", va="bottom", color=_VERMILION, fontsize=9,
         ha="left" if position < 0.35 else "right" if position > 0.65 else "center",
         parse_math=False,
     )  # fmt: skip
@@ -563,7 +576,7 @@ def _scale_values(
     high = max(np.nanmax(values) for values in shown)
     if logarithmic and low > 0:
         axes.set_yscale("log")
-        margin = (high / low) ** 0.04
+        margin = (high / low) ** 0.04 if high > low else 1.1
         axes.set_ylim(low / margin, high * margin)
         # Within one power of ten, round numbers at equal steps say more.
         wide = high > 10 * low

@@ -1,6 +1,7 @@
 """A trained network for others: weights, a program that runs without rowrnn, and a model card."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 from jax import export as jax_export
 
 from rowrnn import config as configs
-from rowrnn import files, weights
+from rowrnn import files, web, weights
 from rowrnn.classifier import Classifier, load
 from rowrnn.errors import RunError
 from rowrnn.model import RowRNN
+from rowrnn.onnx import to_onnx
 from rowrnn.weights import Origin
 
-PROGRAM, CARD = "model.jaxexport", "README.md"
+PROGRAM, ONNX, CARD = "model.jaxexport", "model.onnx", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -26,6 +28,7 @@ def export(
     *,
     which: str = "last",
     evaluation: Mapping[str, Any] | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Writes a trained network into a new directory that needs neither the run nor rowrnn.
 
@@ -39,23 +42,70 @@ def export(
         to: the directory; it must be empty or not there yet.
         which: "last", "best" (highest validation accuracy) or a step.
         evaluation: what `Evaluation.summary` gave on the test part, for the card.
+        onnx: whether to write ``model.onnx`` too, the same function for ONNX runtimes; it needs the
+            extra ``rowrnn[onnx]``.
 
     Returns `to`. Raises `RunError` where there is no run, or the directory cannot be written.
     """
     classifier, path = load(run_dir, which), Path(to)
+    require_unused(path)
+    model = to_onnx(classifier) if onnx else None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise RunError(f"{path} is not empty; choose another directory with --to")
         origin = _origin(classifier)
         document = json.dumps(weights.to_document(origin), indent=2) + "\n"
         (path / weights.WEIGHTS).write_bytes(weights.to_bytes(classifier.params))
         files.write_whole(path / weights.CONFIG, document)
         (path / PROGRAM).write_bytes(_program(classifier))
+        if model is not None:
+            (path / ONNX).write_bytes(model)
         files.write_whole(path / CARD, _card(classifier, evaluation))
     except OSError as error:
         raise RunError(f"{path} was not written: {error.strerror}") from error
     return path
+
+
+def export_web(
+    run_dir: str | Path,
+    to: str | Path,
+    *,
+    which: str = "last",
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a trained network into one HTML file that reads what is drawn in it, row by row.
+
+    The file needs no connection to anything and runs in any browser; its logits are those of the
+    run to 1e-3.
+
+    Args:
+        run_dir: the run, or what `export` has made of one.
+        to: the file; it must not be there yet.
+        which: "last", "best" (highest validation accuracy) or a step.
+        evaluation: what `Evaluation.summary` gave on the test part, for the small print.
+
+    Returns `to`. Raises `ConfigError` where the network is too large for a page, and `RunError`
+    where there is no run, or the file cannot be written.
+    """
+    classifier, path = load(run_dir, which), Path(to)
+    require_unused(path)
+    page = web.page(classifier, _accuracy(evaluation) if evaluation is not None else "")
+    try:
+        files.write_whole(path, page)
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+    return path
+
+
+def require_unused(path: Path) -> None:
+    """Raises `RunError` where an export would write over something."""
+    try:
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise RunError(f"{path} is not empty; choose another directory")
+        elif os.path.lexists(path):
+            raise RunError(f"{path} is there already; choose another name")
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
 
 
 def _origin(classifier: Classifier) -> Origin:
@@ -92,21 +142,17 @@ def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
     config, (rows, pixels) = classifier.config, classifier.shape
     accuracy = "It was not evaluated when it was exported."
     if evaluation is not None:
-        low, high = evaluation["interval"]
-        accuracy = (
-            f"{evaluation['test_accuracy']:.4f} of the {evaluation['count']:,} test images are "
-            f"classified correctly (95 % Wilson interval {low:.4f} to {high:.4f}). It is one "
-            "network: another seed gives another figure."
-        )
+        accuracy = f"{_accuracy(evaluation)} It is one network: another seed gives another figure."
     model = config.model
     layers = f"{model.layers} LSTM layer" + ("s" if model.layers > 1 else "")
+    read_out = "mean of its hidden states" if model.pooling == "mean" else "last hidden state"
     projection = f"a linear layer to {model.projection_size}, " if model.projection_size else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
     return f"""\
 # A row-wise LSTM for {classifier.dataset}
 
 An image of {rows}×{pixels} pixels is read row by row: {projection}{layers} of {model.hidden_size}
-units, and a linear readout of the last hidden state to {classifier.classes} classes.
+units, and a linear readout of the {read_out} to {classifier.classes} classes.
 {count:,} parameters.
 
 ## Use
@@ -147,3 +193,11 @@ It knows images like those it was trained on, centred and of this size, and answ
 {classifier.classes} classes whatever it is shown. Its probabilities are not calibrated. Do not use
 it where a mistake does harm.
 """
+
+
+def _accuracy(evaluation: Mapping[str, Any]) -> str:
+    low, high = evaluation["interval"]
+    return (
+        f"{evaluation['test_accuracy']:.4f} of the {evaluation['count']:,} test images are "
+        f"classified correctly (95 % Wilson interval {low:.4f} to {high:.4f})."
+    )

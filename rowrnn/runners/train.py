@@ -1,5 +1,6 @@
 """The host loop of one training run: chunks on the device, events between them, files, clocks."""
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rowrnn import checkpoint, experiment, files, parallel, rundir
+from rowrnn import checkpoint, experiment, files, loggers, parallel, rundir
 from rowrnn import config as configs
 from rowrnn import state as states
 from rowrnn.checkpoint import CheckpointWriter, Facts, RunFacts
@@ -93,6 +94,7 @@ def train(
         config = _config_to_resume(Path(resume), config)
     config = config or Config()
     configs.check(config)
+    loggers.require(config.train.logger)
     parallel.start(config.parallel)
     config = configs.without_job(config)
     with parallel.waiting_for_others():
@@ -193,6 +195,7 @@ def _run(
     config = prepared.config
     run.write_environment(parallel.describe(mesh))
     state, progress = _first_state(prepared, run, mesh)
+    run.start_logger(config.train.logger)
     splits = experiment.put_splits(prepared.dataset, mesh)
     display = Display()
     if parallel.is_first():
@@ -208,6 +211,8 @@ def _run(
         writer.close()
     result = _finish(loop, mesh, state, progress)
     run.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
+    with parallel.busy():
+        run.finish_logger("finished")
     if isinstance(display, NotebookDisplay):
         display.finish(result.first256_accuracy)
     return result
@@ -304,6 +309,9 @@ def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:
 
 
 def _diverged(loop: _Loop, what: str, step: int) -> DivergedError:
+    """The error, which is noted in the log too, so that `rowrnn runs` can tell."""
+    with contextlib.suppress(RunError):  # What has happened matters more than that it is kept.
+        loop.run.log({"step": step}, {"diverged": 1.0})
     rate = loop.prepared.config.optimizer.learning_rate
     return DivergedError(
         f"{what} was not finite at step {step} (learning rate {rate:g}); what was "

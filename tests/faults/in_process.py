@@ -64,6 +64,6 @@ def compiled_once():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(experiment, "compile_programs", compile_programs)
         patched.setattr(stack, "compile_stack", compile_stack)
-        patched.setattr(outcome, "_draw", lambda *_, **__: None)
+        patched.setattr(outcome, "draw", lambda *_, **__: None)
         patched.setattr(plan, "_TIMED_SECONDS", 1e-3)
         yield

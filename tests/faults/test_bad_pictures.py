@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 import rowrnn
 
 TINY = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
-        "--train.examples=1001", "--parallel.no-compilation-cache"]  # fmt: skip
+        "--train.examples=1001", "--data.validation-size=100",
+        "--optimizer.name=adamw"]  # fmt: skip
 MIB = 2**20
 
 

@@ -17,13 +17,18 @@ from PIL import Image, ImageDraw
 import rowrnn
 
 TINY = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
-        "--train.examples=1001"]  # fmt: skip
-SWEEP = ["sweep", *TINY, "--seeds=0:2", "--data.validation-size=100", "--grid"]
+        "--train.examples=1001", "--data.validation-size=100",
+        "--optimizer.name=adamw"]  # fmt: skip
+SWEEP = ["sweep", *TINY, "--seeds=0:2", "--grid"]
 RATES = "optimizer.learning_rate=0.001234,0.002345"
 # What the environment of the tests may say of the places that are tested.
 OWN = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "TMPDIR", "TFDS_DATA_DIR", "COLUMNS",
        "LINES", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONIOENCODING", "TERM", "NO_COLOR",
        "FORCE_COLOR", "MPLCONFIGDIR")  # fmt: skip
+# Those of all other tests, for what is not about the place where they are kept.
+PROGRAMS = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+# Compiles in less time, where nothing is kept of what is compiled.
+UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NOBODY, NAMELESS = 65534, 54321
 
@@ -91,7 +96,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("place")
-    rowrnn_in(path, "train", *TINY, "--run-dir=run", "--parallel.no-compilation-cache")
+    rowrnn_in(path, "train", *TINY, "--run-dir=run", **PROGRAMS)
     return Place(path)
 
 
@@ -111,7 +116,8 @@ def go_through(situations, place, count, record):
 def read_only_home(place):
     """A home that cannot be written to: trains, and leaves nothing behind."""
     home, cwd = place.read_only(), place.empty(NOBODY)
-    rowrnn_in(cwd, "train", *TINY, "--run-dir=run", prefix=as_user(NOBODY), HOME=str(home))
+    there = {"HOME": str(home), **UNOPTIMIZED}
+    rowrnn_in(cwd, "train", *TINY, "--run-dir=run", prefix=as_user(NOBODY), **there)
     assert (cwd / "run" / "result.json").exists()
     assert not list(home.iterdir())
 
@@ -221,7 +227,7 @@ def ascii_locale(place):
     cwd = place.empty()
     name = place.picture(cwd, "sieben-ünö.png")
     out, err = rowrnn_in(
-        cwd, "predict", str(place.run), name, "fehlt-×.png", "--rows", code=3, **ASCII
+        cwd, "predict", str(place.run), name, "fehlt-×.png", "--rows", code=3, **ASCII, **PROGRAMS
     )
     assert out.isascii()
     assert err.isascii()
@@ -236,7 +242,7 @@ def ascii_locale(place):
 def terminal_of_80_columns(place):
     """A terminal of 80 columns: no line of train and eval is longer."""
     cwd = place.empty()
-    arguments = ["train", *TINY, "--run-dir=run", "--data.validation-size=100"]
+    arguments = ["train", *TINY, "--run-dir=run"]
     lines = on_terminal(cwd, *arguments, columns=80, HOME=str(cwd))
     assert fits(lines, 80)
     assert any("examples/s" in line for line in lines)

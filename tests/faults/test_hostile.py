@@ -235,11 +235,13 @@ def commands(work, draw):
         return draw.choice([
             ["sweep", f"--resume={work}", QUIET], ["compare", str(work), str(work)],
             ["sweep", f"--resume={work}", "--seeds=0:3", QUIET], ["eval", str(kept)],
+            ["report", str(work)],
         ])  # fmt: skip
     return draw.choice([
         ["eval", str(work)], ["train", f"--resume={work}", QUIET],
         ["eval", str(work), "--checkpoint=best"],
         ["predict", str(work), "picture.png"], ["eval", str(work), "--split=validation"],
+        ["report", str(work)],
     ])  # fmt: skip
 
 

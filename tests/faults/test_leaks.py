@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SMALL = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=20",
-         "--train.display=none", "--data.validation-size=100"]  # fmt: skip
+SMALL = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
+         "--train.display=none", "--data.validation-size=100", "--optimizer.name=adamw",
+         "--optimizer.learning-rate=3e-3"]  # fmt: skip
 # By unit of the count; a hundred are 20,000 steps with 200 saves, and 100 stacks of as many steps.
 STEPS, SAVES = 200, 2
 
@@ -19,12 +20,12 @@ def test_memory_files_and_threads_stay_as_they_are(tmp_path, count, record):
     """20,000 steps with 200 saves and 100 stacks of a sweep in one process: memory grows by less
     than 1 MiB per 1,000 steps, open files and threads do not."""
     train = [
-        "train", *SMALL, f"--train.examples={count * STEPS * 20 + 1}", "--run-dir=run",
+        "train", *SMALL, f"--train.examples={count * STEPS * 100 + 1}", "--run-dir=run",
         f"--checkpoint.every-steps={STEPS // SAVES}", "--train.log-every-steps=25",
         "--train.eval-every-steps=100",
     ]  # fmt: skip
     sweep = [
-        "sweep", *SMALL, f"--train.examples={STEPS * 20 + 1}", f"--seeds=0:{count}",
+        "sweep", *SMALL, f"--train.examples={STEPS * 100 + 1}", f"--seeds=0:{count}",
         "--parallel.devices=1", "--keep=all", "--checkpoint.every-steps=100", "--run-dir=sweep",
     ]  # fmt: skip
     here = Path(__file__).parent

@@ -26,7 +26,8 @@ with RunDir.reopen(Path(sys.argv[1])):
     sys.stdin.read()
 """
 TRAIN = ["train", "--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
-         "--train.epochs=10000", "--train.display=none", "--checkpoint.every-steps=5"]  # fmt: skip
+         "--train.epochs=10000", "--train.display=none", "--checkpoint.every-steps=5",
+         "--data.validation-size=100", "--optimizer.name=adamw"]  # fmt: skip
 # What a second writer may try; {} is the directory.
 SECOND = {
     "train": (

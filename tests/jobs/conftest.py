@@ -8,14 +8,8 @@ import pytest
 from started import flags, free_port
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """Where all jobs of a module keep their compiled programs."""
-    return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
-
-
 @pytest.fixture
-def start(tmp_path, programs):
+def start(tmp_path):
     """Starts processes of a job; what is left of them at the end is killed."""
     started = []
 
@@ -27,7 +21,7 @@ def start(tmp_path, programs):
                 subprocess.Popen(
                     [sys.executable, *program, *arguments, *more],
                     cwd=tmp_path,
-                    env=os.environ | programs | env,
+                    env=os.environ | env,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -62,7 +62,7 @@ def sweep_on_both_axes():
 
     config = configs.replace(CONFIG, {"train.examples": 2001})
     with tempfile.TemporaryDirectory() as directory:
-        outcome._draw = lambda *_, **__: None
+        outcome.draw = lambda *_, **__: None
         both = configs.replace(config, {"parallel.seed": 2, "parallel.data": 2})
         settings = rowrnn.SweepSettings(keep="all")
         swept = rowrnn.sweep(both, range(2), settings=settings, run_dir=f"{directory}/sweep")

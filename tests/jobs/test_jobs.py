@@ -65,6 +65,7 @@ def test_two_processes_end_with_the_bits_of_two_devices(start, tmp_path, whole):
     assert (result["devices"], result["test_accuracy"]) == (2, whole[1].test_accuracy)
     run = tmp_path / "run"
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
+    assert "of 1,000 test images right" in (run / "report.html").read_text()
     # The job is no part of what is kept, and the run goes on without it.
     assert rundir.read_config(run).parallel == ParallelConfig()
     both = [ended(process) for process in start(2, ["eval", "run", "--json"])]

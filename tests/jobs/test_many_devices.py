@@ -13,13 +13,17 @@ import pytest
 @pytest.mark.parametrize(
     ("dtype", "counts", "tolerance"),
     [
-        ("float32", "1,2,4,8", 1e-5),
+        # Two devices in other tests: in one process here, in two beside this one.
+        ("float32", "1,8", 1e-5),
+        pytest.param("float32", "1,2,4,8", 1e-5, marks=pytest.mark.soak),
         pytest.param("float64", "1,2,4,8", 1e-10, marks=pytest.mark.soak),
     ],
 )
 def test_the_same_curve_on_any_number_of_devices(dtype, counts, tolerance):
     """The limit is for what would otherwise be a hang: devices that wait for each other."""
     environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    # Most of it is compiling. How devices share the work is decided before this comes in.
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, str(Path(many_devices.__file__)), dtype, counts],
         capture_output=True,

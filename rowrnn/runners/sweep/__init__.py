@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
-from rowrnn import experiment, files, ledger, members, parallel, rundir, stack
+from rowrnn import experiment, files, ledger, loggers, members, parallel, rundir, stack
 from rowrnn.config import Config
 from rowrnn.display import SweepDisplay
 from rowrnn.errors import ConfigError, RunError
@@ -197,6 +197,7 @@ def _prepare(
     if settings.chunk is not None and settings.chunk < 1:
         raise ConfigError(f"chunk = {settings.chunk}: must be at least 1 member")
     configs.check(spec.config)
+    loggers.require(spec.config.train.logger)
     asked_for_vmap = settings.strategy == "vmap"
     parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
     vmap = asked_for_vmap or (settings.strategy == "auto" and parallel.on_accelerator())
@@ -297,6 +298,7 @@ class _Sweep:
         self._run.restart_log()
         for record in self._reused:
             self._run.log_member(record.name, record.curve)
+        self._run.start_logger(spec.config.train.logger)
 
     def _compile(self, group: Group, splits: Splits) -> StackPrograms:
         self._compilations += 1
@@ -432,9 +434,9 @@ class _Sweep:
         title += {"both": "", "init": ", initial parameters vary", "data": ", data order varies"}[
             spec.vary
         ]
-        notebook = config.model.init == "notebook" and config.data.dataset == "mnist"
         if parallel.is_first():
-            outcome.write(self._run, result, title, notebook=notebook)
+            outcome.write(self._run, result, title, notebook=outcome.is_notebook(config))
+        self._run.finish_logger("finished")
         return result
 
 

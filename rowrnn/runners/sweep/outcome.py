@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,9 @@ import numpy as np
 
 from rowrnn import figures, ledger, stats
 from rowrnn.classifier import Classifier, load
+from rowrnn.config import Config
 from rowrnn.errors import RunError
+from rowrnn.figures import Target
 from rowrnn.ledger import Record
 from rowrnn.members import short
 from rowrnn.rundir import RunDir
@@ -96,6 +98,11 @@ class SweepResult:
         return {path.name: load(path) for path in sorted((self.run_dir / "states").glob("*"))}
 
 
+def is_notebook(config: Config) -> bool:
+    """Whether the members are those of the notebook of 2015, which published its accuracy."""
+    return config.model.init == "notebook" and config.data.dataset == "mnist"
+
+
 def by_point(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The records of each point of the grid."""
     found: dict[str, list[Record]] = {}
@@ -144,12 +151,22 @@ def write(run: RunDir, result: SweepResult, title: str, *, notebook: bool) -> No
     run.write("results.csv", text.getvalue())
     try:
         (run.path / "figures").mkdir(exist_ok=True)
-        _draw(run.path / "figures", result, title, notebook=notebook)
+        draw(result, title, lambda name: run.path / "figures" / f"{name}.png", notebook=notebook)
     except OSError as error:
         raise RunError(f"{run.path / 'figures'} was not written: {error.strerror}") from error
 
 
-def _draw(directory: Path, result: SweepResult, title: str, *, notebook: bool) -> None:
+def draw(
+    result: SweepResult, title: str, target: Callable[[str], Target], *, notebook: bool
+) -> None:
+    """The figures of a sweep.
+
+    Args:
+        result: what came out; `summary` must hold what `summarize` gives.
+        title: of all of them.
+        target: where the figure of a name goes; it is asked for what there is alone.
+        notebook: whether the members are those of the notebook of 2015, and stand beside it.
+    """
     points = {
         point: records
         for point, records in by_point(result.members).items()
@@ -162,7 +179,7 @@ def _draw(directory: Path, result: SweepResult, title: str, *, notebook: bool) -
     figures.distribution(
         {_label(point): _completed(records) for point, records in points.items()},
         {_label(point): statistics[point].interval for point in points},
-        directory / "accuracy.png",
+        target("accuracy"),
         f"{title}\n{_verdict(result)}",
         "test accuracy",
         published,
@@ -178,7 +195,7 @@ def _draw(directory: Path, result: SweepResult, title: str, *, notebook: bool) -
                 _label(point): stats.interval_of_mean(values) if len(values) > 1 else None
                 for point, values in first.items()
             },
-            directory / "first256.png",
+            target("first256"),
             f"{title}\nthe notebook's own figure: the first 256 test images",
             "accuracy on the first 256 test images",
             published,
@@ -193,11 +210,11 @@ def _draw(directory: Path, result: SweepResult, title: str, *, notebook: bool) -
             if any(name in record.curve for record in records)
         }
         if curves:
-            figures.learning_curves(curves, directory / f"{name}.png", title, label)
-    _draw_grid(directory, result, title)
+            figures.learning_curves(curves, target(name), title, label)
+    _draw_grid(result, title, target)
 
 
-def _draw_grid(directory: Path, result: SweepResult, title: str) -> None:
+def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target]) -> None:
     names = list(result.members[0].varied)
     axes = {
         name: list(dict.fromkeys(record.varied[name] for record in result.members))
@@ -214,7 +231,7 @@ def _draw_grid(directory: Path, result: SweepResult, title: str) -> None:
         if summary.interval is not None:
             intervals[place] = summary.interval
     named = {short(name): values for name, values in axes.items()}
-    figures.grid(named, means, intervals, directory / "grid.png", title, "mean test accuracy")
+    figures.grid(named, means, intervals, target("grid"), title, "mean test accuracy")
 
 
 def _label(point: str) -> str:

@@ -1,0 +1,68 @@
+"""``rowrnn report``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from rowrnn.cli.terminal import Common, DataPlace, parse, plain, require_text, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments(Common):
+    """Show a run, a sweep or a record of rowrnn bench as one page, which opens in any browser.
+
+    Of a run: curves, confusion matrix, the 24 worst test images and what was believed after each of
+    their rows, gates, config, environment. Of a sweep: how accuracy is distributed, statistics,
+    curves, grid. Of a record: tables and plots. train and sweep write it at their end.
+    """
+
+    path: Annotated[Positional[Path], arg(metavar="PATH")]
+    """The directory of a run or a sweep, or the JSON file of rowrnn bench --out."""
+    to: Annotated[Path | None, arg(metavar="FILE.html")] = None
+    """The page; without it, report.html in the directory, or FILE.html beside FILE.json."""
+    checkpoint: str = "last"
+    """Of a run: last, best (on validation) or a step."""
+    data: DataPlace = field(default_factory=DataPlace)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the report of what lies in a directory or file."""
+    given = parse("report", ReportArguments, arguments)
+    require_text(given.path)
+    if given.to is not None:
+        require_text(given.to)
+
+    from rowrnn.runners.report import report
+
+    made = report(given.path, to=given.to, which=given.checkpoint, data_dir=given.data.dir)
+    print(plain(made.verdict))
+    for line in made.missing:
+        print(plain(f"Not shown: {line}"))
+    print(f"Written: {plain(str(made.path))}")
+    if given.json:
+        document = {"report": str(made.path), "verdict": made.verdict, "missing": made.missing}
+        print(json.dumps(document))
+    return 0
+
+
+def report_at_end(path: str | Path) -> None:
+    """The report of what has just ended; whatever goes wrong is a line and no failure."""
+    from rowrnn import parallel
+
+    try:
+        from rowrnn.runners.report import report
+
+        # The other processes of a job wait for this one, whose end it is.
+        with parallel.busy():
+            made = report(path)
+    except KeyboardInterrupt:
+        say(f"warning: no report, on Ctrl-C; rowrnn report {path} writes it")
+    except Exception as error:
+        say(f"warning: no report: {str(error) or type(error).__name__}")
+    else:
+        print(f"Look at it: {plain(str(made.path))}", file=sys.stderr)

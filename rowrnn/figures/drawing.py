@@ -1,0 +1,110 @@
+"""A figure as a PNG in a file, or as SVG in a page that gives it its colours and letters."""
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Inches. A page of a phone shows it at two thirds of its size, where text can still be read.
+_WIDTH = 5.0
+
+_METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_CONTROL = re.compile(r"[^\t\n\x20-\x7e\x85\xa0-\U0010ffff]|[\ud800-\udfff]")
+_GREY = re.compile(r"#([0-9a-f]{2})\1\1\b")
+_REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')
+
+
+class Drawing:
+    """What a figure is drawn into for a page, in place of the path of a PNG.
+
+    Title and caption are left out of the picture, for the page to set as text. Text stays text.
+    There is no date and no address in it, and the same figure gives the same bytes.
+
+    Attributes:
+        svg: the picture, an ``<svg>`` element. Its greys are mixed from the page's ``--ink`` and
+            ``--paper``, its first two colours are the page's ``--blue`` and ``--vermilion``,
+            unless it has a picture of its own colours in it (`own_colours`).
+        own_colours: whether it needs white paper.
+        inches: its width.
+        title: of the figure.
+        caption: what lines and bands are.
+
+    >>> from matplotlib.figure import Figure
+    >>> figure = Figure()
+    >>> _ = figure.add_subplot().plot([1, 2], [3, 4], color="black")
+    >>> drawing = Drawing()
+    >>> drawing.take(figure)
+    >>> drawing.svg[:4], "var(--ink)" in drawing.svg, "http" in drawing.svg
+    ('<svg', True, False)
+    """
+
+    def __init__(self) -> None:
+        self.svg, self.title, self.caption = "", "", ""
+        self.own_colours, self.inches = False, _WIDTH
+
+    def take(self, figure: "Figure") -> None:
+        """Draws a finished figure."""
+        from matplotlib import rc_context
+
+        self.own_colours = any(axes.images for axes in figure.axes)
+        self.inches = float(figure.get_figwidth())
+        settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "rowrnn", "text.parse_math": False}
+        file = io.StringIO()
+        with rc_context(settings), warnings.catch_warnings():
+            # Such as that there is no room for a label: it is then drawn as it comes.
+            warnings.simplefilter("ignore")
+            figure.savefig(
+                file, format="svg", transparent=not self.own_colours, metadata={"Date": None}
+            )
+        self.svg = _clean(file.getvalue(), own_colours=self.own_colours)
+
+
+Target = str | os.PathLike[str] | Drawing
+"""The path of a PNG, or a `Drawing` for a page."""
+
+
+def fit(inches: float, to: Target, labels: Iterable[str] = ()) -> float:
+    """The width of a figure that asks for so much: in a page less, beside such labels."""
+    if not isinstance(to, Drawing):
+        return inches
+    longest = max(map(len, labels), default=0)
+    return min(inches, _WIDTH + 0.075 * max(0, longest - 12))
+
+
+def save(figure: "Figure", to: Target) -> None:
+    """Draws a finished figure; raises `OSError` where the file cannot be written."""
+    if isinstance(to, Drawing):
+        to.take(figure)
+    else:
+        figure.savefig(to, format="png")
+
+
+def _clean(svg: str, *, own_colours: bool) -> str:
+    """The element alone, without names that nothing refers to, in the colours of the page."""
+    svg = _METADATA.sub("", _CONTROL.sub("?", svg[svg.index("<svg") :]))
+    referred = {name for pair in _REFERENCE.findall(svg) for name in pair if name}
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", svg)
+    # Of the element itself: its size is the page's affair.
+    svg = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg)
+    svg = svg.replace("xlink:href", "href")
+    if own_colours:
+        return svg
+    svg = _GREY.sub(_mixed, svg)
+    return svg.replace("#0072b2", "var(--blue)").replace("#d55e00", "var(--vermilion)")
+
+
+def _mixed(grey: re.Match[str]) -> str:
+    """A grey as so much ink on paper.
+
+    >>> _mixed(_GREY.match("#000000")), _mixed(_GREY.match("#cccccc"))
+    ('var(--ink)', 'color-mix(in srgb, var(--ink) 20%, var(--paper))')
+    """
+    ink = round(100 * (1 - int(grey[1], 16) / 255))
+    if ink in (0, 100):
+        return "var(--ink)" if ink else "var(--paper)"
+    return f"color-mix(in srgb, var(--ink) {ink}%, var(--paper))"
