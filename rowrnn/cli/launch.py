@@ -81,7 +81,11 @@ def _free_port() -> int:
 
 
 def _command_of(index: int, count: int, address: str, command: Sequence[str]) -> list[str]:
-    """The command line of a process; its options stand first, since a ``--`` may follow."""
+    """The command line of a process; its options stand first, since a ``--`` may follow.
+
+    With ``-P``, as in all processes that rowrnn starts, nothing in the current directory is taken
+    for a module.
+    """
     return [
         *(sys.executable, "-P", "-m", "rowrnn.cli", command[0]),
         *("--parallel.coordinator", address),
