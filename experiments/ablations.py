@@ -75,8 +75,13 @@ def run(name, seeds, epochs):
     if name == "columns":
         changes |= {"data.dir": str(turned(base, RUNS / "columns-data"))}
     target = RUNS / name
-    place = {"resume": target} if target.exists() else {"run_dir": target}
-    return rowrnn.sweep(config.replace(base, changes), seeds, **place)
+    began = target.exists()
+    return rowrnn.sweep(
+        config.replace(base, changes),
+        seeds,
+        run_dir=None if began else target,
+        resume=target if began else None,
+    )
 
 
 def turned(base, target):
@@ -132,10 +137,8 @@ def write(results, epochs):
 
 def machine(environment):
     """Where and when, in words."""
-    cores, kind = environment["cores"], environment["kind"]
-    return (
-        f"{cores} cores, {kind}, jax {environment['versions']['jax']}, {environment['time'][:10]}."
-    )
+    where = f"{environment['cores']} cores, {environment['processor']}"
+    return f"{where}, jax {environment['versions']['jax']}, {environment['time'][:10]}."
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def to_onnx(classifier: Classifier) -> bytes:
 
     Raises `ConfigError` for a network whose products are not float32.
     """
-    import jax2onnx
+    import jax2onnx  # pyright: ignore[reportMissingImports]
 
     config = classifier.config.model
     if config.dtype != "float32":

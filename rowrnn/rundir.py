@@ -358,12 +358,13 @@ def read_result(path: Path, kind: type[_Result]) -> _Result | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git commit, flags and command of this process."""
+    """Versions, git commit, processor, flags and command of this process."""
     return {
         "time": _now(),
         "command": sys.argv,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "system": platform.system(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
@@ -373,6 +374,16 @@ def environment() -> dict[str, Any]:
             if name.startswith(("XLA_", "JAX_")) or name == "NPROC"
         },
     }
+
+
+def _processor() -> str:
+    """The model of the CPU; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,6 @@
 """The JSON that a suite writes: what was measured, on what, and with which settings."""
 
 import dataclasses
-import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -90,7 +89,7 @@ def document(
         "platform": device["platform"],
         "device_kind": device["kind"],
         "devices": device["devices"],
-        "processor": _processor(),
+        "processor": environment["processor"],
         "cores": len(cores()),
         "python": environment["python"],
         "system": environment["system"],
@@ -125,13 +124,3 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: not a result of `rowrnn bench` in format {FORMAT}; measure it again"
         )
     return document
-
-
-def _processor() -> str:
-    """The model of the CPU; empty where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -101,10 +101,10 @@ def _verdict(document: dict[str, Any]) -> str:
     timed = [entry for entry in document["figures"] if "samples" in entry]
     if ratios := document.get("ratios"):
         medians = [ratio[0] for batches in ratios.values() for ratio in batches.values()]
+        others = "1 other library" if len(ratios) == 1 else f"{len(ratios)} other libraries"
         return (
             f"rowrnn has {min(medians):.2f} to {max(medians):.2f} times the throughput of "
-            f"{page.count(len(ratios), 'other library').replace('librarys', 'libraries')} on "
-            f"{where}, in {page.count(len(medians), 'paired comparison')}."
+            f"{others} on {where}, in {page.count(len(medians), 'paired comparison')}."
         )
     if rates := document.get("gemm_gflops"):
         best = max(rates, key=rates.get)
