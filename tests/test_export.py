@@ -160,8 +160,8 @@ def test_the_model_card_says_how_good_it_is_and_where_it_comes_from(made):
     run, network = made
     card, found = (network / "README.md").read_text(), rowrnn.evaluate(run)
     low, high = found.interval
-    assert f"{found.accuracy:.4f} of the 1,000 test images" in card
-    assert f"interval {low:.4f} to {high:.4f}" in card
+    assert f"{100 * found.accuracy:.2f} % of the 1,000 test images" in card
+    assert f"interval {100 * low:.2f} to {100 * high:.2f} %" in card
     for heading in ("Use", "Data", "Recipe", "Accuracy", "Limits"):
         assert f"\n## {heading}\n" in card
     assert found.dataset in card
@@ -200,7 +200,7 @@ def test_where_the_data_lay_is_not_told(made, images, tmp_path):
 
 def test_the_page_says_how_good_it_is(made, page):
     found, html = rowrnn.evaluate(made[0]), " ".join(page.read_text().split())
-    assert f"{found.accuracy:.4f} of the 1,000 test images are classified correctly" in html
+    assert f"{100 * found.accuracy:.2f} % of the 1,000 test images are classified correctly" in html
     assert "2 LSTM layers of 16 units, trained on mnist_sample." in html
     assert "Draw a digit" in html
 

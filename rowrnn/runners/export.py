@@ -196,8 +196,8 @@ it where a mistake does harm.
 
 
 def _accuracy(evaluation: Mapping[str, Any]) -> str:
-    low, high = evaluation["interval"]
+    low, high = (100 * bound for bound in evaluation["interval"])
     return (
-        f"{evaluation['test_accuracy']:.4f} of the {evaluation['count']:,} test images are "
-        f"classified correctly (95 % Wilson interval {low:.4f} to {high:.4f})."
+        f"{100 * evaluation['test_accuracy']:.2f} % of the {evaluation['count']:,} test images are "
+        f"classified correctly (95 % Wilson interval {low:.2f} to {high:.2f} %)."
     )
