@@ -341,7 +341,8 @@ def test_the_commands_of_a_job(monkeypatch):
     assert address.startswith("127.0.0.1:")
     own = ["--parallel.coordinator", address, "--parallel.processes", "3", "--parallel.process"]
     assert given == [
-        [sys.executable, "-m", "rowrnn.cli", "train", *own, str(k), *line[5:]] for k in range(3)
+        [sys.executable, "-P", "-m", "rowrnn.cli", "train", *own, str(k), *line[5:]]
+        for k in range(3)
     ]
 
 

@@ -15,17 +15,17 @@ from rowrnn.data.pictures import read_picture
 from rowrnn.errors import DataError
 
 SHAPE = (28, 28)
-TEST_IMAGES = Path(
-    os.environ.get("ROWRNN_TEST_DATA")
-    or Path(__file__).parents[2] / "shared/data/mnist/t10k-images-idx3-ubyte.gz"
+TEST_DATA = Path(
+    os.environ.get("ROWRNN_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
 )
+TEST_IMAGES = TEST_DATA / "mnist" / "t10k-images-idx3-ubyte.gz"
 
 
 @pytest.fixture(scope="module")
 def originals():
     """100 of MNIST's test images, uint8 [100, 28, 28]."""
     if not TEST_IMAGES.is_file():
-        pytest.skip(f"no {TEST_IMAGES}; set ROWRNN_TEST_DATA to MNIST's test images")
+        pytest.skip(f"no {TEST_IMAGES}; set ROWRNN_TEST_DATA")
     images = np.frombuffer(gzip.decompress(TEST_IMAGES.read_bytes()), np.uint8, offset=16)
     return images.reshape(-1, *SHAPE)[::100]
 

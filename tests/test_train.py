@@ -217,6 +217,8 @@ def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(classifier.params))
 
 
+# On eight, and in processes: tests/jobs.
+@pytest.mark.soak
 def test_two_devices_compute_what_one_does(whole, tmp_path):
     config = changed("train", display="none")
     config = dataclasses.replace(config, parallel=ParallelConfig(devices=2))

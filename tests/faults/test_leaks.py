@@ -15,7 +15,7 @@ STEPS, SAVES = 200, 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.row(13, 4, 100)
+@pytest.mark.row(13, 3, 100)
 def test_memory_files_and_threads_stay_as_they_are(tmp_path, count, record):
     """20,000 steps with 200 saves and 100 stacks of a sweep in one process: memory grows by less
     than 1 MiB per 1,000 steps, open files and threads do not."""

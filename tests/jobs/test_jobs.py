@@ -119,7 +119,9 @@ def test_a_process_that_dies_is_named_and_the_run_goes_on_elsewhere(start, tmp_p
         assert difference(tmp_path / run, whole[0]) < 1e-5
 
 
-@pytest.mark.parametrize("count", ROUNDS)
+# Without processes: tests/test_watchdog.py.
+@pytest.mark.soak
+@pytest.mark.parametrize("count", [10])
 def test_a_process_that_hangs_is_named(start, tmp_path, count):
     for number in range(count):
         draw, run = random.Random(number), f"run-{number}"
