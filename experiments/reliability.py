@@ -3,7 +3,7 @@
     python experiments/reliability.py [--fresh]
 
 Shows: what happens to runs that are killed, damaged, starved or lied to. Runs the tests of
-`tests/faults` that are marked `soak`, one after the other (about an hour on two cores), and writes
+`tests/faults` that are marked `soak`, two at a time (one to two hours on two cores), and writes
 `experiments/results/reliability.md`, where a fault that was not run keeps its line. What has passed
 is kept in `runs/reliability`, so that it goes on where it was cut; `--fresh` begins again.
 Last result: see the table.
@@ -31,7 +31,7 @@ _HEAD = """\
 What `python experiments/reliability.py` saw when it last ran every fault at its full count. A test
 stands here only when it has passed: each of its faults ended as promised. Machine: {machine};
 Python {python}, jax {jax}, orbax-checkpoint {orbax}. Seconds are those of a machine that was busy
-with the tests themselves. {missing}
+with the tests themselves. Row 7, the log of a run that is killed, is counted in row 1.{missing}
 
 | row | promise | count | seen | minutes | date, commit |
 |---|---|---|---|---|---|
@@ -80,13 +80,13 @@ def missing(rows):
     """Which of the fourteen faults have no line; kills are those of the log (7) too."""
     rows |= {7} if 1 in rows else set()
     left = [str(row) for row in range(1, 15) if row not in rows]
-    return f"Not run at the full count yet: rows {', '.join(left)}." if left else ""
+    return f" Not run at the full count yet: rows {', '.join(left)}." if left else ""
 
 
 def line(record):
     """One test, and the phase that it is about."""
-    *_, phase = record["test"].rpartition("-")
-    where = f" Here: {phase}." if "-" in record["test"] else ""
+    phase = record["test"].partition("-")[2]
+    where = f" Here: {phase}." if phase else ""
     seen = "; ".join(f"{name}: {words(value)}" for name, value in record["seen"].items())
     cells = (
         str(record["row"]),

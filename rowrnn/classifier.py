@@ -34,7 +34,8 @@ class Classifier:
         step: updates done when it was saved.
         config: the experiment.
         params: the parameters to evaluate, the moving average where one was kept.
-        dataset: name of the data, and its fingerprint.
+        dataset: name of the data.
+        fingerprint: SHA-256 of the data, in hex.
         shape: rows and pixels of an image, (T, F).
         classes: number of classes, C.
     """

@@ -128,7 +128,7 @@ class DataConfig:
     dir: str = ""
     """idx: the directory of the files. Otherwise the TFDS data directory (TFDS_DATA_DIR)."""
     manual_dir: str = ""
-    """Directory with the original files, to prepare the dataset from where it is not yet."""
+    """Directory with the original files, of which the dataset is prepared where it is not yet."""
     validation_size: int | None = _between(None, 0, 1_000_000_000)
     """First training images set apart; unset: 5000 of 50,000 or more, otherwise none."""
     shift: int = _between(0, 0, 1_000)

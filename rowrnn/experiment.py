@@ -293,8 +293,15 @@ class Trained(NamedTuple):
 def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], Trained]:
     """A whole run as one pure function of the seed, for `jax.jit` and `jax.vmap`.
 
-    It trains for as long as `config.train` says and evaluates on the test part; the seed given
-    to it replaces `config.train.seed`. Nothing is shown or saved on the way.
+    It trains for as long as `config.train` says and evaluates on the test part. Nothing is shown or
+    saved on the way.
+
+    Args:
+        config: the run; its `train.seed` is not looked at.
+        dataset: images [N, T, F], uint8, and labels [N], int32, of each part.
+
+    Returns a function from a seed, an int or uint32 [], to `Trained`. Raises `ConfigError` where a
+    value is out of range or does not fit the data.
 
     >>> from rowrnn.config import DataConfig, ModelConfig, TrainConfig
     >>> config = Config(ModelConfig(0, 8), train=TrainConfig(examples=300, batch_size=50))

@@ -53,7 +53,7 @@ commands:
   predict RUN PICTURE ...  what a run sees in pictures
   read RUN PICTURE|INDEX   watch it read: belief, hidden state and gates by row
   report RUN|SWEEP|FILE    a page that shows a run, a sweep or a bench record
-  export RUN --to DIR      weights, a program for jax alone, and a model card
+  export RUN --to DIR      weights, a program without rowrnn, a model card
   export RUN --web FILE.html
                            a page in which it reads what you draw
   data prepare NAME        download or convert mnist, fashion_mnist or kmnist
@@ -62,8 +62,9 @@ commands:
   launch -n 4 -- COMMAND   one job in several processes on this machine
   completion SHELL         a script by which bash, zsh or fish completes all this
 
-`rowrnn COMMAND --help` shows the arguments of a command. All take --json (one
-JSON value on the last line of stdout) and --debug (a traceback with an error).
+`rowrnn COMMAND --help` shows the arguments of a command. All take --debug (a
+traceback with an error), and all but launch and completion --json (one JSON
+value on the last line of stdout).
 
 Start with: rowrnn train experiments/quickstart.toml
 """

@@ -19,9 +19,9 @@ class ExportArguments(Common):
     """Write a trained network for use without the run or rowrnn: a directory, a web page or both.
 
     The directory holds model.safetensors and config.json (the layout of Hugging Face),
-    model.jaxexport (a program for CPUs, CUDA devices and TPUs that jax alone runs) and a model
-    card. rowrnn predict takes it in place of a run. The page is one file for any browser, from
-    disk: draw a digit, and watch the network read it row by row.
+    model.jaxexport (a program for CPUs, CUDA devices and TPUs that needs jax and flatbuffers alone)
+    and a model card. rowrnn predict takes it in place of a run. The page is one file for any
+    browser, from disk: draw a digit, and watch the network read it row by row.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]

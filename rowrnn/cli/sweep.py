@@ -50,7 +50,8 @@ class SweepArguments(Common):
     chunk: Annotated[int | None, arg(metavar="N")] = None
     """Members that a device has in hand at a time; without it, chosen."""
     keep: Literal["best", "all", "none"] = "best"
-    """Whose last states are kept: the best on validation, all, none."""
+    """Whose last states are kept: the best (on validation; without a validation part by training
+    loss), all, none."""
     plan: Flag = False
     """Show what would be done, and do not do it."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None

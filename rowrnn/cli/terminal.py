@@ -28,7 +28,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The arguments that every command takes."""
+    """The arguments of every command that has a result."""
 
     json: Flag = False
     """Print the result as one JSON value on the last line of stdout."""

@@ -90,6 +90,8 @@ def evaluate(
     Raises:
         RunError: no run, no intact checkpoint, or the data is not what it was trained on.
         DataError: the data is missing or damaged, or has no such part.
+        ConfigError: the devices are not there.
+        JobError: the processes of a job do not find each other.
     """
     devices = devices or ParallelConfig()
     parallel.start(devices)

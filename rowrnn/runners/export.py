@@ -38,14 +38,16 @@ def export(
     model card. `load` and `predict` take the directory in place of a run.
 
     Args:
-        run_dir: the run.
+        run_dir: the run, or what `export` has made of one.
         to: the directory; it must be empty or not there yet.
         which: "last", "best" (highest validation accuracy) or a step.
         evaluation: what `Evaluation.summary` gave on the test part, for the card.
         onnx: whether to write ``model.onnx`` too, the same function for ONNX runtimes; it needs the
             extra ``rowrnn[onnx]``.
 
-    Returns `to`. Raises `RunError` where there is no run, or the directory cannot be written.
+    Returns `to`. Raises `RunError` where there is no run, or the directory cannot be written,
+    `ConfigError` where `onnx` is asked of a network that is not float32, and `ModuleNotFoundError`
+    where its extra is not installed.
     """
     classifier, path = load(run_dir, which), Path(to)
     require_unused(path)

@@ -36,7 +36,8 @@ class TrainResult:
 
     Accuracies and losses are means over examples, `train_loss` over those of the last log
     interval. `first256_accuracy` is the notebook's figure, on the first 256 test images. Times
-    are in seconds; `train_s` and `examples_per_s` leave compilation out.
+    are in seconds; `train_s` and `examples_per_s` leave compilation out. `epochs` is steps over
+    the steps of an epoch, `params` the number of parameters, `params_sha256` in hex.
     """
 
     run_dir: str
@@ -84,6 +85,7 @@ def train(
         RunError: the run directory or its checkpoints cannot be used.
         DivergedError: the loss or a gradient was not finite.
         StoppedError: a signal came; the state is saved.
+        JobError: the processes of a job do not find each other.
 
     Where the config or the cluster tells of several processes, this is called in each of them:
     process 0 writes the directory, which all must see, and all get the result.

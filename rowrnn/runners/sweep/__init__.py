@@ -45,7 +45,8 @@ class SweepSettings:
         strategy: "map" runs the members of a device one after the other, each as a solo run does,
             to the bit; "vmap" runs them at once; "auto" takes vmap on accelerators, map on CPUs.
         chunk: members that a device has in hand at a time; None chooses.
-        keep: whose last states are kept: "best" (on validation), "all" or "none".
+        keep: whose last states are kept: "best" (on validation; without a validation part by
+            training loss), "all" or "none".
     """
 
     strategy: str = "auto"
