@@ -68,7 +68,11 @@ def test_two_processes_end_with_the_bits_of_two_devices(start, tmp_path, whole):
     assert "of 1,000 test images right" in (run / "report.html").read_text()
     # The job is no part of what is kept, and the run goes on without it.
     assert rundir.read_config(run).parallel == ParallelConfig()
-    both = [ended(process) for process in start(2, ["eval", "run", "--json"])]
+
+
+@pytest.mark.soak
+def test_two_processes_evaluate_as_one(start, whole):
+    both = [ended(process) for process in start(2, ["eval", str(whole[0]), "--json"])]
     assert [code for code, _, _ in both] == [0, 0], both
     evaluation = json.loads(both[0][1].splitlines()[-1])
     assert evaluation["test_accuracy"] == whole[1].test_accuracy
