@@ -55,7 +55,7 @@ RICH = Config(
 )
 
 
-@pytest.mark.parametrize("config", [CONFIG, RICH])
+@pytest.mark.parametrize("config", [pytest.param(CONFIG, marks=pytest.mark.soak), RICH])
 def test_where_a_chunk_ends_changes_no_bit(config):
     whole = train_chunks(config, [6, 6])
     cut = train_chunks(config, [1, 2, 3, 5, 1])
