@@ -75,9 +75,14 @@ def run(name, seeds, epochs):
     if name == "columns":
         changes |= {"data.dir": str(turned(base, RUNS / "columns-data"))}
     target = RUNS / name
+    return sweep(config.replace(base, changes), seeds, target)
+
+
+def sweep(settings, seeds, target):
+    """A sweep in a directory, from where it was left if it was begun."""
     began = target.exists()
     return rowrnn.sweep(
-        config.replace(base, changes),
+        settings,
         seeds,
         run_dir=None if began else target,
         resume=target if began else None,

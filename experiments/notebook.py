@@ -20,11 +20,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from ablations import machine
+from ablations import machine, sweep
 from bench_sweep import arrays
 from torch_seeds import WINDOW
 
-import rowrnn
 from rowrnn import config, figures, stats
 
 HERE = Path(__file__).parent
@@ -55,20 +54,14 @@ def main():
     parser.add_argument("--seeds", type=int, default=64)
     seeds = parser.parse_args().seeds
     path = HERE / "notebook_2015.toml"
-    began = RUN.exists()
-    sweep = rowrnn.sweep(
-        config.load(path),
-        range(seeds),
-        run_dir=None if began else RUN,
-        resume=RUN if began else None,
-    )
+    swept = sweep(config.load(path), range(seeds), RUN)
     # The last entry of a curve is of the single step after the last ten.
-    steps, losses = sweep.curves["train_loss"]
+    steps, losses = swept.curves["train_loss"]
     whole = [at for at, step in enumerate(steps) if step % WINDOW == 0]
     ours = {
         "train_loss": losses[:, whole],
-        "first256_accuracy": np.array([member.first256_accuracy for member in sweep.members]),
-        "test_accuracy": sweep.accuracy,
+        "first256_accuracy": np.array([member.first256_accuracy for member in swept.members]),
+        "test_accuracy": swept.accuracy,
     }
     theirs = torch(path, seeds)
     environment = json.loads((RUN / "environment.json").read_text())

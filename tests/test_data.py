@@ -20,15 +20,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from original_files import TEST_DATA
 
 from rowrnn import data
 from rowrnn.config import DataConfig
 from rowrnn.data import cache, idx, tfds_sets
 from rowrnn.errors import ConfigError, DataError
 
-TEST_DATA = Path(
-    os.environ.get("ROWRNN_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
-)
 FINGERPRINTS = {
     "mnist": "88d991fdc7ccde887ffc4f71beaebdea7f32713839bb7d725186db364a03b513",
     "fashion_mnist": "c3f4cde13deeccf1ae1f818f2defada1d666f122da5659277eaef7c56986cc50",

@@ -3,21 +3,18 @@ import gzip
 import io
 import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from original_files import TEST_DATA
 from PIL import Image, ImageDraw
 
 from rowrnn.data.pictures import read_picture
 from rowrnn.errors import DataError
 
 SHAPE = (28, 28)
-TEST_DATA = Path(
-    os.environ.get("ROWRNN_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
-)
 TEST_IMAGES = TEST_DATA / "mnist" / "t10k-images-idx3-ubyte.gz"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from original_files import TEST_DATA
 
 import rowrnn
 from rowrnn import rundir
@@ -260,7 +261,7 @@ def test_a_mistake_is_named_before_jax_is_imported(tmp_path):
 def test_a_long_sweep_survives_five_kills(tmp_path):
     """`lstm128.toml` over 16 seeds, cut to 2 epochs, on full MNIST; about 12 minutes."""
     root = Path(__file__).parents[1]
-    files = Path(os.environ.get("ROWRNN_TEST_DATA") or root.parent / "shared" / "data") / "mnist"
+    files = TEST_DATA / "mnist"
     if not files.is_dir():
         pytest.skip(f"no original files in {files}; set ROWRNN_TEST_DATA")
     data = {"TFDS_DATA_DIR": str(tmp_path / "data")}
