@@ -87,6 +87,32 @@ class Comparison:
     seeds_needed: int | None
 
 
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How often a true class (row) was called what (column), int64 [C, C].
+
+    `labels` and `predicted` are classes [N], from 0 to `classes` - 1.
+
+    >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    array([[1, 0],
+           [1, 1]])
+    """
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The loss of each example in nats, float64 [N], from logits [N, C] and labels [N].
+
+    >>> cross_entropies(np.zeros((1, 4)), np.array([2])).round(4)  # log 4
+    array([1.3863])
+    """
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    at_label = np.take_along_axis(wide, labels[:, None], axis=1)[:, 0]
+    return np.log(np.exp(wide).sum(axis=1)) - at_label
+
+
 def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
     """Wilson's score interval for the accuracy behind `correct` of `count` answers.
 

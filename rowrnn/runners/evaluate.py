@@ -104,8 +104,7 @@ def evaluate(
         logits = _logits(classifier, mesh, part.images)
         after_rows = classifier.correct_after_rows(part.images, labels) if rows else None
     predicted = logits.argmax(axis=1)
-    confusion = np.zeros((classifier.classes, classifier.classes), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
+    confusion = stats.confusion_matrix(labels, predicted, classifier.classes)
     correct, of_class = confusion.diagonal(), confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):
         per_class = correct / of_class
@@ -117,7 +116,7 @@ def evaluate(
         count=len(labels),
         accuracy=float(correct.sum() / len(labels)),
         interval=stats.wilson_interval(int(correct.sum()), len(labels)),
-        loss=_mean_cross_entropy(logits, labels),
+        loss=float(stats.cross_entropies(logits, labels).mean()),
         per_class=per_class,
         confusion=confusion,
         labels=labels,
@@ -178,11 +177,3 @@ def _logits(classifier: Classifier, mesh: Mesh, images: np.ndarray) -> np.ndarra
     with jax.default_matmul_precision(config.train.precision):
         compiled = parallel.compile_replicated(mesh, logits, *arguments, dtype=config.model.dtype)
     return parallel.fetch(mesh, compiled(*arguments))
-
-
-def _mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """In float64, from logits [N, C] and labels [N]."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    at_label = np.take_along_axis(wide, labels[:, None], axis=1)[:, 0]
-    return float((np.log(np.exp(wide).sum(axis=1)) - at_label).mean())

@@ -140,12 +140,9 @@ def test(classifier: Classifier, data_dir: str) -> Tested:
     """
     part = classifier.load_split("test", data_dir)
     _require_fit(classifier, part)
-    logits = classifier.logits(part.images).astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), part.labels]
-    predicted = logits.argmax(axis=1)
-    confusion = np.zeros((classifier.classes, classifier.classes), np.int64)
-    np.add.at(confusion, (part.labels, predicted), 1)
+    logits = classifier.logits(part.images)
+    losses = stats.cross_entropies(logits, part.labels)
+    confusion = stats.confusion_matrix(part.labels, logits.argmax(axis=1), classifier.classes)
     worst = np.argsort(-losses, kind="stable")[:WORST]
     layers, units = classifier.config.model.layers, classifier.config.model.hidden_size
     each = classifier.shape[0] * layers * units * _BYTES_PER_UNIT
