@@ -1,8 +1,10 @@
 """Figures, drawn with matplotlib's objects alone: no pyplot, no window, no global state."""
 
 from rowrnn.figures.confusion import confusion_matrix
+from rowrnn.figures.curves import learning_curves
 from rowrnn.figures.drawing import Drawing, Target
 from rowrnn.figures.gates import gate_activity
+from rowrnn.figures.grids import grid
 from rowrnn.figures.reading import (
     ReadingArrays,
     reading_animation,
@@ -10,7 +12,7 @@ from rowrnn.figures.reading import (
     require_format,
 )
 from rowrnn.figures.rows import RowCurve, accuracy_by_row
-from rowrnn.figures.sweep import distribution, grid, learning_curves
+from rowrnn.figures.values import distribution
 
 __all__ = [
     "Drawing",

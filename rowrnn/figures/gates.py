@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rowrnn.figures import frame
 from rowrnn.figures.drawing import Target, fit, save
-from rowrnn.figures.sweep import _COLOURS, _caption, _dashes, _figure, _label_ends
 
 _HEIGHT = 3.6
 
@@ -25,15 +25,16 @@ def gate_activity(gates: Mapping[str, np.ndarray], path: Target, title: str, cap
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(title, fit(7, path), _HEIGHT, path)
+    figure, axes = frame.begin(title, fit(7, path), _HEIGHT, path)
     rows = {name: np.arange(1, len(means) + 1) for name, means in gates.items()}
     for index, (name, means) in enumerate(gates.items()):
-        axes.plot(rows[name], means, color=_COLOURS[index], linestyle=_dashes(index), linewidth=1.8)
+        colour, style = frame.COLOURS[index], frame.dashes(index)
+        axes.plot(rows[name], means, color=colour, linestyle=style, linewidth=1.8)
     axes.set_ylim(0, 1)
     axes.margins(x=0.02)
     axes.set_xlabel("rows read")
     axes.set_ylabel("mean activation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    _label_ends(axes, {name: (rows[name], means) for name, means in gates.items()}, _HEIGHT)
-    _caption(figure, caption, path)
+    frame.label_ends(axes, {name: (rows[name], means) for name, means in gates.items()}, _HEIGHT)
+    frame.caption(figure, caption, path)
     save(figure, path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rowrnn.errors import ConfigError
-from rowrnn.figures.sweep import _COLOURS
+from rowrnn.figures.frame import BLUE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Of an animation.
 FRAME_MS, LAST_FRAME_MS = 220, 3_000
 
-_BLUE, _VERMILION = _COLOURS[:2]
 # Lightness grows with the value: it is read in grey, and with any colour vision.
 _MAP = "cividis"
 _UNREAD = "0.88"
@@ -82,7 +81,7 @@ def reading_strip(
     """
     figure, panels, _ = _page(arrays, title, _belief_map)
     for axes in panels:
-        axes.axhline(since - 1.5, color=_VERMILION, linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.axhline(since - 1.5, color=VERMILION, linewidth=1.4, linestyle=(0, (4, 2)))
     label = int(arrays.beliefs[-1].argmax())
     _note(figure, f"dashed: from here on it believes {label}; dot: the most probable class; ")
     figure.savefig(path, format="png")
@@ -139,7 +138,7 @@ def _palette() -> Any:
 
     blends = [
         np.linspace(1, 0, 16, endpoint=False)[:, None] * (np.array(to_rgb(colour)) - 1)[None] + 1
-        for colour in (_BLUE, _VERMILION)
+        for colour in (BLUE, VERMILION)
     ]
     # Pillow looks colours up on a grid of steps of 4: nothing near white may be nearer than white.
     greys = np.append(np.linspace(0, 248 / 255, 102), 1)[:, None].repeat(3, axis=1)
@@ -234,7 +233,7 @@ def _belief_map(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
     rows, classes = beliefs.shape
     best = beliefs.argmax(axis=1)
     axes.scatter(
-        best, range(rows), s=np.clip(500 / rows, 3, 16), color=_VERMILION, linewidths=0.6,
+        best, range(rows), s=np.clip(500 / rows, 3, 16), color=VERMILION, linewidths=0.6,
         edgecolors="white", zorder=3,
     )  # fmt: skip
     _class_ticks(axes, axes.xaxis, classes)
@@ -247,7 +246,7 @@ def _belief_map(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
 def _belief_bars(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
     """Beliefs [T, C] after the row last read as bars, the longest in another colour."""
     classes = beliefs.shape[1]
-    bars = axes.barh(range(classes), beliefs[-1], height=0.72, color=_BLUE)
+    bars = axes.barh(range(classes), beliefs[-1], height=0.72, color=BLUE)
     axes.set_xlim(0, 1)
     axes.set_ylim(classes - 0.4, -0.6)
     _class_ticks(axes, axes.yaxis, classes)
@@ -262,7 +261,7 @@ def _belief_bars(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
         belief, best = beliefs[rows - 1], beliefs[:rows].argmax(axis=1)
         for label, bar in enumerate(bars):
             bar.set_width(belief[label])
-            bar.set_color(_VERMILION if label == best[-1] else _BLUE)
+            bar.set_color(VERMILION if label == best[-1] else BLUE)
         since = int(np.flatnonzero(best != best[-1]).max(initial=-1)) + 2
         words.set_text(
             f"after row {rows} of {len(beliefs)}:\n"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rowrnn.figures.sweep import _COLOURS, _caption, _dashes, _figure, _label_ends
+from rowrnn.figures import frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,18 +56,18 @@ def accuracy_by_row(
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    height = max(4.6, 1.6 + 0.17 * len(curves))
-    figure, axes = _figure(title, 8, height)
+    height = max(4.6, 1.6 + frame.LINE * len(curves))
+    figure, axes = frame.begin(title, 8, height)
     most = max(len(curve.accuracy) for curve in curves.values())
     axes.set_xlim(0.5 if len(curves) > 1 else 0, most + 0.5)
     axes.set_ylim(0, 1.1)  # with room for words
     axes.set_yticks(np.linspace(0, 1, 6))
     for index, (accuracy, band) in enumerate(curves.values()):
-        colour, rows = _COLOURS[index % len(_COLOURS)], np.arange(1, len(accuracy) + 1)
+        colour, rows = frame.COLOURS[index % len(frame.COLOURS)], np.arange(1, len(accuracy) + 1)
         if band is not None and len(curves) <= _MOST_BANDS:
             axes.fill_between(rows, *band.T, color=colour, alpha=0.25, linewidth=0, zorder=2)
         axes.plot(
-            rows, accuracy, color=colour, linestyle=_dashes(index), linewidth=1.8, zorder=3,
+            rows, accuracy, color=colour, linestyle=frame.dashes(index), linewidth=1.8, zorder=3,
             marker="o" if most <= 40 and len(curves) == 1 else "", markersize=4,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
@@ -79,12 +79,12 @@ def accuracy_by_row(
             label: (np.arange(1, len(curve.accuracy) + 1), curve.accuracy)
             for label, curve in curves.items()
         }
-        _label_ends(axes, ends, height)
+        frame.label_ends(axes, ends, height)
         if len(curves) > _MOST_BANDS:
             caption = ""
     elif settled is not None:
         _mark(axes, next(iter(curves.values())).accuracy, settled)
-    _caption(figure, caption)
+    frame.caption(figure, caption)
     figure.savefig(path, format="png")
 
 
