@@ -28,8 +28,8 @@ from rowrnn.members import Member
 COMPLETED, DIVERGED = "completed", "diverged"
 
 # The rooms whose code decides what a run computes.
-_DECIDING = ("experiment.py", "lstm", "metrics.py", "model.py", "optimizer.py", "parallel",
-             "stack.py", "state.py", "step.py")  # fmt: skip
+_DECIDING = ("augment.py", "experiment.py", "lstm", "metrics.py", "model.py", "optimizer.py",
+             "parallel", "stack.py", "state.py", "step.py")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 # What a file that is no record, or a forged one, may raise when it is read.

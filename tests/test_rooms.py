@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import rowrnn
+from rowrnn import ledger
 
 PACKAGE = Path(rowrnn.__file__).parent
 
@@ -68,6 +69,22 @@ def test_imports_point_downward(path):
     room = room_of(path)
     for other in imported_rooms(path):
         assert other == room or LEVEL[other] < LEVEL[room], f"{room} imports {other}"
+
+
+def test_a_record_is_decided_by_all_code_that_computes():
+    files, reached = {}, {"stack"}
+    for path in MODULES:
+        files.setdefault(room_of(path), []).append(path)
+    while True:
+        found = {
+            other for room in reached for path in files[room] for other in imported_rooms(path)
+        }
+        if found <= reached:
+            break
+        reached |= found
+    # These read, say and start; config and data are in the key themselves.
+    silent = {"config", "data", "errors", "files", "launch", "program_cache"}
+    assert {name.removesuffix(".py") for name in ledger._DECIDING} == reached - silent
 
 
 @pytest.mark.parametrize(
