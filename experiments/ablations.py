@@ -1,7 +1,7 @@
 """Arguments about row-wise LSTMs, settled over 16 seeds each.
 
     rowrnn data prepare mnist
-    python experiments/ablations.py [--seeds 16] [--epochs 5] [--only NAME ...]
+    python experiments/ablations.py [--seeds 16] [--epochs 5]
 
 Shows: what each choice is worth, seed by seed against `lstm128.toml` cut to 5 epochs: the
 projection joined into the gates or apart, forget bias, initialisation and read-out, rows or
@@ -60,10 +60,9 @@ def main():
     parser = argparse.ArgumentParser(description="Ablations of the row-wise LSTM.")
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
     given = parser.parse_args()
     results = {}
-    for name in dict.fromkeys([BASE, *given.only]):
+    for name in ARMS:
         results[name] = run(name, range(given.seeds), given.epochs)
         write(results, given.epochs)
 

@@ -124,6 +124,14 @@ class RunDir:
         except OSError as error:
             raise RunError(f"{self.path / name} was not written: {error.strerror}") from error
 
+    def remove(self, *names: str) -> None:
+        """Removes files that are not true any more, where they are there."""
+        for name in names:
+            try:
+                (self.path / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"{self.path / name} cannot be removed: {error.strerror}") from error
+
     def write_environment(self, devices: dict[str, object]) -> None:
         """Records what the run ran on: versions, git commit, devices, flags."""
         self.write("environment.json", json.dumps(environment() | devices, indent=2))
@@ -208,6 +216,9 @@ class WatchedRunDir(RunDir):
         """There is nothing to let go of."""
 
     def write(self, name: str, text: str) -> None:
+        """Left to the other."""
+
+    def remove(self, *names: str) -> None:
         """Left to the other."""
 
     def log(self, place: dict[str, float], values: dict[str, float]) -> None:

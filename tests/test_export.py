@@ -179,7 +179,7 @@ def test_the_model_card_says_how_good_it_is_and_where_it_comes_from(made):
     assert namespace["logits"].shape == (4, 10)
 
 
-def test_where_the_data_lay_is_not_told(made, images, tmp_path):
+def test_where_the_data_lay_is_not_told(made, images, tmp_path, monkeypatch):
     header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
     secret = tmp_path / "my customers" / "digits"
     secret.mkdir(parents=True)
@@ -196,6 +196,15 @@ def test_where_the_data_lay_is_not_told(made, images, tmp_path):
     path = rowrnn.export(tmp_path / "run", tmp_path / "network")
     assert all(b"my customers" not in file.read_bytes() for file in path.iterdir())
     assert rowrnn.load(path).config.data.dir == "digits"
+
+    # Where it is the current directory, there is no name; where it lies now can be said.
+    monkeypatch.chdir(secret)
+    rowrnn.train(configs.replace(config, {"data.dir": "."}), tmp_path / "here")
+    assert rowrnn.load(rowrnn.export(tmp_path / "here", tmp_path / "there")).config.data.dir == "."
+    monkeypatch.chdir(tmp_path)
+    moved = ["export", str(tmp_path / "here"), "--to", str(tmp_path / "moved")]
+    assert cli.run([*moved, "--data.dir", str(secret)]) == 0
+    assert "are classified correctly" in (tmp_path / "moved" / "README.md").read_text()
 
 
 def test_the_page_says_how_good_it_is(made, page):

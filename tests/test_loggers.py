@@ -374,6 +374,24 @@ def test_mlflow_in_files_has_the_run_and_goes_on_with_it(tmp_path, monkeypatch):
     assert (path / "tags" / "dataset").read_text() == "x"
 
 
+def test_mlflow_has_the_last_result_of_a_sweep_that_went_on(tmp_path, monkeypatch):
+    if importlib.util.find_spec("mlflow") is None:
+        pytest.skip("MLflow is not installed: pip install 'rowrnn[mlflow]'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'store'}")
+    path = tmp_path / "sweep"
+    for mean, members in ((0.8, 4), (0.9, 8)):
+        with RunDir.reopen(path) if path.exists() else RunDir.create(path, Config()) as run:
+            run.write("sweep.json", json.dumps({"seeds": [0, 1], "grid": {}, "vary": "both"}))
+            run.start_logger("mlflow")
+            summary = {"mean": mean, "members": members, "failed": 0, "groups": []}
+            run.write("results.json", json.dumps({"summary": summary}))
+            run.finish_logger("finished")
+    (stored,) = tmp_path.glob("store/*/*/metrics")
+    assert figures_of(stored.parent, "mean") == [(0, 0.8), (0, 0.9)]
+    assert figures_of(stored.parent, "members") == [(0, 4), (0, 8)]
+    assert figures_of(stored.parent, "failed") == [(0, 0)]
+
+
 def figures_of(path: Path, name: str):
     """Step and value of each line of a metric: time, value, step."""
     lines = (path / "metrics" / name).read_text().splitlines()

@@ -24,7 +24,7 @@ from rowrnn.errors import ConfigError, DataError, DivergedError, RunError, Stopp
 from rowrnn.figures import Drawing, drawing, gates
 from rowrnn.runners import report as runner
 from rowrnn.runners.report import page, run, strips, sweep
-from rowrnn.runners.sweep import SweepSettings
+from rowrnn.runners.sweep import SweepResult, SweepSettings, outcome
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 SMALL = Config(
@@ -193,8 +193,35 @@ def test_the_last_of_several_records_of_a_member_counts(made):
     other = [dataclasses.replace(record, key=record.key | {"config": "x"}) for record in newer]
     assert -1.0 not in {r.wall_s for r in sweep._of_members(everyone, records + other)}
     assert len(sweep._of_members(everyone, other)) == 6
-    strangers = [dataclasses.replace(record, varied={}) for record in records]
+    strangers = [dataclasses.replace(record, varied={}) for record in other]
     assert sweep._of_members(everyone, strangers) == []
+
+
+def test_members_of_another_grid_have_their_records(made):
+    records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
+    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    # A grid of one point before, and then one of two axes.
+    grid = spec.grid | {"optimizer.beta2": (0.999, 0.99)}
+    before = [record for record in records if record.varied["optimizer.epsilon"]]
+    before = [
+        dataclasses.replace(record, name=f"seed={record.seed}", varied={}) for record in before
+    ]
+    everyone = sweep.members.make_members(dataclasses.replace(spec, grid=grid))
+    found = sweep._of_members(everyone, before)
+    assert [record.name for record in found] == [
+        f"epsilon=1e-08,beta2=0.999,seed={seed}" for seed in (0, 1, 2)
+    ]
+    assert {record.params_sha256 for record in found} == {r.params_sha256 for r in before}
+    assert len({record.params_sha256 for record in found}) == 3
+
+
+def test_of_a_grid_over_data_no_dataset_is_named(made):
+    records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
+    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    result = SweepResult(made, records, outcome.summarize(records), {})
+    assert "on mnist_sample" in sweep._verdict(result, spec)
+    over_data = dataclasses.replace(spec, grid={"data.dataset": ("mnist_sample", "mnist")})
+    assert "mnist" not in sweep._verdict(result, over_data)
 
 
 def test_a_run_whose_data_is_elsewhere_says_so(copied, monkeypatch):
@@ -408,6 +435,8 @@ def test_what_is_nothing_to_report_on_is_refused(tmp_path, made, capsys, make, c
 def test_a_page_that_cannot_be_written_is_an_error(copied, tmp_path, capsys):
     assert cli.run(["report", str(copied), "--to", str(tmp_path / "none" / "page.html")]) == 4
     assert "was not written: No such file" in capsys.readouterr().err
+    assert cli.run(["report", str(copied), "--to", str(tmp_path)]) == 2
+    assert f"--to {tmp_path}: is a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("failure", [RunError("no room"), ZeroDivisionError("0"), MemoryError(),

@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -263,6 +265,11 @@ def test_vmap_is_the_same_but_for_rounding(tmp_path, solo):
     assert found["largest_parameter_difference"] < 1e-4
     assert found["same_predictions"] > 0.99
     assert not (tmp_path / "sweep" / "check").exists()
+    (state, *_) = (network.params for network in result.states.values())
+    pair = (SimpleNamespace(params=state), SimpleNamespace(params=state))
+    assert outcome.largest_difference([pair]) == 0.0
+    # A member may diverge alone and not under vmap; that is no reason to have no results.
+    assert outcome.largest_difference([pair, (pair[0], None)]) is None
     for record in result.members:
         expected = solo(SMALL, ("train.seed", record.seed))
         assert record.train_loss == pytest.approx(expected["train_loss"], rel=1e-4)
@@ -528,6 +535,38 @@ def test_the_stack_in_progress_goes_on_also_among_other_members(
     result = rowrnn.sweep(resume=path, seeds=range(4))
     assert trained == ["seed=2", "seed=3", "seed=0", "seed=1"]
     assert_same(result, whole)
+
+
+def test_the_group_of_what_is_in_progress_comes_first(tmp_path, monkeypatch, trained):
+    path, sizes = tmp_path / "sweep", {"model.hidden_size": (8, 4)}
+    with monkeypatch.context() as patched:
+        fail_after(patched, 1)
+        with pytest.raises(KeyboardInterrupt):
+            rowrnn.sweep(SMALL, (0,), grid=sizes, settings=MAP, run_dir=path)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        with pytest.raises(StoppedError):
+            rowrnn.sweep(resume=path)
+    trained.clear()
+    rowrnn.sweep(resume=path, seeds=(0, 1))
+    assert trained[0] == "hidden_size=4,seed=0"
+    assert sorted(trained[1:]) == ["hidden_size=4,seed=1", "hidden_size=8,seed=1"]
+
+
+def test_results_are_there_when_all_that_is_asked_for_is_trained(tmp_path, monkeypatch, whole):
+    path = tmp_path / "sweep"
+    shutil.copytree(whole[0], path)
+    with monkeypatch.context() as patched:
+        fail_after(patched, 0)
+        with pytest.raises(KeyboardInterrupt):
+            rowrnn.sweep(resume=path, seeds=(4, 5, 6, 7))
+    (found,) = rowrnn.runs(path)
+    assert (found.state, found.test_accuracy) == ("stopped", None)
+    with pytest.raises(RunError, match="is not finished"):
+        rowrnn.compare(whole[0], path)
+    # The ledger has lost nothing.
+    assert_same(rowrnn.sweep(resume=path, seeds=range(4)), whole)
+    assert (path / "results.csv").read_text() == (whole[0] / "results.csv").read_text()
 
 
 def test_a_damaged_save_of_a_stack_costs_one_interval(tmp_path, monkeypatch, whole):

@@ -13,6 +13,8 @@ from original_files import TEST_DATA
 
 import rowrnn
 from rowrnn import rundir
+from rowrnn.cli import sweep as cli_sweep
+from rowrnn.cli import terminal
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.runners.sweep import SweepSettings
 
@@ -240,6 +242,20 @@ BAD = [
     (["--resume=a", "--run-dir=b"], "leave --run-dir out"),
     (["--resume=a", "--vary=init"], "a resumed sweep varies what it was started with"),
 ]
+
+
+def test_a_setting_given_with_resume_leaves_the_others():
+    saved = SweepSettings("map", 2, "all")
+
+    def settings(*arguments):
+        given = terminal.parse("sweep", cli_sweep.SweepArguments, ["--resume=S", *arguments])
+        return cli_sweep._settings(given, arguments, saved)
+
+    assert settings() == saved
+    assert settings("--chunk=4") == SweepSettings("map", 4, "all")
+    # Also one that is the default of a new sweep.
+    assert settings("--keep", "best") == SweepSettings("map", 2, "best")
+    assert settings("--strategy=auto") == SweepSettings("auto", 2, "all")
 
 
 def test_a_mistake_is_named_before_jax_is_imported(tmp_path):

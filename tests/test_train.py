@@ -217,6 +217,29 @@ def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(classifier.params))
 
 
+def test_divergence_that_shows_when_it_is_saved_is_noted(tmp_path, monkeypatch):
+    real = step.make_train_step
+
+    def make_train_step(*arguments):
+        train_step = real(*arguments)
+
+        def broken(state, batch):
+            # An update that is finite can take a parameter beyond what float32 holds.
+            state, sums = train_step(state, batch)
+            factor = jnp.where(state.step == 50, jnp.inf, 1.0)
+            return state._replace(params=jax.tree.map(lambda x: x * factor, state.params)), sums
+
+        return broken
+
+    monkeypatch.setattr(step, "make_train_step", make_train_step)
+    monkeypatch.setattr(runner, "CHUNK_SECONDS", 1e-9)
+    with pytest.raises(DivergedError, match=r"state was not finite at step 50 .*Try a lower"):
+        rowrnn.train(changed("checkpoint", every_steps=25), tmp_path / "run")
+    assert 25 <= rowrnn.load(tmp_path / "run").step < 50
+    (run,) = rowrnn.runs(tmp_path / "run")
+    assert (run.state, run.step) == ("diverged", 50)
+
+
 # On eight, and in processes: tests/jobs.
 @pytest.mark.soak
 def test_two_devices_compute_what_one_does(whole, tmp_path):

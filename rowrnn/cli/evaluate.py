@@ -108,7 +108,7 @@ def _report_sweep(found: "SweepRows") -> None:
         place = f"{plain(point.point)}: " if point.point else ""
         print(
             f"{place}{found.split} accuracy of {count:,} network{'s' if count > 1 else ''} on "
-            f"{found.count:,} images of {plain(found.dataset)}"
+            f"{point.count:,} images of {plain(point.dataset)}"
         )
         _report_rows(point.mean, point.interval)
         print()

@@ -4,13 +4,13 @@ import functools
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, Flag, parse, plain, say
+from rowrnn.cli.terminal import Common, DataPlace, Flag, parse, plain, say
 from rowrnn.errors import ConfigError, DataError
 
 
@@ -34,6 +34,7 @@ class ExportArguments(Common):
     """The new page."""
     checkpoint: str = "last"
     """last, best (on validation) or a step."""
+    data: DataPlace = field(default_factory=DataPlace)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     for path in filter(None, (given.to, given.web)):
         require_unused(path)
     try:
-        evaluation = evaluate(given.run, which=given.checkpoint).summary()
+        evaluation = evaluate(given.run, which=given.checkpoint, data_dir=given.data.dir).summary()
     except DataError as error:
         say(f"{error}; what is written will not say how good the network is")
         evaluation = None

@@ -87,11 +87,12 @@ def main(arguments: Sequence[str]) -> int:
     from rowrnn import parallel
     from rowrnn.runners import sweep as runner
 
-    settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
     if given.resume:
-        spec, settings = runner.reopen(given.resume, config, seeds, grid, _changed(given, settings))
+        spec, saved = runner.reopen(given.resume, config, seeds, grid)
+        settings = _settings(given, arguments, saved)
     else:
         spec = Spec(config, seeds or (), grid or {}, given.vary)
+        settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
     if given.plan:
         made = runner.make_plan(spec, settings, given.resume)
         if not parallel.is_first():
@@ -157,9 +158,13 @@ def configs_of(given: SweepArguments, arguments: Sequence[str]) -> Config:
     return config
 
 
-def _changed(given: SweepArguments, settings: "SweepSettings") -> "SweepSettings | None":
-    """The settings given with --resume, None where they are all as if not given."""
-    return None if settings == type(settings)() else settings
+def _settings(
+    given: SweepArguments, arguments: Sequence[str], saved: "SweepSettings"
+) -> "SweepSettings":
+    """Those of the sweep to resume, and in their place what is given now."""
+    options = {word.partition("=")[0] for word in arguments}
+    names = [spec.name for spec in dataclasses.fields(saved) if f"--{spec.name}" in options]
+    return dataclasses.replace(saved, **{name: getattr(given, name) for name in names})
 
 
 def _show_plan(plan: "Plan") -> None:
@@ -216,9 +221,14 @@ def _report(result: "SweepResult") -> None:
             )
     if summary["vmap_difference"]:
         found = summary["vmap_difference"]
+        apart = found["largest_parameter_difference"]
+        difference = (
+            "one has diverged alone"
+            if apart is None
+            else (f"largest parameter difference {apart:.1e}")
+        )
         screen.print(
-            f"vmap against solo runs, {found['members']} member(s): largest parameter difference "
-            f"{found['largest_parameter_difference']:.1e}, same predictions "
+            f"vmap against solo runs, {found['members']} member(s): {difference}, same predictions "
             f"{found['same_predictions']:.2%}"
         )
     if summary["examples_per_s"]:

@@ -192,7 +192,7 @@ def _map(
     frame.plain(bar.ax.yaxis)
     bar.outline.set_edgecolor("0.7")  # pyright: ignore
     frame.caption(
-        figure, "mean over seeds ± half its 95 % interval; the darker the better, best framed"
+        figure, "mean over seeds ± half its 95 % interval; the darker the better, best framed", path
     )
     return figure
 

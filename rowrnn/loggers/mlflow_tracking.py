@@ -67,12 +67,13 @@ class MLflowRun:
     def finish(self, outcome: str, result: dict[str, Any]) -> None:
         """Tells what came out and ends the run."""
         now, step = int(time.time() * 1000), result.get("steps", 0)
-        # Of some, such as train_loss, there is a curve, of which this would repeat the last step.
+        # Of some, such as train_loss, there is a curve, of which this would repeat the last step;
+        # of a sweep that went on there are others by now.
         known = self._client.get_run(self.id).data.metrics
         figures = [
             Metric(_allowed(name), float(value), now, step)
             for name, value in result.items()
-            if isinstance(value, Real) and name not in known
+            if isinstance(value, Real) and known.get(name) != float(value)
         ]
         words = [
             RunTag(_allowed(name), value)

@@ -81,6 +81,13 @@ def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
         points_b, failed_b = _read(Path(b))
         matched = _match(points_a, points_b, a, b)
     names = (str(a), str(b if b is not None else a))
+    # A point of which all have diverged is among those left out.
+    matched = [(at, bt) for at, bt in matched if points_a[at] and points_b[bt]]
+    if not matched:
+        raise RunError(
+            f"{' and '.join(dict.fromkeys(names))}: wherever two points would be compared, all "
+            "members of one have diverged; there is nothing to compare"
+        )
     found = [(at, bt, *_compare(points_a[at], points_b[bt], at, bt, names)) for at, bt in matched]
     adjusted = stats.adjust([comparison.p_value for *_, comparison in found])
     alone = b is not None and len(points_a) == len(points_b) == 1
@@ -162,12 +169,13 @@ def _read(path: Path) -> tuple[Points, list[str]]:
         failed = []
         for row in rows:
             point = _point(row, grid)
+            points.setdefault(point, {})
             if row["test_accuracy"] is None:
                 failed.append(f"{path} {point} seed={row['seed']}".replace("  ", " "))
             elif not 0 <= row["test_accuracy"] <= 1:
                 raise ValueError(f"an accuracy of {row['test_accuracy']}")
             else:
-                points.setdefault(point, {})[int(row["seed"])] = row["test_accuracy"]
+                points[point][int(row["seed"])] = row["test_accuracy"]
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not finished: it has no results.json; go on with "
@@ -177,7 +185,7 @@ def _read(path: Path) -> tuple[Points, list[str]]:
         raise RunError(
             f"{file} cannot be read ({error}); make it anew with rowrnn sweep --resume {path}"
         ) from error
-    if not points:
+    if not any(points.values()):
         raise RunError(f"{path}: all members have diverged; there is nothing to compare")
     return points, failed
 

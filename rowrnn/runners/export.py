@@ -112,7 +112,8 @@ def require_unused(path: Path) -> None:
 
 def _origin(classifier: Classifier) -> Origin:
     # Where the data lay is nobody's business; of a directory of IDX files its name says which.
-    places = {"data.dir": Path(classifier.config.data.dir).name, "data.manual_dir": ""}
+    place = classifier.config.data.dir
+    places = {"data.dir": place and (Path(place).name or "."), "data.manual_dir": ""}
     return Origin(
         config=configs.to_dict(configs.replace(classifier.config, places)),
         dataset=classifier.dataset,

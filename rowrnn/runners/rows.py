@@ -22,6 +22,8 @@ class PointRows:
 
     Attributes:
         point: the values of the grid in words; empty without a grid.
+        dataset: name of the data, which a grid may vary.
+        count: how many images, N.
         members: whose states were kept, by name, S of them.
         accuracy: of each after each row, [S, T].
         mean: over the members, [T].
@@ -29,6 +31,8 @@ class PointRows:
     """
 
     point: str
+    dataset: str
+    count: int
     members: list[str]
     accuracy: np.ndarray
     mean: np.ndarray
@@ -41,28 +45,24 @@ class SweepRows:
 
     Attributes:
         run_dir: the sweep.
-        dataset: name of the data.
         split: "test", "validation" or "train".
-        count: how many images, N.
         points: one for each point of the grid of which a member was kept.
     """
 
     run_dir: Path
-    dataset: str
     split: str
-    count: int
     points: list[PointRows]
 
     def summary(self) -> dict:
         """The figures as JSON takes them."""
         return {
             "run_dir": str(self.run_dir),
-            "dataset": self.dataset,
             "split": self.split,
-            "count": self.count,
             "rows": [
                 {
                     "point": point.point,
+                    "dataset": point.dataset,
+                    "count": point.count,
                     "members": point.members,
                     "mean": point.mean.tolist(),
                     "interval": None if point.interval is None else point.interval.tolist(),
@@ -97,20 +97,20 @@ def evaluate_rows(
     path, devices = Path(run_dir), devices or ParallelConfig()
     parallel.start(devices)
     with parallel.waiting_for_others():
-        found: dict[str, list[tuple[Member, np.ndarray]]] = {}
+        found: dict[tuple[str, str, int], list[tuple[Member, np.ndarray]]] = {}
         splits: dict[tuple[DataConfig, str], Split] = {}
-        dataset, count = "", 0
         for member in _kept(path):
             classifier = load(path / "states" / member.directory, which)
             # Read once, and not for each member; but a grid may vary the data itself.
             place = classifier.config.data, classifier.fingerprint
             part = splits.get(place) or classifier.load_split(split, data_dir)
             splits[place] = part
-            dataset, count = classifier.dataset, len(part.labels)
+            count = len(part.labels)
             correct = classifier.correct_after_rows(part.images, part.labels)
-            found.setdefault(member.point, []).append((member, correct / count))
-    points = [_summarize(point, group) for point, group in found.items()]
-    return SweepRows(path, dataset, split, count, points)
+            point = member.point, classifier.dataset, count
+            found.setdefault(point, []).append((member, correct / count))
+    points = [_summarize(*point, group) for point, group in found.items()]
+    return SweepRows(path, split, points)
 
 
 def save(rows: SweepRows) -> tuple[Path, Path]:
@@ -121,8 +121,10 @@ def save(rows: SweepRows) -> tuple[Path, Path]:
     json_path = rows.run_dir / f"eval-{rows.split}.json"
     figure_path = rows.run_dir / f"eval-{rows.split}-rows.png"
     seeds = sum(len(point.members) for point in rows.points)
+    names = ", ".join(dict.fromkeys(point.dataset for point in rows.points))
+    images = " or ".join(f"{count:,}" for count in dict.fromkeys(p.count for p in rows.points))
     title = (
-        f"{rows.dataset}, {rows.split}: accuracy after each row, {rows.count:,} images, "
+        f"{names}, {rows.split}: accuracy after each row, {images} images, "
         f"{seeds:,} network{'s' if seeds > 1 else ''}"
     )
     curves = {point.point: RowCurve(point.mean, point.interval) for point in rows.points}
@@ -157,12 +159,13 @@ def _kept(path: Path) -> list[Member]:
     return kept
 
 
-def _summarize(point: str, group: list[tuple[Member, np.ndarray]]) -> PointRows:
+def _summarize(
+    point: str, dataset: str, count: int, group: list[tuple[Member, np.ndarray]]
+) -> PointRows:
     """Mean and interval over the members of a point, each with its accuracies [T]."""
     accuracy = np.stack([values for _, values in group])
     interval = None
     if len(group) > 1:
         interval = np.array([stats.interval_of_mean(values) for values in accuracy.T])
-    return PointRows(
-        point, [member.name for member, _ in group], accuracy, accuracy.mean(axis=0), interval
-    )
+    names = [member.name for member, _ in group]
+    return PointRows(point, dataset, count, names, accuracy, accuracy.mean(axis=0), interval)

@@ -214,7 +214,7 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
     values = summary.values | grid | {"sweep.vary": start.vary}
     summary = dataclasses.replace(summary, members=members, values=values)
     found = _read(path / "results.json", _SweepFigures, "summary")
-    # One that goes on with more seeds still has the results of those before.
+    # Of fewer seeds, as it was left where an older rowrnn was told to go on with more.
     if found is None or found.members != members or rundir.is_being_written(path):
         state = "running" if rundir.is_being_written(path) else "stopped"
         return dataclasses.replace(summary, state=state, completed=_recorded(path))

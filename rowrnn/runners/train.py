@@ -302,7 +302,10 @@ def _save(loop: _Loop, state: TrainState, progress: _Progress) -> None:
         "progress": dataclasses.asdict(progress),
         "validation_accuracy": accuracy,
     }
-    loop.writer.save(state, facts, accuracy)
+    try:
+        loop.writer.save(state, facts, accuracy)
+    except DivergedError as error:
+        raise _diverged(loop, "the state", progress.step) from error
 
 
 def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from in_process import command, compiled_once, last_json, steps_in
 
-from rowrnn import checkpoint, classifier, logs, step
+from rowrnn import checkpoint, classifier, logs, runs, step
 from rowrnn.errors import RunError
 
 # 20 steps; sgd reads neither epsilon nor beta2, so that these say what goes wrong, and when.
@@ -163,6 +163,9 @@ def test_a_run_that_diverges_by_itself_saves_nothing_that_is_not_finite(tmp_path
         assert code == 5, (seed, rate, decay, err)
         steps = assert_all_finite(path / "checkpoints", classifier._make_abstract, seed)
         assert_finite_log(path, seed)
+        assert "Try a lower" in err, (seed, err)
+        (run,) = runs(path)
+        assert run.state == "diverged", (seed, err)
         steps_reached.append(max(steps, default=0))
     record["last_saved_step"] = [min(steps_reached), max(steps_reached)]
 

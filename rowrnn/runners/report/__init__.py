@@ -59,6 +59,8 @@ def report(
     ('report.html', [], False)
     """
     source = Path(path)
+    if to is not None and Path(to).is_dir():
+        raise ConfigError(f"--to {to}: is a directory; give a file, such as report.html")
     if source.is_file():
         from rowrnn.runners.report import bench
 

@@ -1,6 +1,7 @@
 """What there is to show of a sweep, from its ledger: also of one that is not finished."""
 
 import base64
+import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
@@ -78,15 +79,19 @@ def _of_members(everyone: Sequence[Member], found: Sequence[Record]) -> list[Rec
     A rowrnn that knows more settings has other digests; of records that were all made by another,
     name and values of the grid have to do.
     """
-    digests = {configs.digest(member.config) for member in everyone}
-    current = [record for record in found if record.key.get("config") in digests]
-    by_name = {record.name: record for record in current or found}
-    return [
-        by_name[member.name]
+    by_config = {(str(record.key.get("config")), record.seed): record for record in found}
+    current = [
+        # Its name is that of the grid in which it was trained.
+        dataclasses.replace(by_config[key], name=member.name, varied=dict(member.varied))
         for member in everyone
-        if member.name in by_name
-        and by_name[member.name].seed == member.seed
-        and by_name[member.name].varied == dict(member.varied)
+        if (key := (configs.digest(member.config), member.seed)) in by_config
+    ]
+    by_name = {(record.name, record.seed): record for record in found}
+    return current or [
+        by_name[member.name, member.seed]
+        for member in everyone
+        if (member.name, member.seed) in by_name
+        and by_name[member.name, member.seed].varied == dict(member.varied)
     ]
 
 
@@ -124,19 +129,19 @@ def _figures(result: SweepResult, spec: Spec) -> dict[str, Figure]:
 def _verdict(result: SweepResult, spec: Spec) -> str:
     """The main thing, in one sentence."""
     summary, failed = result.summary, len(result.failed)
-    data = spec.config.data.dataset
+    data = "" if "data.dataset" in spec.grid else f" on {spec.config.data.dataset}"
     if not summary["completed"]:
         ended = "all have diverged" if failed else "none has finished yet"
-        return f"{page.count(len(result.members), 'member')} on {data}: {ended}."
+        return f"{page.count(len(result.members), 'member')}{data}: {ended}."
     points = outcome.by_point(result.members)
     statistics = result.statistics
     best = max(statistics, key=lambda point: statistics[point].mean)
     one = statistics[best]
     seeds = page.count(one.count, "seed")
-    text = f"Over {seeds} on {data} the mean test accuracy is {page.share(one.mean)}"
+    text = f"Over {seeds}{data} the mean test accuracy is {page.share(one.mean)}"
     if len(points) > 1:
         text = (
-            f"Of {len(points):,} settings on {data}, {best} has the highest mean test accuracy, "
+            f"Of {len(points):,} settings{data}, {best} has the highest mean test accuracy, "
             f"{page.share(one.mean)} over {seeds}"
         )
     if one.interval is not None:

@@ -231,14 +231,18 @@ class _Sweep:
         began: float,
     ):
         self._run, self._spec, self._settings = run, spec, settings
-        self._groups, self._mesh, self._strategy = groups, mesh, strategy
+        self._mesh, self._strategy = mesh, strategy
         self._stop, self._began = stop, began
         self._ledger = Ledger(run.path / "members")
         self._partial = run.path / "partial"
+        self._saved = loop.saved(self._partial)
+        # First the group of what was saved in progress, which would be lost to any other.
+        self._groups = sorted(
+            groups, key=lambda group: not any(key in group.keys for key in self._saved)
+        )
         self._clock = Clock()
         self._reused = [record for group in groups for record in group.records if record]
         self._keeper = Keeper(run.path / "states", settings.keep, self._reused)
-        self._saved = loop.saved(self._partial)
         self._compilations = 0
         self._most: int | None = None
         self._difference: dict[str, Any] | None = None
@@ -285,6 +289,8 @@ class _Sweep:
 
     def _write_start(self) -> None:
         spec, settings = self._spec, self._settings
+        # They may be of other members than those that are asked for now; the ledger has all.
+        self._run.remove("results.json", "results.csv")
         self._run.write_environment(parallel.describe(self._mesh))
         self._run.write("config.toml", configs.dump(spec.config))
         started = {
@@ -389,8 +395,8 @@ class _Sweep:
         pairs = [(outcomes[index], other) for index, other in zip(chosen, alone, strict=True)]
         return {
             "members": len(pairs),
-            "largest_parameter_difference": max(
-                outcome.largest_difference(a.state, b.state) for a, b in pairs
+            "largest_parameter_difference": outcome.largest_difference(
+                [(a.state, b.state) for a, b in pairs]
             ),
             "same_predictions": float(np.mean([a.predicted == b.predicted for a, b in pairs])),
         }
@@ -431,7 +437,9 @@ class _Sweep:
         }  # fmt: skip
         result = dataclasses.replace(result, summary=summary)
         config = spec.config
-        title = f"{len(records)} members, {len(spec.seeds)} seeds of {config.data.dataset}"
+        title = f"{len(records)} members, {len(spec.seeds)} seeds"
+        if "data.dataset" not in spec.grid:
+            title += f" of {config.data.dataset}"
         title += {"both": "", "init": ", initial parameters vary", "data": ", data order varies"}[
             spec.vary
         ]

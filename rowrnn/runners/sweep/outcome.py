@@ -282,12 +282,17 @@ def _curve(records: Sequence[Record], name: str) -> tuple[list[int], np.ndarray]
     return steps, values
 
 
-def largest_difference(left: TrainState | None, right: TrainState | None) -> float:
-    """Between two states, over all parameters; infinite where one has diverged."""
-    if left is None or right is None:
-        return float("inf")
-    pairs = zip(jax.tree.leaves(left.params), jax.tree.leaves(right.params), strict=True)
-    return max(float(np.abs(np.float64(a) - np.float64(b)).max()) for a, b in pairs)
+def largest_difference(
+    pairs: Sequence[tuple[TrainState | None, TrainState | None]],
+) -> float | None:
+    """Between the states of each pair, over all parameters; None where one has diverged."""
+    largest = 0.0
+    for left, right in pairs:
+        if left is None or right is None:
+            return None
+        leaves = zip(jax.tree.leaves(left.params), jax.tree.leaves(right.params), strict=True)
+        largest = max(largest, *(float(np.abs(np.float64(a) - b).max()) for a, b in leaves))
+    return largest
 
 
 def estimate(records: Sequence[Record]) -> str:
