@@ -292,8 +292,15 @@ class OutOfMemoryOnce:
 
 
 # The first call is that of the estimate, the fourth the first chunk of the sweep.
-@pytest.mark.parametrize("call", [1, 4])
-@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize(
+    ("chunk", "call"),
+    [
+        (None, 1),
+        (4, 4),
+        pytest.param(None, 4, marks=pytest.mark.soak),
+        pytest.param(4, 1, marks=pytest.mark.soak),
+    ],
+)
 def test_out_of_memory_halves_the_stack(tmp_path, monkeypatch, solo, chunk, call):
     sizes, real = [], stack.compile_stack
 

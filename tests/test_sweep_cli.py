@@ -132,6 +132,8 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(grid, tmp_path):
 
 
 @pytest.mark.soak
+# In this process: test_sweep.
+@pytest.mark.soak
 def test_vmap_on_two_devices_without_help_from_the_environment(tmp_path):
     (tmp_path / "config.toml").write_text("[train]\nexamples = 1001\n")
     out, err = command(
