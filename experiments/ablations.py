@@ -61,6 +61,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
     given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error("--seeds: must be at least 2, which have a spread")
     results = {}
     for name in ARMS:
         results[name] = run(name, range(given.seeds), given.epochs)

@@ -53,6 +53,8 @@ def main():
     parser = argparse.ArgumentParser(description="The notebook's protocol, twice.")
     parser.add_argument("--seeds", type=int, default=64)
     seeds = parser.parse_args().seeds
+    if seeds < 2:
+        parser.error("--seeds: must be at least 2, which have a spread")
     path = HERE / "notebook_2015.toml"
     swept = sweep(config.load(path), range(seeds), RUN)
     # The last entry of a curve is of the single step after the last ten.

@@ -29,8 +29,11 @@ def main():
     """Times the seeds and writes what they gave after each."""
     parser = argparse.ArgumentParser(description="Time from a cold start to 99.0 %.")
     parser.add_argument("--seeds", type=int, default=16)
+    seeds = parser.parse_args().seeds
+    if seeds < 2:
+        parser.error("--seeds: must be at least 2, which have a spread")
     runs = []
-    for seed in range(parser.parse_args().seeds):
+    for seed in range(seeds):
         run, environment = train(seed)
         runs.append(run)
         print(f"seed {seed}: {run['accuracy']:.4f} after {run['total']:.1f} s", flush=True)
