@@ -27,6 +27,8 @@ from rowrnn import config, data
 
 HERE = Path(__file__).parent
 ROWRNN = [sys.executable, "-m", "rowrnn.cli"]
+# Whatever cluster has started this, its runs are not a job.
+QUIET = ["--overwrite", "--train.display", "none", "--parallel.processes", "1"]
 
 
 def main():
@@ -85,7 +87,7 @@ def measure(given, directory):
 def sweep(given, path, seeds):
     """All seeds in one process."""
     command = ["sweep", given.config, "--seeds", f"0:{seeds}", "--run-dir", f"{path}-sweep"]
-    call([*ROWRNN, *command, "--overwrite", "--train.display", "none", *given.flags])
+    call([*ROWRNN, *command, *QUIET, *given.flags])
 
 
 def processes(given, path, seeds):
@@ -93,7 +95,7 @@ def processes(given, path, seeds):
 
     def train(seed):
         command = ["train", given.config, "--train.seed", str(seed), "--run-dir", f"{path}-{seed}"]
-        call([*ROWRNN, *command, "--overwrite", "--train.display", "none", *given.flags])
+        call([*ROWRNN, *command, *QUIET, *given.flags])
 
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(train, range(seeds)))

@@ -220,13 +220,50 @@ def test_compare_small_losses_everywhere_add_up(tmp_path):
     assert found.regressed
 
 
+def test_the_oracle_begins_anew_where_no_whole_batch_is_left():
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (7, 4, 3), np.uint8), draw.integers(0, 5, 7)
+    weights = oracle.random_weights(0, 3, 2, 4, 5)
+    _, losses = oracle.training(weights, images, labels, 3, 5, 1e-2)
+    # The seventh is never taken.
+    twice = (np.concatenate([part[:6]] * 3) for part in (images, labels))
+    assert losses == oracle.training(weights, *twice, 3, 5, 1e-2)[1]
+    assert len(losses) == 6
+
+
 def test_compare_notices_what_became_wrong(tmp_path):
-    samples = {"a": [1.0, 1.0, 1.0]}
+    samples = {"a": [1.0, 1.0, 1.0], "b, 128": [1.0, 1.1, 1.0]}
     old = write(tmp_path / "a", make_document(samples))
-    new = write(tmp_path / "b", make_document(samples, wrong=["b"]))
-    assert bench.compare(old, new, 0.1).regressed
-    assert bench.compare(old, new, 0.1).newly_wrong == ["b"]
+    # Of a grid that has grown.
+    new = write(tmp_path / "b", make_document({"a": [1.0, 1.0, 1.0]}, wrong=["b", "c"]))
+    found = bench.compare(old, new, 0.1)
+    assert found.regressed
+    assert found.newly_wrong == ["b"]
+    assert any("c: wrong now, and not measured before" in note for note in found.notes)
     assert not bench.compare(old, old, 0.1).regressed
+    grown = write(tmp_path / "c", make_document(samples, wrong=["c"]))
+    assert not bench.compare(old, grown, 0.1).regressed
+
+
+def test_the_whole_of_a_single_figure_is_that_figure(tmp_path):
+    old = write(tmp_path / "a", make_document({"a": [1.0, 1.01, 0.99]}))
+    new = write(tmp_path / "b", make_document({"a": [2.0, 2.01, 1.99]}))
+    found = bench.compare(old, new, 0.1)
+    assert dataclasses.replace(found.overall, name="a") == found.changes[0]
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
+
+
+@pytest.mark.parametrize("key", ["hidden", "projection", "config"])
+def test_compare_refuses_other_work(tmp_path, key):
+    samples = {"a": [1.0, 1.1, 1.0]}
+    old = write(tmp_path / "a", make_document(samples, settings={key: 128}))
+    new = write(tmp_path / "b", make_document(samples, settings={key: 256}))
+    with pytest.raises(ConfigError, match=f"{key} is 128 in .* and 256 in"):
+        bench.compare(old, new, 0.1)
+    # A list is of cases, of which some may be in both.
+    old = write(tmp_path / "a", make_document(samples, settings={key: [64, 128]}))
+    new = write(tmp_path / "b", make_document(samples, settings={key: [128]}))
+    assert not bench.compare(old, new, 0.1).regressed
 
 
 @pytest.mark.parametrize("key", ["device_kind", "cores", "processor", "suite", "platform"])

@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from rowrnn import bench, lstm
-from rowrnn.bench import oracle, peers, suites, timing, train
+from rowrnn.bench import oracle, peers, startup, suites, timing, train
 from rowrnn.bench.child import Child, ChildError, NotInstalledError
 from rowrnn.bench.lstm import MODES
 from rowrnn.bench.peers.task import RATE, make_task
+from rowrnn.errors import ConfigError
 
 TINY_LSTM = """
 suite = "lstm"
@@ -227,6 +228,26 @@ def test_a_peer_computes_what_the_oracle_computes(tmp_path, peer):
         assert 0 < child.ask("evaluate", 4) <= 4_000
         with pytest.raises(peers.WrongError, match="logits"):
             peers.prove(child, truth)  # its weights have moved on
+
+
+@pytest.mark.parametrize(
+    ("suite", "says"),
+    [
+        (suites.Train(config="none.toml"), "config none.toml: No such file"),
+        (suites.Startup(config="none.toml"), "config none.toml: No such file"),
+        (suites.Peers(projection=0), "projection = 0: the peers have one"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, suite, says):
+    def measured(*_, **__):
+        raise AssertionError("a process was started")
+
+    for module in (train, peers, startup):
+        monkeypatch.setattr(module, "Child", measured)
+    monkeypatch.setattr(startup.subprocess, "run", measured)
+    run = {suites.Train: train, suites.Startup: startup, suites.Peers: peers}[type(suite)].run
+    with pytest.raises(ConfigError, match=says):
+        run(suite, quick=False)
 
 
 def test_peers(tmp_path):

@@ -340,11 +340,14 @@ def test_a_record_of_each_suite_is_shown(tmp_path, name):
     assert report.path.read_text().count("<svg") == len(bench.plots.figures(document))
 
 
-def test_a_report_lies_beside_its_record(tmp_path):
+def test_a_report_lies_beside_its_record(tmp_path, monkeypatch):
     shutil.copy(RESULTS / "peers.json", tmp_path / "peers.json")
     assert rowrnn.report(tmp_path / "peers.json").path == tmp_path / "peers.html"
     with pytest.raises(ConfigError, match="is the record itself"):
         rowrnn.report(tmp_path / "peers.json", to=tmp_path / "peers.json")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is the record itself"):
+        rowrnn.report("peers.json", to=tmp_path / "peers.json")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -418,6 +421,7 @@ def test_the_command_tells_and_writes(copied, capsys):
         (lambda path: path / "text", 2, "not JSON"),
         (lambda path: path / "other", 2, "not a result of `rowrnn bench`"),
         (lambda path: path / "hollow", 2, "not a whole result of `rowrnn bench`"),
+        (lambda path: path / "styled", 2, "not a whole result of `rowrnn bench` (MarkupError"),
         (lambda path: path / "linked", 4, "is a link"),
     ],
 )
@@ -425,6 +429,9 @@ def test_what_is_nothing_to_report_on_is_refused(tmp_path, made, capsys, make, c
     (tmp_path / "text").write_text("no JSON")
     (tmp_path / "other").write_text("{}")
     (tmp_path / "hollow").write_text(json.dumps({"format": 1, "suite": "lstm", "figures": []}))
+    styled = json.loads((RESULTS / "lstm.json").read_text())
+    styled["gemm_gflops"] = {"[/x]": 1.0}
+    (tmp_path / "styled").write_text(json.dumps(styled))
     shutil.copytree(made / "run", tmp_path / "linked")
     (tmp_path / "linked" / "result.json").unlink()
     (tmp_path / "linked" / "result.json").symlink_to(tmp_path / "text")

@@ -275,6 +275,13 @@ def test_layouts_of_weak_and_strong_scaling():
     assert [layout.data for layout in found["sweep weak 2 a batch H=8"]] == [1, 2, 2, 2, 2]
 
 
+def test_members_divide_over_any_of_the_devices():
+    suite = suites.Scaling(devices=(1, 2, 4, 6), processes=(1, 2), batch=96, shared=(1, 2))
+    for group in scaling.groups(suite):
+        for layout in group:
+            assert layout.members % (layout.devices // layout.data) == 0, layout
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

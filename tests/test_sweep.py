@@ -788,6 +788,13 @@ def test_bad_settings_leave_what_they_would_overwrite(whole, settings, says):
     assert (whole[0] / "results.json").exists()
 
 
+def test_cudnn_is_not_run_for_several_members_at_once(tmp_path):
+    config = configs.replace(SMALL, {"model.backend": "cudnn"})
+    with pytest.raises(ConfigError, match="cannot run several members at once; --strategy map"):
+        rowrnn.sweep(config, (0,), settings=SweepSettings("vmap"), run_dir=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_no_seeds_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="seeds: must be given"):
         rowrnn.sweep(SMALL, run_dir=tmp_path / "sweep")

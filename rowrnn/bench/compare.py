@@ -9,6 +9,7 @@ a paired interval of its own, which finds what is slower everywhere by too littl
 anywhere.
 """
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,12 @@ from rowrnn.bench import record
 from rowrnn.errors import ConfigError
 
 _LEVEL = 0.95
+_NOTHING = (0.0, 0.0, 0.0, False)
 _TRIM = 0.2
 # Where one of these differs, the figures are of two machines.
 _SAME = ("suite", "platform", "device_kind", "devices", "processor", "cores")
+# Where one of these differs, and is no list of cases, the figures are of other work.
+_SETTINGS = ("hidden", "projection", "config")
 # Where one of these differs, it is worth a line: it may be why.
 _WORTH_A_NOTE = ("quick", "git_commit", "python", "versions", "flags")
 
@@ -88,13 +92,25 @@ def compare(old: str | Path, new: str | Path, fail_above: float) -> Comparison:
                 f"{key} is {before.get(key)!r} in {old} and {after.get(key)!r} in {new}; "
                 "only results of the same suite on the same machine can be compared"
             )
+    for key in _SETTINGS:
+        one, other = (document.get("settings", {}).get(key) for document in (before, after))
+        if one != other and not isinstance(one, list):
+            raise ConfigError(
+                f"{key} is {one!r} in {old} and {other!r} in {new}; only results of the same "
+                "settings can be compared"
+            )
     notes = [
         f"{key} differs: {_difference(before.get(key), after.get(key))}"
         for key in _WORTH_A_NOTE
         if before.get(key) != after.get(key)
     ]
     pairs = _pairs(before, after, notes)
-    newly_wrong = sorted(set(after["wrong"]) - set(before["wrong"]))
+    timed = {entry["name"] for entry in before["figures"] if "samples" in entry}
+    # A peer is wrong as a whole, and is timed at several things.
+    timed |= {name.partition(", ")[0] for name in timed}
+    wrong = set(after["wrong"]) - set(before["wrong"])
+    newly_wrong = sorted(wrong & timed)
+    notes += [f"{name}: wrong now, and not measured before" for name in sorted(wrong - timed)]
     if not pairs and not newly_wrong:
         raise ConfigError(f"{old} and {new} have no figure in common; measure the same grid twice")
     level = 1 - (1 - _LEVEL) / (len(pairs) + 1)
@@ -102,7 +118,7 @@ def compare(old: str | Path, new: str | Path, fail_above: float) -> Comparison:
         _change(name, *samples, level=level, fail_above=fail_above)
         for name, samples in pairs.items()
     ]
-    overall = _overall([change.slowdown for change in changes], level, fail_above)
+    overall = _overall(changes, level, fail_above)
     return Comparison(changes, overall, newly_wrong, notes, fail_above)
 
 
@@ -157,23 +173,22 @@ def _trimmed(samples: Sequence[float]) -> tuple[float, float, int]:
     return statistics.fmean(kept), squares / (len(kept) * (len(kept) - 1)), len(kept)
 
 
-def _overall(slowdowns: Sequence[float], level: float, fail_above: float) -> Change:
+def _overall(changes: Sequence[Change], level: float, fail_above: float) -> Change:
     """The geometric mean of all figures, with the paired t interval over them."""
     from scipy.stats import t
 
-    logs = [math.log1p(slowdown) for slowdown in slowdowns]
-    center = statistics.fmean(logs) if logs else 0.0
-    margin = math.inf
-    if len(logs) > 1:
-        error = statistics.stdev(logs) / math.sqrt(len(logs))
-        margin = float(t.ppf((1 + level) / 2, len(logs) - 1)) * error
-    return _judge("all figures", center, margin, fail_above)
+    name = "all figures"
+    if len(changes) < 2:
+        # There is no spread over figures: all that is known is of that one.
+        return dataclasses.replace(changes[0], name=name) if changes else Change(name, *_NOTHING)
+    logs = [math.log1p(change.slowdown) for change in changes]
+    error = statistics.stdev(logs) / math.sqrt(len(logs))
+    margin = float(t.ppf((1 + level) / 2, len(logs) - 1)) * error
+    return _judge(name, statistics.fmean(logs), margin, fail_above)
 
 
 def _judge(name: str, center: float, margin: float, fail_above: float) -> Change:
-    slowdown = math.expm1(center)
-    low = math.expm1(center - margin)
-    high = math.expm1(center + margin) if margin < math.inf else math.inf
+    slowdown, low, high = (math.expm1(log) for log in (center, center - margin, center + margin))
     return Change(name, slowdown, low, high, regressed=slowdown > fail_above and low > 0)
 
 

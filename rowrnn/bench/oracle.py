@@ -81,7 +81,7 @@ def training(
 
     Args:
         weights: with readout.
-        images: uint8 [N, T, F], at least ``(steps + 1) * batch`` of them.
+        images: uint8 [N, T, F], at least a batch of them; where fewer are left, it begins anew.
         labels: int [N].
         batch: examples in a step.
         steps: updates.
@@ -96,7 +96,8 @@ def training(
     second = {name: np.zeros_like(value) for name, value in weights.items()}
     first_logits, losses = np.empty(0), []
     for step in range(steps + 1):
-        part = slice(step * batch, (step + 1) * batch)
+        start = step % (len(labels) // batch) * batch
+        part = slice(start, start + batch)
         logits, loss, grads = _loss_and_gradients(weights, images[part], labels[part])
         first_logits = first_logits if step else logits
         losses.append(loss)

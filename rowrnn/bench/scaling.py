@@ -9,6 +9,7 @@ fast it would be with real devices is not.
 
 import contextlib
 import dataclasses
+import math
 import socket
 import statistics
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ def groups(suite: suites.Scaling) -> list[list[Layout]]:
     most = max(n for n, _ in pairs)
     _check(suite, most, [n for n, _ in pairs])
     first, batch, members = suite.hidden[0], suite.batch, suite.members
+    fits = math.lcm(*(n for n, _ in pairs))  # As many members on any of these devices.
 
     def solo(scaling: str, hidden: int) -> list[Layout]:
         return [
@@ -95,7 +97,7 @@ def groups(suite: suites.Scaling) -> list[list[Layout]]:
 
     def sweep(scaling: str, shared: int) -> list[Layout]:
         return [
-            Layout("sweep", scaling, n, p, batch, members * (n if scaling == "weak" else most),
+            Layout("sweep", scaling, n, p, batch, members * (n if scaling == "weak" else fits),
                    shared, first)
             for n, p in pairs
             if n == 1 or n % shared == 0

@@ -1,7 +1,7 @@
 """Many runs on the cores of one machine: a sweep against its rivals, in turns.
 
 A sweep in one process, a member on each core; a process for each run, held to a core of its own;
-and a single run that shares its batches between all cores, which is the most that one run reaches.
+and a single run that shares its batches between the cores, which is the most that one run reaches.
 """
 
 import contextlib
@@ -31,10 +31,12 @@ def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | Non
         def start(role: str, devices: int, cpus: list[int] | None = None) -> Child:
             return stack.enter_context(Child(role, options | {"devices": devices}, cpus=cpus))
 
+        # Of which each does an equal share of the batch.
+        shared = max(n for n in range(1, count + 1) if batch % n == 0)
         contenders = [
             Contender("a sweep", [start(_SWEEP, count)], "train"),
             Contender("a process on each core", [start(_OWN, 1, [c]) for c in cores()], "train"),
-            Contender(f"one run on {count} devices", [start(_OWN, count)], "train"),
+            Contender(f"one run on {shared} devices", [start(_OWN, shared)], "train"),
         ]
         for contender in contenders:
             contender.calibrate(suite.sample_s)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rowrnn import config as configs
 from rowrnn.bench import record, suites, timing
 from rowrnn.bench.child import Child
 
@@ -27,6 +28,7 @@ _IMPORTS = {
 
 def run(suite: suites.Startup, *, quick: bool) -> dict[str, Any]:
     """Starts processes, one after the other."""
+    configs.load(suite.config)  # Not only when the imports are measured.
     figures = [
         record.figure(name, {"what": "import"}, _repeat(suite, lambda code=code: _import(code)))
         for name, code in _IMPORTS.items()

@@ -179,7 +179,8 @@ class Peers(Suite):
         evaluation: whether to time evaluation in batches of 1,000 too.
         hidden: units.
         projection: width of the projection.
-        devices: settings of rowrnn to choose the best of: how many CPU devices share a batch.
+        devices: settings of rowrnn to choose the best of: how many CPU devices share a batch. Of
+            accelerators all are taken.
     """
 
     repeats: int = 7

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rowrnn import config as configs
 from rowrnn.bench import flops, record, side_by_side, suites
 from rowrnn.bench.child import Child, can_pin, cores, run_program
 from rowrnn.bench.peers.task import EVAL_BATCH, Task, make_task
@@ -50,6 +51,8 @@ class Setting:
 
 def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
     """Measures all settings, and the program."""
+    if suite.program:
+        configs.load(suite.config)  # Not only when all else is measured.
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         task = make_task(directory / "task.npz", projection=_PROJECTION, hidden=suite.hidden)

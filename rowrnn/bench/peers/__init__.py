@@ -9,7 +9,7 @@ gives a ratio.
 
 import contextlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
     for name in suite.peers:
         if name not in VARIANTS:
             raise ConfigError(f"peers = {name!r}: no such peer{nearest(name, VARIANTS)}")
+    if not suite.projection:
+        raise ConfigError("projection = 0: the peers have one; give at least 1")
     figures, ratios, skipped, wrong, versions = [], {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rate = sgemm_gflops()
-        races = [_Race(stack, suite, directory, batch, rate) for batch in suite.batch]
+        rate, platform = _products()
+        # Where there are accelerators, all of them, as `rowrnn train` takes them.
+        devices = suite.devices if platform == "cpu" else (0,)
+        races = [_Race(stack, suite, directory, batch, rate, devices) for batch in suite.batch]
         device = races[0].device
         for peer in suite.peers:
             try:
@@ -89,16 +93,18 @@ class _Race:
         directory: Path,
         batch: int,
         rate: float,
+        devices: Sequence[int],
     ):
         self._suite, self._batch, self._rate = suite, batch, rate
         self._path = directory / f"task-{batch}.npz"
         self._task = make_task(self._path, suite.projection, suite.hidden)
+        if batch > len(self._task.labels):
+            raise ConfigError(f"batch = {batch}: there are {len(self._task.labels)} images")
         images, labels = (part[self._task.order] for part in (self._task.images, self._task.labels))
         self._truth = oracle.training(self._task.weights, images, labels, batch, _STEPS - 1, RATE)
         self.versions: dict[str, str] = {}
         self._fastest_own: dict[str, tuple[dict[str, Any], Contender]] = {}
-        settings = [{"devices": devices} for devices in suite.devices]
-        self._own = self._start(stack, "rowrnn", settings)
+        self._own = self._start(stack, "rowrnn", [{"devices": count} for count in devices])
         self.device = {
             name: self._own[0][1].facts[name] for name in ("platform", "kind", "devices")
         }
@@ -169,10 +175,10 @@ class _Race:
         return variants[fastest][0], contenders[fastest]
 
 
-def sgemm_gflops() -> float:
-    """The rate of float32 products on this device, by a process that then makes room."""
+def _products() -> tuple[float, str]:
+    """GFLOP/s of float32 products and the platform, by a process that then makes room."""
     with Child("rowrnn.bench.ceiling", {}) as child:
-        return best_product(child)[1]
+        return best_product(child)[1], child.facts["platform"]
 
 
 def prove(child: Child, truth: tuple[np.ndarray, list[float]]) -> None:

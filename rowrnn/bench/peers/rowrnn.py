@@ -108,7 +108,8 @@ def make_config(batch: int, hidden: int, projection: int, devices: int, backend:
         model=model,
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE),
         train=TrainConfig(batch_size=batch, precision="highest"),
-        parallel=ParallelConfig(devices=devices),
+        # Whatever cluster has started the benchmark, its children are not a job.
+        parallel=ParallelConfig(devices=devices, processes=1),
     )
 
 

@@ -72,7 +72,7 @@ def report(
             sweep.read(source) if rundir.is_sweep(source) else run.read(source, which, data_dir)
         )
     target = Path(to) if to is not None else target
-    if target == source:
+    if target.exists() and target.samefile(source):
         raise ConfigError(f"--to {target}: is the record itself; give another file")
     try:
         files.write_whole(target, page.render(content))

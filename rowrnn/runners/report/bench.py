@@ -28,11 +28,15 @@ class _Titled(Table):
 
 def read(path: Path) -> Content:
     """All that can be shown of a record; raises `ConfigError` where the file is none."""
+    from rich.errors import MarkupError
+
     document = record.read(path)
     try:
         return _content(path, document)
     # A record has no types that could be checked beforehand, and may be anybody's.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, MarkupError, TypeError, ValueError
+    ) as error:  # fmt: skip
         raise ConfigError(
             f"{path}: not a whole result of `rowrnn bench` ({type(error).__name__}: "
             f"{str(error)[:100]}); measure it again"

@@ -202,6 +202,11 @@ def _prepare(
     asked_for_vmap = settings.strategy == "vmap"
     parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
     vmap = asked_for_vmap or (settings.strategy == "auto" and parallel.on_accelerator())
+    if vmap and any(member.config.model.backend == "cudnn" for member in everyone):
+        raise ConfigError(
+            "model.backend = 'cudnn': cannot run several members at once; --strategy map runs them "
+            "one after the other"
+        )
     mesh = parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
     return everyone, mesh, "vmap" if vmap else "map"
 
