@@ -5,9 +5,10 @@
     python experiments/notebook.py [--seeds 64]
 
 Shows: whether rowrnn is the notebook's network. `notebook_2015.toml` and `torch_seeds.py`, PyTorch
-initialised and fed as the notebook was, over as many seeds each: the curve of the training loss,
-the accuracy on the first 256 test images, which the notebook printed, and on all 10,000. The sweep
-is kept in `runs/notebook` and goes on where it was cut; figures go into
+initialised as the notebook was, over as many seeds each: the curve of the training loss, the
+accuracy on the first 256 test images, which the notebook printed, and on all 10,000. rowrnn
+shuffles every epoch, the notebook did not shuffle its first: PyTorch does the one and the other.
+The sweep is kept in `runs/notebook` and goes on where it was cut; figures go into
 `experiments/results/notebook-agreement.json`, `.md` and `.png`.
 Last result: see the table.
 """
@@ -33,24 +34,23 @@ PUBLISHED = 241 / 256
 HEAD = """\
 # The notebook over {seeds} seeds
 
-`python experiments/notebook.py --seeds {seeds}`: rowrnn and a PyTorch script of the same protocol.
-Means with their 95 % intervals. {machine}
+`python experiments/notebook.py --seeds {seeds}`: rowrnn and a PyTorch script of the same protocol,
+whose first epoch is in an order of its own, as rowrnn's is, or in that of the files, as the
+notebook's was. Means with their 95 % intervals; differences are rowrnn's from them. {machine}
 
-| | rowrnn | PyTorch | difference |
-|---|---|---|---|
+| |{names} |
+|---|{rules}
 """
 
 TAIL = """
-Of {windows} means over ten steps of the training loss, {clear} differ at 5 % (two-sided), where
-5 % would by chance; the largest difference is {largest:.3f} at step {step}, where the loss is
-{loss:.3f}. The published {published:.6f} on the first 256 images has {below} of {seeds} seeds of
-rowrnn below it and {above} above, and {below_torch} and {above_torch} of PyTorch.
+The published {published:.6f} is {right} of the first 256 images. Of the means of the training loss
+over ten steps, 5 % would differ by chance.
 """
 
 
 def main():
-    """Runs both and writes what they gave."""
-    parser = argparse.ArgumentParser(description="The notebook's protocol, twice.")
+    """Runs all and writes what they gave."""
+    parser = argparse.ArgumentParser(description="The notebook's protocol in two libraries.")
     parser.add_argument("--seeds", type=int, default=64)
     seeds = parser.parse_args().seeds
     if seeds < 2:
@@ -65,60 +65,84 @@ def main():
         "first256_accuracy": np.array([member.first256_accuracy for member in swept.members]),
         "test_accuracy": swept.accuracy,
     }
-    theirs = torch(path, seeds)
+    found = {"rowrnn": ours} | {
+        "PyTorch, shuffled": torch(path, seeds, ["--shuffled"]),
+        "PyTorch, in order": torch(path, seeds, []),
+    }
     environment = json.loads((RUN / "environment.json").read_text())
     del environment["command"]
-    both = {"rowrnn": ours, "PyTorch": theirs}
     document = {"environment": environment} | {
-        who: {name: np.round(values, 6).tolist() for name, values in found.items()}
-        for who, found in both.items()
+        who: {name: np.round(values, 6).tolist() for name, values in figures_.items()}
+        for who, figures_ in found.items()
     }
     RESULTS.with_suffix(".json").write_text(json.dumps(document) + "\n")
-    RESULTS.with_suffix(".md").write_text(table(ours, theirs, environment), encoding="utf-8")
-    times = WINDOW * np.arange(1, len(whole) + 1)
-    curves = {who: (times.tolist(), found["train_loss"]) for who, found in both.items()}
-    title = f"The notebook's protocol, {seeds} seeds each"
-    figures.learning_curves(curves, str(RESULTS.with_suffix(".png")), title, "training loss")
+    write(found, environment)
 
 
-def torch(path, seeds):
+def torch(path, seeds, options):
     """The same of PyTorch: loss [S, K], accuracies [S]."""
     with tempfile.TemporaryDirectory() as directory:
         given, out = Path(directory, "data.npz"), Path(directory, "out.json")
         np.savez(given, **arrays(path))
-        command = [sys.executable, HERE / "torch_seeds.py", given, f"0:{seeds}", out]
+        command = [sys.executable, HERE / "torch_seeds.py", given, f"0:{seeds}", out, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         results = json.loads(out.read_text())
     names = ("train_loss", "first256_accuracy", "test_accuracy")
     return {name: np.array([result[name] for result in results]) for name in names}
 
 
-def table(ours, theirs, environment):
-    """Both side by side, in Markdown."""
-    text = HEAD.format(seeds=len(ours["test_accuracy"]), machine=machine(environment))
-    for title, part in (("first 256 test images", "first256"), ("all test images", "test")):
-        name = f"{part}_accuracy"
-        text += f"| {title} | {words(ours[name])} | {words(theirs[name])} | "
-        found = stats.compare(theirs[name], ours[name], paired=False)
-        low, high = found.interval
-        text += f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {found.p_value:.2g} |\n"
-    left, right = ours["train_loss"], theirs["train_loss"]
-    away = left.mean(axis=0) - right.mean(axis=0)
-    p = [stats.compare(b, a, paired=False).p_value for a, b in zip(left.T, right.T, strict=True)]
+def write(found, environment):
+    """The table and the curves."""
+    RESULTS.with_suffix(".md").write_text(table(found, machine(environment)), encoding="utf-8")
+    times = WINDOW * np.arange(1, found["rowrnn"]["train_loss"].shape[1] + 1)
+    curves = {who: (times.tolist(), figures_["train_loss"]) for who, figures_ in found.items()}
+    title = f"The notebook's protocol, {len(found['rowrnn']['test_accuracy'])} seeds each"
+    figures.learning_curves(curves, str(RESULTS.with_suffix(".png")), title, "training loss")
+
+
+def table(found, where):
+    """All side by side, in Markdown."""
+    ours, *theirs = found.values()
+    names = " |".join(f" {who}" for who in found)
+    seeds = len(ours["test_accuracy"])
+    text = HEAD.format(seeds=seeds, machine=where, names=names, rules="---|" * len(found))
+    for title, name in (("first 256 test images", "first256_accuracy"), ("all", "test_accuracy")):
+        text += row(title, *(words(each[name]) for each in found.values()))
+        text += row("difference", "", *(difference(ours[name], each[name]) for each in theirs))
+    firsts = (each["first256_accuracy"] for each in found.values())
+    text += row(f"seeds below, at and above {PUBLISHED:.6f}", *map(around, firsts))
+    losses = [curves(ours["train_loss"], each["train_loss"]) for each in theirs]
+    text += row("training loss, what differs at 5 %", "", *losses)
+    return text + TAIL.format(published=PUBLISHED, right=round(256 * PUBLISHED))
+
+
+def row(*cells):
+    """A line of a table in Markdown."""
+    return f"| {' | '.join(cells)} |\n"
+
+
+def difference(ours, theirs):
+    """Of two means over seeds, with its interval."""
+    found = stats.compare(theirs, ours, paired=False)
+    low, high = found.interval
+    return f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {found.p_value:.2g}"
+
+
+def around(accuracies):
+    """How many seeds are below, at and above what the notebook printed."""
+    return f"{(accuracies < PUBLISHED).sum()}, {(accuracies == PUBLISHED).sum()}, " + (
+        f"{(accuracies > PUBLISHED).sum()}"
+    )
+
+
+def curves(ours, theirs):
+    """How far the means of two sets of curves [S, K] are apart."""
+    p = [stats.compare(b, a, paired=False).p_value for a, b in zip(ours.T, theirs.T, strict=True)]
+    away = ours.mean(axis=0) - theirs.mean(axis=0)
     at = int(np.abs(away).argmax())
-    first, firsts = ours["first256_accuracy"], theirs["first256_accuracy"]
-    return text + TAIL.format(
-        windows=len(p),
-        clear=sum(value < 0.05 for value in p),
-        largest=abs(away[at]),
-        step=WINDOW * (at + 1),
-        loss=right[:, at].mean(),
-        published=PUBLISHED,
-        seeds=len(first),
-        below=(first < PUBLISHED).sum(),
-        above=(first > PUBLISHED).sum(),
-        below_torch=(firsts < PUBLISHED).sum(),
-        above_torch=(firsts > PUBLISHED).sum(),
+    return (
+        f"{sum(value < 0.05 for value in p)} of {len(p)} means; the most {away[at]:+.3f}, at step "
+        f"{WINDOW * (at + 1)}, where it is {theirs[:, at].mean():.3f}"
     )
 
 

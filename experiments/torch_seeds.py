@@ -1,18 +1,19 @@
 """The notebook's protocol over seeds as a PyTorch user scripts it: the peer of `rowrnn sweep`.
 
-    python experiments/torch_seeds.py DATA.npz 0:64 [OUT.json]
+    python experiments/torch_seeds.py DATA.npz 0:64 [OUT.json] [--shuffled]
 
 Shows: what a pool of single-threaded processes, one for each core, makes of the same 64 runs, and
 what a second implementation, which shares nothing with rowrnn, gives. Each trains 781 steps of
 `nn.Linear` and `nn.LSTM` with fused Adam, initialised and fed as the notebook was, and evaluates on
-the whole test part. Needs PyTorch. `experiments/bench_sweep.py` and `experiments/notebook.py` write
-DATA.npz and call it.
+the whole test part. Its first epoch is in the order of the files, as the notebook's was, or with
+`--shuffled` in an order of its own, as rowrnn's is. Needs PyTorch. `experiments/bench_sweep.py` and
+`experiments/notebook.py` write DATA.npz and call it.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def run(task):
     """Trains one seed; returns what it gave, with the mean loss of each ten steps."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    path, seed = task
+    path, seed, shuffled = task
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     arrays = np.load(path)
@@ -43,7 +44,7 @@ def run(task):
 
     losses = []
     # The notebook's reader took the first epoch in the order of the files.
-    order = iter(torch.arange(len(labels)).split(BATCH))
+    order = iter(() if shuffled else torch.arange(len(labels)).split(BATCH))
     for _ in range(STEPS):
         index = next(order, None)
         if index is None or len(index) < BATCH:
@@ -89,10 +90,18 @@ def network():
 
 
 if __name__ == "__main__":
-    first, end = map(int, sys.argv[2].split(":"))
+    parser = argparse.ArgumentParser(description="The notebook's protocol in PyTorch.")
+    parser.add_argument("data")
+    parser.add_argument("seeds")
+    parser.add_argument("out", nargs="?")
+    parser.add_argument("--shuffled", action="store_true")
+    given = parser.parse_args()
+    tasks = [
+        (given.data, seed, given.shuffled) for seed in range(*map(int, given.seeds.split(":")))
+    ]
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
-        results = pool.map(run, [(sys.argv[1], seed) for seed in range(first, end)], chunksize=1)
+        results = pool.map(run, tasks, chunksize=1)
     accuracies = np.array([result["test_accuracy"] for result in results])
     print(f"{len(results)} seeds, mean {accuracies.mean():.4f}, sd {accuracies.std(ddof=1):.4f}")
-    for out in sys.argv[3:]:
-        Path(out).write_text(json.dumps(results))
+    if given.out:
+        Path(given.out).write_text(json.dumps(results))

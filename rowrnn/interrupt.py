@@ -11,7 +11,7 @@ from typing import Any
 class StopRequest:
     """Turns SIGINT and SIGTERM into a request that a host loop reads between two chunks.
 
-    A second SIGINT exits with 130 without saving, also while the compiler or a chunk is at work:
+    A SIGINT after it exits with 130 without saving, also while the compiler or a chunk is at work:
     Python calls its handlers only between two of its own instructions, so that a thread of ours
     listens, to which Python writes the number of each signal as it comes. Outside the main thread,
     where Python accepts no signal handlers, nothing is ever requested.

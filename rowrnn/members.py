@@ -104,13 +104,13 @@ def make_members(spec: Spec) -> list[Member]:
     bases = []
     for point in points:
         config = configs.replace(spec.config, point)
-        if "train.examples" in point or "train.epochs" in point:
-            other = "train.epochs" if "train.examples" in point else "train.examples"
-            config = configs.replace(config, {other: None})
+        lengths = {"train.examples", "train.epochs"}
+        if len(given := lengths & point.keys()) == 1:
+            config = configs.replace(config, dict.fromkeys(lengths - given))
         configs.check(config)
         bases.append((config, point))
     return [
-        Member(configs.replace(config, _seeds(spec, seed)), seed, point)
+        Member(configs.replace(config, _seeds(spec, seed) | _layout(config)), seed, point)
         for seed in spec.seeds
         for config, point in bases
     ]
@@ -191,6 +191,11 @@ def _seeds(spec: Spec, seed: int) -> dict[str, Any]:
             return {"train.seed": seed, "train.init_seed": frozen}
         case _:
             return {"train.seed": seed, "train.init_seed": None}
+
+
+def _layout(config: Config) -> dict[str, Any]:
+    """Where a member runs that is a run of its own: on the devices that share its batch."""
+    return {"parallel.devices": config.parallel.data or 1, "parallel.seed": None}
 
 
 def _check(spec: Spec) -> None:

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ _Result = TypeVar("_Result")
 _MARK = "config.toml"
 _SWEEP_MARK = "sweep.json"
 _LOCK_FILES = {".lock", "lock.json"}
+# Beside the mark, one of these is in every run, also in one that a sweep has kept.
+_EVIDENCE = {".lock", "environment.json", "checkpoints"}
 _PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
              "tensorflow-datasets")  # fmt: skip
 
@@ -242,7 +245,7 @@ def default_path(name: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path("runs") / f"{name}-{stamp}"
     suffix = 2
-    while path.exists():
+    while os.path.exists(path):
         path = Path("runs") / f"{name}-{stamp}-{suffix}"
         suffix += 1
     return path
@@ -250,7 +253,13 @@ def default_path(name: str) -> Path:
 
 def require_run(path: Path) -> None:
     """Raises `RunError` where a directory is not a run, or holds links or special files."""
-    if not (path / _MARK).is_file():
+    try:
+        marked = stat.S_ISREG(os.stat(path / _MARK).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        marked = False
+    except OSError as error:  # A directory that may not be searched, a name that is too long.
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    if not marked:
         what = "holds no run" if path.is_dir() else "does not exist"
         raise RunError(
             f"{path} {what} (a run directory has a {_MARK}); give the directory that "
@@ -266,7 +275,7 @@ def require_free(path: Path) -> None:
     is loaded.
     """
     # Whoever holds it has said so; and two that only look would be in each other's way.
-    if (path / "lock.json").exists():
+    if os.path.exists(path / "lock.json"):
         files.require_plain(path)
         _take_lock(path).release()
 
@@ -295,7 +304,7 @@ def is_being_written(path: Path) -> bool:
 
 def is_sweep(path: Path) -> bool:
     """Whether a run directory is that of a sweep."""
-    return (path / _SWEEP_MARK).is_file()
+    return os.path.isfile(path / _SWEEP_MARK)
 
 
 def require_single(path: Path) -> None:
@@ -406,37 +415,45 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     """The commit of the checkout that rowrnn runs from, marked where it has been changed."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             timeout=5,
             check=True,
-        )
+        ).stdout.strip()
+
+    try:
+        # An environment may lie in the checkout of something else.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()
 
 
 def _check_may_begin(path: Path, overwrite: bool) -> None:
     """Raises `RunError` where a run must not begin in a directory."""
     try:
-        names = {entry.name for entry in path.iterdir()} - _LOCK_FILES
+        names = {entry.name for entry in path.iterdir()}
     except OSError as error:
         raise RunError(
             f"run directory {path}: {error.strerror}; choose another with --run-dir"
         ) from error
-    if names and not overwrite:
+    if names <= _LOCK_FILES:
+        return
+    # Many a project has a file of that name.
+    if _MARK not in names or not names & _EVIDENCE:
+        raise RunError(
+            f"run directory {path} is not empty and holds no run, so that even --overwrite leaves "
+            "it alone; choose another --run-dir"
+        )
+    if not overwrite:
         raise RunError(
             f"run directory {path} is not empty; go on with --resume {path}, "
             "replace it with --overwrite, or choose another --run-dir"
-        )
-    if names and _MARK not in names:
-        raise RunError(
-            f"run directory {path} holds no run (there is no {_MARK} in it), so --overwrite "
-            "leaves it alone; choose another --run-dir"
         )
 
 

@@ -19,6 +19,7 @@ from rowrnn import experiment, metrics, parallel
 from rowrnn import state as states
 from rowrnn.experiment import Experiment, Splits, Values
 from rowrnn.metrics import Metrics
+from rowrnn.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def compile_stack(
     began = time.perf_counter()
     seeds, steps = np.zeros(size, np.uint32), np.zeros(size, np.int32)
     values = stack_values([prepared.values] * size)
-    state = jax.eval_shape(jax.vmap(create), seeds, seeds)
+    state = abstract_state(prepared, size)
     params = states.evaluation_params(state)
     orders = jax.eval_shape(jax.vmap(functions.order, (0, None)), state.key, np.int32(0))
     evaluate_is_stacked = (True, True, False)
@@ -88,6 +89,13 @@ def compile_stack(
             test=compiled(evaluate, evaluate_is_stacked, params, values, splits.test),
             compile_s=time.perf_counter() - began,
         )  # fmt: skip
+
+
+def abstract_state(prepared: Experiment, size: int) -> TrainState:
+    """Shapes and types of the state of a stack; no batching of the model, which cuDNN's lacks."""
+    seed = jax.ShapeDtypeStruct((), np.uint32)
+    state = jax.eval_shape(prepared.create_state, seed, seed)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), state)
 
 
 def stack_values(values: Sequence[Values]) -> Values:

@@ -5,6 +5,7 @@ The only user of safetensors. A tensor has its dotted name (``lstm_0.kernel``) a
 from.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def to_document(origin: Origin) -> dict[str, Any]:
 
 def is_export(directory: Path) -> bool:
     """Whether a directory holds a network in this layout."""
-    return (directory / WEIGHTS).is_file()
+    return os.path.isfile(directory / WEIGHTS)
 
 
 def read(directory: Path) -> tuple[Params, Origin]:

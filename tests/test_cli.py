@@ -265,6 +265,23 @@ def test_a_mistake_is_named_before_jax_is_imported(tmp_path, arguments, code, sa
     assert "jax was imported" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["train", f"--run-dir={'a' * 300}"], 4),
+        (["train", f"--resume={'a' * 300}"], 4),
+        (["sweep", "--seeds=0:2", f"--run-dir={'a' * 300}"], 4),
+        (["eval", "a" * 300], 4),
+        (["report", "a" * 300], 4),
+        (["train", "--data.dataset=mnist", f"--data.dir={'a' * 300}"], 3),
+    ],
+)
+def test_a_name_that_the_system_does_not_take(tmp_path, monkeypatch, capsys, arguments, code):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == code
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_mistakes_that_need_the_data(tmp_path):
     _, err = rowrnn("train", "--train.batch-size=5000", cwd=tmp_path, code=2)
     assert "train.batch_size = 5000: must be at most 4000" in err

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rowrnn import config as configs
 from rowrnn import members
-from rowrnn.config import Config, ModelConfig, TrainConfig
+from rowrnn.config import Config, ModelConfig, ParallelConfig, TrainConfig
 from rowrnn.errors import ConfigError
 from rowrnn.members import Spec, make_members
 
@@ -109,7 +109,7 @@ def test_members_come_seed_by_seed_each_with_a_config_and_a_name_of_its_own():
     assert len({member.name for member in found}) == len(found) == 8
     assert found[0].point == "learning_rate=0.1,hidden_size=4"
     for member in found:
-        values = {"train.seed": member.seed, **member.varied}
+        values = {"train.seed": member.seed, "parallel.devices": 1, **member.varied}
         assert member.config == configs.replace(CONFIG, values)
 
 
@@ -117,7 +117,24 @@ def test_without_a_grid_a_member_is_the_config_with_its_seed():
     (member,) = make_members(Spec(CONFIG, (4,)))
     assert member.name == "seed=4"
     assert member.point == ""
-    assert list(configs.differences(CONFIG, member.config)) == [("train.seed", 9, 4)]
+    assert list(configs.differences(CONFIG, member.config)) == [
+        ("train.seed", 9, 4),
+        ("parallel.devices", 0, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "devices"),
+    [({}, 1), ({"devices": 4}, 1), ({"seed": 2}, 1), ({"devices": 4, "data": 2, "seed": 2}, 2)],
+)
+def test_a_member_runs_alone_on_the_devices_that_share_its_batch(layout, devices):
+    config = dataclasses.replace(CONFIG, parallel=ParallelConfig(**layout))
+    (member,) = make_members(Spec(config, (0,)))
+    assert member.config.parallel.devices == devices
+    assert member.config.parallel.seed is None
+    assert configs.digest(member.config) == configs.digest(
+        make_members(Spec(CONFIG, (0,)))[0].config
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +158,8 @@ def test_what_a_seed_decides(vary, init_seed, seeds):
 def test_a_length_in_the_grid_replaces_the_other_kind():
     (member,) = make_members(Spec(CONFIG, (0,), {"train.epochs": (2,)}))
     assert (member.config.train.epochs, member.config.train.examples) == (2, None)
+    with pytest.raises(ConfigError, match="only one of the two can set the length"):
+        make_members(Spec(CONFIG, (0,), {"train.epochs": (1, 2), "train.examples": (500, 900)}))
 
 
 @pytest.mark.parametrize(

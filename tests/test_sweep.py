@@ -591,6 +591,23 @@ def test_a_damaged_save_of_a_stack_costs_one_interval(tmp_path, monkeypatch, who
     assert_same(result, whole)
 
 
+def test_where_all_saves_of_a_stack_are_damaged_it_starts_again(tmp_path, monkeypatch, whole):
+    path = tmp_path / "sweep"
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        with pytest.raises(StoppedError):
+            rowrnn.sweep(SMALL, range(2), settings=MAP, run_dir=path)
+    for file in (path / "partial").glob("*/state/**/*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            os.truncate(file, 500)
+    with (
+        pytest.warns(UserWarning, match="3 is damaged"),
+        pytest.warns(UserWarning, match="no intact.*; what was in progress starts again"),
+    ):
+        result = rowrnn.sweep(resume=path)
+    assert_same(result, whole)
+
+
 # What a sweep leaves.
 
 
@@ -793,6 +810,11 @@ def test_cudnn_is_not_run_for_several_members_at_once(tmp_path):
     with pytest.raises(ConfigError, match="cannot run several members at once; --strategy map"):
         rowrnn.sweep(config, (0,), settings=SweepSettings("vmap"), run_dir=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
+
+
+def test_what_varies_stays_as_it_was(tmp_path, whole):
+    with pytest.raises(ConfigError, match="vary = 'init': a resumed sweep varies what it was"):
+        rowrnn.sweep(resume=whole[0], vary="init")
 
 
 def test_no_seeds_is_refused(tmp_path):

@@ -309,6 +309,10 @@ def test_a_directory_in_use_or_not_empty_is_refused(whole, tmp_path):
     (tmp_path / "letters.txt").write_text("not a run")
     with pytest.raises(RunError, match="holds no run"):
         rowrnn.train(CONFIG, tmp_path, overwrite=True)
+    # A file of this name is in many a project.
+    (tmp_path / "config.toml").write_text(configs.dump(CONFIG))
+    with pytest.raises(RunError, match="holds no run"):
+        rowrnn.train(CONFIG, tmp_path, overwrite=True)
     assert (tmp_path / "letters.txt").exists()
     with rundir.RunDir.create(tmp_path / "run", CONFIG):
         holder = f"is being written by process {os.getpid()} on "

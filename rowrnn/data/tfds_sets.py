@@ -20,6 +20,7 @@ import http.client
 import io
 import os
 import shlex
+import stat
 import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,7 +72,7 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "") -> Path:
             f"dataset {name!r}: nothing to prepare; must be one of {', '.join(_STOCK_BUILDERS)}"
         )
     directory = _directory(name, data_dir)
-    if not directory.exists():
+    if not _is_there(directory):
         _build(name, directory, _get_originals(name, manual_dir))
     load(name, data_dir)
     return directory
@@ -88,9 +89,9 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
     """
     directory = _directory(name, data_dir)
     command = _command(name, data_dir)
-    if not directory.exists() and manual_dir:
+    if manual_dir and not _is_there(directory):
         _build(name, directory, _get_originals(name, manual_dir))
-    if not directory.is_dir():
+    if not _is_there(directory):
         raise DataError(
             f"dataset {name} is not prepared in {directory}; run: {command} "
             "(without a network: --manual-dir DIR with the four files)"
@@ -199,6 +200,16 @@ def _read_originals(name: str, originals: Mapping[str, Any], directory: Path) ->
     return arrays
 
 
+def _is_there(directory: Path) -> bool:
+    """Whether there is a directory; raises `DataError` where that cannot be known."""
+    try:
+        return stat.S_ISDIR(directory.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DataError(f"{directory} cannot be read: {error.strerror}") from error
+
+
 def _build(name: str, directory: Path, arrays: Arrays) -> None:
     """Writes the standard TFDS dataset."""
     import tensorflow_datasets as tfds
@@ -219,6 +230,8 @@ def _build(name: str, directory: Path, arrays: Arrays) -> None:
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
         except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError.
+            if _is_there(directory):  # Another process was faster.
+                return
             raise DataError(
                 f"{directory}: dataset {name} cannot be written ({error}); "
                 "check the disk, or choose another data directory"

@@ -101,7 +101,9 @@ def train(
     config = configs.without_job(config)
     with parallel.waiting_for_others():
         parallel.require_same(config=configs.dump(config))
-        prepared = experiment.prepare(config)
+        # Process 0 comes first, and prepares a dataset that is not there yet.
+        prepared = parallel.on_first(lambda: experiment.prepare(config))
+        prepared = prepared or experiment.prepare(config)
         # All that can be refused is refused before a run is overwritten.
         mesh = _make_mesh(prepared)
         if resume is None:

@@ -5,6 +5,7 @@ is no script, and a Content-Security-Policy forbids the rest. What was found in 
 come from a stranger and is only ever text in it.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +60,10 @@ def report(
     ('report.html', [], False)
     """
     source = Path(path)
-    if to is not None and Path(to).is_dir():
+    # Of os, which says no where it cannot be known: what comes next then says why.
+    if to is not None and os.path.isdir(to):
         raise ConfigError(f"--to {to}: is a directory; give a file, such as report.html")
-    if source.is_file():
+    if os.path.isfile(source):
         from rowrnn.runners.report import bench
 
         target, content = source.with_suffix(".html"), bench.read(source)
@@ -72,7 +74,7 @@ def report(
             sweep.read(source) if rundir.is_sweep(source) else run.read(source, which, data_dir)
         )
     target = Path(to) if to is not None else target
-    if target.exists() and target.samefile(source):
+    if os.path.exists(target) and target.samefile(source):
         raise ConfigError(f"--to {target}: is the record itself; give another file")
     try:
         files.write_whole(target, page.render(content))

@@ -72,7 +72,8 @@ def sweep(
         config: what all members have in common.
         seeds: of the members, such as ``range(64)``.
         grid: values to try, by dotted name: ``{"optimizer.learning_rate": [1e-3, 3e-3]}``.
-        vary: what a seed decides: "both", "init" (the parameters) or "data" (the rest).
+        vary: what a seed decides: "both", "init" (the parameters) or "data" (the rest); with
+            `resume`, what it did before.
         settings: strategy, chunk of seeds and which states are kept.
         run_dir: where the sweep is kept; ``runs/sweep-<time>`` where not given.
         resume: the directory of a sweep to go on with; only what its ledger lacks is run. What is
@@ -91,7 +92,8 @@ def sweep(
     began = time.perf_counter()
     if resume is not None:
         path = Path(resume)
-        rundir.read_sweep(path)
+        if vary not in ("both", rundir.read_sweep(path).vary):
+            raise ConfigError(f"vary = {vary!r}: a resumed sweep varies what it was started with")
         spec, settings = reopen(path, config, seeds, grid, settings)
     elif seeds is not None:
         path = Path(run_dir) if run_dir is not None else rundir.default_path("sweep")
@@ -201,12 +203,14 @@ def _prepare(
     loggers.require(spec.config.train.logger)
     asked_for_vmap = settings.strategy == "vmap"
     parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
-    vmap = asked_for_vmap or (settings.strategy == "auto" and parallel.on_accelerator())
-    if vmap and any(member.config.model.backend == "cudnn" for member in everyone):
+    only_alone = any(member.config.model.backend == "cudnn" for member in everyone)
+    if only_alone and asked_for_vmap:
         raise ConfigError(
             "model.backend = 'cudnn': cannot run several members at once; --strategy map runs them "
             "one after the other"
         )
+    at_once = settings.strategy == "auto" and parallel.on_accelerator() and not only_alone
+    vmap = asked_for_vmap or at_once
     mesh = parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
     return everyone, mesh, "vmap" if vmap else "map"
 

@@ -46,10 +46,14 @@ def _take_from_stack(sweep_dir: Path, member: Member, to: Path) -> None:
     key, keys = make_key(member, prepared.dataset.fingerprint), loop.saved(partial)
     restored = loop.restore(partial, prepared) if key in keys else None
     if restored is None:
+        train = member.config.train
+        seeds = f"--train.seed {train.seed}"
+        if train.init_seed is not None:
+            seeds += f" --train.init-seed {train.init_seed}"
         raise RunError(
             f"{sweep_dir} holds no state of {member.name}: it was not in progress when the sweep "
             "was last saved, and not kept when it ended (rowrnn sweep --keep all keeps every "
-            f"one); rowrnn train --train.seed {member.seed} with its values trains it"
+            f"one); rowrnn train {seeds} with its values trains it"
         )
     (state, progress), index = restored, keys.index(key)
     if index in progress.diverged:

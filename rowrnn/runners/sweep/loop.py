@@ -19,7 +19,7 @@ from rowrnn import checkpoint, files, ledger, parallel, stack
 from rowrnn import state as states
 from rowrnn.checkpoint import CheckpointWriter, Facts
 from rowrnn.display import SweepDisplay
-from rowrnn.errors import StoppedError
+from rowrnn.errors import RunError, StoppedError
 from rowrnn.experiment import Events, Experiment, Splits, Values
 from rowrnn.interrupt import StopRequest
 from rowrnn.ledger import Key, Record
@@ -377,7 +377,12 @@ def _first_state(
     columns = (np.array(column, np.uint32) for column in zip(*seeds, strict=True))
     size = loop.programs.size
     found = saved(loop.partial)
-    restored = restore(loop.partial, loop.prepared) if found == list(keys) else None
+    restored, reason = None, "is of other members"
+    if found == list(keys):
+        try:
+            restored = restore(loop.partial, loop.prepared)
+        except RunError as error:
+            reason = f"cannot be used ({error})"
     if restored is not None:
         state, progress = restored
         places = _places(len(keys), size)
@@ -388,7 +393,7 @@ def _first_state(
         return parallel.put_stack(loop.mesh, state), progress.among(len(keys), size)
     if found and parallel.is_first():
         warnings.warn(
-            f"checkpoint {loop.partial} is of other members; what was in progress starts again",
+            f"checkpoint {loop.partial} {reason}; what was in progress starts again",
             stacklevel=2,
         )
     discard(loop.partial)
@@ -406,8 +411,7 @@ def restore(partial: Path, prepared: Experiment) -> tuple[TrainState, _Stack] | 
     def make_abstract(facts: Facts) -> TrainState:
         found = files.build(_Saved, facts)
         _Stack.from_facts(found.stack, found.size)
-        zeros = jax.ShapeDtypeStruct((found.size,), np.uint32)
-        return jax.eval_shape(jax.vmap(prepared.create_state), zeros, zeros)
+        return stack.abstract_state(prepared, found.size)
 
     restored = checkpoint.restore(partial, make_abstract)
     if restored is None:
