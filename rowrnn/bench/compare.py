@@ -21,7 +21,6 @@ from rowrnn.bench import record
 from rowrnn.errors import ConfigError
 
 _LEVEL = 0.95
-_NOTHING = (0.0, 0.0, 0.0, False)
 _TRIM = 0.2
 # Where one of these differs, the figures are of two machines.
 _SAME = ("suite", "platform", "device_kind", "devices", "processor", "cores")
@@ -180,7 +179,8 @@ def _overall(changes: Sequence[Change], level: float, fail_above: float) -> Chan
     name = "all figures"
     if len(changes) < 2:
         # There is no spread over figures: all that is known is of that one.
-        return dataclasses.replace(changes[0], name=name) if changes else Change(name, *_NOTHING)
+        only = changes[0] if changes else Change(name, 0.0, 0.0, 0.0, regressed=False)
+        return dataclasses.replace(only, name=name)
     logs = [math.log1p(change.slowdown) for change in changes]
     error = statistics.stdev(logs) / math.sqrt(len(logs))
     margin = float(t.ppf((1 + level) / 2, len(logs) - 1)) * error

@@ -222,11 +222,9 @@ def _report(result: "SweepResult") -> None:
     if summary["vmap_difference"]:
         found = summary["vmap_difference"]
         apart = found["largest_parameter_difference"]
-        difference = (
-            "one has diverged alone"
-            if apart is None
-            else (f"largest parameter difference {apart:.1e}")
-        )
+        difference = "one has diverged alone"
+        if apart is not None:
+            difference = f"largest parameter difference {apart:.1e}"
         screen.print(
             f"vmap against solo runs, {found['members']} member(s): {difference}, same predictions "
             f"{found['same_predictions']:.2%}"

@@ -69,7 +69,7 @@ def distribution(
     for place in range(1, len(groups)):
         axes.axhline(place, color="0.8", linewidth=0.8)
     axes.set_xlabel(xlabel, parse_math=False)
-    axes.xaxis.get_major_formatter().set_useOffset(False)  # pyright: ignore
+    frame.plain(axes.xaxis)
     frame.beside(
         axes, 1, "mean [95 % interval]", transform=axes.transAxes, va="bottom", color="0.35"
     )

@@ -27,6 +27,7 @@ from rowrnn.parallel.placement import (
 )
 from rowrnn.parallel.processes import (
     busy,
+    first_then_others,
     from_first,
     is_first,
     largest,
@@ -57,6 +58,7 @@ __all__ = [
     "divide_batches",
     "divide_grads",
     "fetch",
+    "first_then_others",
     "free_bytes",
     "from_first",
     "is_first",

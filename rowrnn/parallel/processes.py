@@ -218,6 +218,15 @@ def on_first(function: Callable[[], _Value]) -> _Value | None:
     return value
 
 
+def first_then_others(function: Callable[[], _Value]) -> _Value:
+    """What a function gives on each process, where the others wait until process 0 has it.
+
+    Raises on all of them the `RowRNNError` that it raised on process 0.
+    """
+    value = on_first(function)
+    return function() if value is None else value
+
+
 def from_first(value: _Value) -> _Value:
     """The value that process 0 has, in JSON's types, on all of them."""
     return value if count() == 1 else _tell({"value": value})["value"]

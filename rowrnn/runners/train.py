@@ -102,8 +102,7 @@ def train(
     with parallel.waiting_for_others():
         parallel.require_same(config=configs.dump(config))
         # Process 0 comes first, and prepares a dataset that is not there yet.
-        prepared = parallel.on_first(lambda: experiment.prepare(config))
-        prepared = prepared or experiment.prepare(config)
+        prepared = parallel.first_then_others(lambda: experiment.prepare(config))
         # All that can be refused is refused before a run is overwritten.
         mesh = _make_mesh(prepared)
         if resume is None:

@@ -218,8 +218,7 @@ def _prepare(
 def _make_groups(everyone: Sequence[Member], mesh: Mesh, found: Ledger) -> list[Group]:
     """The groups of a sweep with what the ledger has of them, checked to fit data and devices."""
     # Process 0 comes first, and sets aside what is damaged.
-    groups = parallel.on_first(lambda: plan.make_groups(everyone, found))
-    groups = groups or plan.make_groups(everyone, found)
+    groups = parallel.first_then_others(lambda: plan.make_groups(everyone, found))
     for group in groups:
         parallel.check_divides(mesh, group.prepared.config.train.batch_size)
     return groups
