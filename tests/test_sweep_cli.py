@@ -131,7 +131,6 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(grid, tmp_path):
     assert "run is a single run, not a sweep; go on with it by rowrnn train --resume run" in err
 
 
-@pytest.mark.soak
 # In this process: test_sweep.
 @pytest.mark.soak
 def test_vmap_on_two_devices_without_help_from_the_environment(tmp_path):
