@@ -250,7 +250,9 @@ def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, suite, says)
         run(suite, quick=False)
 
 
-def test_peers(tmp_path):
+def test_peers(tmp_path, monkeypatch):
+    # For the processes that are started: they compile in less time, and no time is looked at here.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     document, results = run_tiny(
         tmp_path,
         'suite = "peers"\npeers = ["flax_linen", "pytorch"]\nrepeats = 3\nsample_s = 0.01\n'

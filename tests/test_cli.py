@@ -31,8 +31,8 @@ SHORT = [
     "--train.batch-size=100",
     "--checkpoint.every-steps=50",
 ]
-# Compiles in less time, where it does not matter how fast the program is.
-UNOPTIMIZED = "--xla_backend_optimization_level=0"
+# Compiles in less time; here it does not matter how fast the program is.
+UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 RESULT_KEYS = {
     *("run_dir", "dataset", "fingerprint", "seed", "steps", "examples", "epochs", "train_loss"),
     *("validation_accuracy", "test_accuracy", "test_loss", "first256_accuracy", "params"),
@@ -44,7 +44,7 @@ def start(*arguments, cwd, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "rowrnn.cli", *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | environment,
+        env=os.environ | UNOPTIMIZED | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -183,7 +183,7 @@ def test_the_notebook_display_prints_the_lines_of_2015(tmp_path):
     out, _ = rowrnn(
         "train", config, "--data.dataset=mnist_sample", "--data.validation-size=500",
         "--model.projection-size=8", "--model.hidden-size=16", "--train.examples=5000", "--json",
-        cwd=tmp_path, XLA_FLAGS=UNOPTIMIZED,
+        cwd=tmp_path,
     )  # fmt: skip
     *lines, finished, testing, result = out.splitlines()
     pattern = r"Iter (\d+), Minibatch Loss= \d+\.\d{6}, Training Accuracy= \d\.\d{5}"

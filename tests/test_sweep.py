@@ -295,10 +295,10 @@ class OutOfMemoryOnce:
 @pytest.mark.parametrize(
     ("chunk", "call"),
     [
-        (None, 1),
         (4, 4),
-        pytest.param(None, 4, marks=pytest.mark.soak),
         pytest.param(4, 1, marks=pytest.mark.soak),
+        pytest.param(None, 1, marks=pytest.mark.soak),
+        pytest.param(None, 4, marks=pytest.mark.soak),
     ],
 )
 def test_out_of_memory_halves_the_stack(tmp_path, monkeypatch, solo, chunk, call):

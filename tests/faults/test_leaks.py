@@ -15,6 +15,8 @@ STEPS, SAVES = 200, 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+# A short run says nothing about memory, and little about the rest.
+@pytest.mark.soak
 @pytest.mark.row(13, 3, 100)
 def test_memory_files_and_threads_stay_as_they_are(tmp_path, count, record):
     """20,000 steps with 200 saves and 100 stacks of a sweep in one process: memory grows by less

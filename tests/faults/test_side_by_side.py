@@ -17,8 +17,7 @@ from test_data import originals, random_arrays, registered, write_set
 from rowrnn import program_cache
 from rowrnn.data import tfds_sets
 
-# As many as the soak has; with the other tests only a few.
-RUNS, FEW_RUNS = 8, 2
+RUNS = 8
 TRAIN = ["train", "--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=20",
          "--train.examples=201", "--train.display=none", "--data.validation-size=0",
          "--json"]  # fmt: skip
@@ -71,20 +70,20 @@ def undecoded(prepared, path):
     return path
 
 
+@pytest.mark.soak
 @pytest.mark.row(14, 1, 10)
 def test_eight_runs_at_once_share_dataset_and_compilation_cache(tmp_path, prepared, count, record):
     """Started together on a dataset that is not decoded yet and an empty compilation cache, all end
     with the parameters of a run alone; the cache is private; a next run with every entry of it
     damaged compiles anew, says nothing and gives the same."""
     flags = ["--data.dataset=kmnist"]
-    damages, number_of_runs = Counter(), RUNS if count > 1 else FEW_RUNS
-    found = set()
+    damages, found = Counter(), set()
     for attempt in range(count):
         home = tmp_path / f"home-{attempt}"
         data = [*flags, f"--data.dir={undecoded(prepared, tmp_path / f'data-{attempt}')}"]
         runs = [
             start(*TRAIN, *data, f"--run-dir=run-{attempt}-{number}", cwd=tmp_path, home=home)
-            for number in range(number_of_runs)
+            for number in range(RUNS)
         ]
         found |= {digest_of(run) for run in runs}
         assert len(found) == 1, attempt
@@ -105,7 +104,7 @@ def test_eight_runs_at_once_share_dataset_and_compilation_cache(tmp_path, prepar
         assert {digest_of(run)} == found, attempt
         # Kept in place of what was damaged.
         assert all(entry.read_bytes() != content for entry, content in was.items()), attempt
-    record.update(damages=dict(damages), runs_at_once=number_of_runs)
+    record.update(damages=dict(damages), runs_at_once=RUNS)
 
 
 @pytest.mark.row(14, 50, 2000)

@@ -88,6 +88,8 @@ def records(path):
     return found
 
 
+# Without processes: test_many_devices; launching: tests/test_launch.py.
+@pytest.mark.soak
 def test_a_launched_sweep_has_the_ledger_of_one_process(start, tmp_path, whole):
     config = configs.replace(rundir.read_config(whole[0]), {"parallel.devices": 0})
     rowrnn.sweep(config, range(2), run_dir=tmp_path / "one")
