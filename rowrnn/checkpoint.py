@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.errors import DivergedError, RunError
 from rowrnn.state import TrainState, named_leaves
@@ -72,6 +73,7 @@ class RunFacts:
         run = files.build(cls, facts)
         if min(*run.shape, run.classes, run.steps) < 1:
             raise ValueError(f"shape {run.shape}, {run.classes} classes, {run.steps} steps")
+        configs.require_data(run.config, run.dataset, run.fingerprint)
         return run
 
 

@@ -51,12 +51,12 @@ class Classifier:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits [N, C] of images [N, T, F], uint8."""
-        return np.asarray(self._logits(self.params, jnp.asarray(images)))
+        return self._finite(self._logits(self.params, jnp.asarray(images)))
 
     def beliefs(self, images: np.ndarray) -> np.ndarray:
         """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
         parts = [
-            np.asarray(self._beliefs(self.params, jnp.asarray(images[start : start + _BLOCK])))
+            self._finite(self._beliefs(self.params, jnp.asarray(images[start : start + _BLOCK])))
             for start in range(0, len(images), _BLOCK)
         ]
         return np.concatenate(parts, axis=1)
@@ -73,7 +73,17 @@ class Classifier:
         """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
         with jax.default_matmul_precision(self.config.train.precision):
             watched = _watch(self.config.model, self.params, jnp.asarray(images))
-        return jax.tree.map(np.asarray, watched)
+        return jax.tree.map(self._finite, watched)
+
+    def _finite(self, answer: jax.Array) -> np.ndarray:
+        """On the host; raises `RunError` of parameters that nothing can be computed with."""
+        values = np.asarray(answer)
+        if not np.isfinite(values).all():
+            raise RunError(
+                f"{self.run_dir} holds a network whose answers are not finite: it is damaged or "
+                "forged; take another checkpoint, or train it anew"
+            )
+        return values
 
     def load_split(self, name: str, data_dir: str = "") -> Split:
         """A part of the data that the network was trained on.

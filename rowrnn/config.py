@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import re
+import reprlib
 import tomllib
 import types
 import typing
@@ -310,6 +311,21 @@ def restore(tables: Mapping[str, Any]) -> Config:
     except ConfigError as error:
         raise ValueError(f"its config: {error}") from error
     return config
+
+
+def require_data(tables: Mapping[str, Any], dataset: str, fingerprint: str) -> None:
+    """Raises `ValueError` where a network claims other data than its config names.
+
+    Args:
+        tables: the config, as `to_dict` gives it.
+        dataset: name of the data, which is shown and printed.
+        fingerprint: SHA-256 of the data, in hex.
+    """
+    name = restore(tables).data.dataset
+    if dataset != name:
+        raise ValueError(f"its data is {reprlib.repr(dataset)}, and {name} in its config")
+    if not re.fullmatch("[0-9a-f]{64}", fingerprint):
+        raise ValueError(f"its fingerprint {reprlib.repr(fingerprint)} is no SHA-256")
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

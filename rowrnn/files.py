@@ -101,17 +101,18 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def write_whole(path: Path, content: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file that appears complete or not at all; what had its name, link or not, is gone.
 
-    Raises `OSError`.
+    Text is written as UTF-8. Raises `OSError`.
     """
+    content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.partial")
     temporary.unlink(missing_ok=True)
     # Made here and nowhere else: a link that somebody left under this name is not followed.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with open(descriptor, "wb") as file:
             file.write(content)
         temporary.replace(path)
     except OSError:

@@ -27,7 +27,7 @@ from rowrnn.config import Config
 from rowrnn.errors import RunError, StoppedError
 from rowrnn.loggers import Logger, Outcome
 from rowrnn.logs import Log
-from rowrnn.members import Spec, Vary
+from rowrnn.members import Member, Spec, Vary
 
 _Result = TypeVar("_Result")
 
@@ -281,8 +281,11 @@ def require_free(path: Path) -> None:
 
 
 def is_marked(path: Path) -> bool:
-    """Whether a directory has a file that marks a run or a sweep, sound or not."""
-    return any(os.path.lexists(path / mark) for mark in (_MARK, _SWEEP_MARK))
+    """Whether a directory has the files that mark a run or a sweep, sound or not."""
+    if os.path.lexists(path / _SWEEP_MARK):
+        return True
+    evidence = any(os.path.lexists(path / name) for name in _EVIDENCE)
+    return evidence and os.path.lexists(path / _MARK)
 
 
 def is_being_written(path: Path) -> bool:
@@ -356,6 +359,18 @@ def read_sweep(path: Path) -> SweepStart:
             f"{path / _SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
         ) from error
     return start
+
+
+def kept_state(sweep_dir: Path, member: Member) -> Path | None:
+    """Where a sweep has kept the state of a member, a run of its own; None where it has not.
+
+    A sweep that went on with another config may still have the state of another member of that
+    name, which is none of this one's.
+    """
+    path = sweep_dir / "states" / member.directory
+    if not any((path / "checkpoints").glob("[0-9]*")):
+        return None
+    return path if configs.digest(read_config(path)) == configs.digest(member.config) else None
 
 
 def read_config(path: Path) -> Config:

@@ -90,6 +90,7 @@ def read(directory: Path) -> tuple[Params, Origin]:
         origin = files.build(Origin, files.read_json(directory / CONFIG).get("rowrnn"))
         if min(*origin.shape, origin.classes) < 1:
             raise ValueError(f"shape {origin.shape}, {origin.classes} classes")
+        configs.require_data(origin.config, origin.dataset, origin.fingerprint)
         wanted = _abstract(origin)
         with safe_open(directory / WEIGHTS, framework="np") as tensors:
             return _tensors(tensors, wanted), origin

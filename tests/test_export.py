@@ -1,5 +1,6 @@
 """A network outside of rowrnn: what others read must be the network that was trained."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import rowrnn
-from rowrnn import cli, data
+from rowrnn import cli, data, files, weights
 from rowrnn import config as configs
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import ConfigError, RunError
+from rowrnn.runners import evaluate
 
 CONFIG = Config(
     ModelConfig(8, 16, layers=2, forget_bias=0.5),
@@ -242,7 +245,11 @@ def test_nothing_is_overwritten(made, page, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "--to DIR, --web FILE.html or both"), (["--web", "digit"], "must end in .html")],
+    [
+        ([], "--to DIR, --web FILE.html or both"),
+        (["--web", "digit"], "must end in .html"),
+        (["--web", "new/page/digit.html", "--to", "new"], "lies in the directory of --to"),
+    ],
 )
 def test_what_to_write_has_to_be_said(arguments, words, capsys):
     assert cli.run(["export", "run", *arguments]) == 2
@@ -296,6 +303,8 @@ BAD = {
     "huge images": lambda path: in_config(path, lambda d: d.update(shape=[28, 10**9])),
     "no classes": lambda path: in_config(path, lambda d: d.update(classes=0)),
     "a word": lambda path: in_config(path, lambda d: d.update(step="many")),
+    "other data": lambda path: in_config(path, lambda d: d.update(dataset="# mine\ud800")),
+    "no digest": lambda path: in_config(path, lambda d: d.update(fingerprint="`; <b>")),
 }
 
 
@@ -305,6 +314,52 @@ def test_what_is_no_network_is_refused(made, tmp_path, damage):
     BAD[damage](tmp_path / "network" / "model.safetensors")
     with pytest.raises(RunError, match=r"holds no network that can be read|is a link"):
         rowrnn.load(tmp_path / "network")
+
+
+def test_a_network_that_gives_no_numbers_is_named(made, images, tmp_path, capsys):
+    shutil.copytree(made[1], tmp_path / "network")
+    params, origin = weights.read(made[1])
+    forged = jax.tree.map(lambda leaf: leaf + np.float32(np.nan), params)
+    (tmp_path / "network" / "model.safetensors").write_bytes(weights.to_bytes(forged))
+    assert origin.step == weights.read(tmp_path / "network")[1].step
+    for command in ("read", "predict"):
+        Image.fromarray(images[0]).save(tmp_path / "digit.png")
+        arguments = [command, str(tmp_path / "network"), str(tmp_path / "digit.png")]
+        assert cli.run(arguments) == 4, command
+        assert "answers are not finite" in capsys.readouterr().err
+
+
+def test_a_directory_that_cannot_be_written_is_left_as_it_was(made, tmp_path, monkeypatch):
+    real = files.write_whole
+
+    def write_whole(path, content):
+        if path.name == "model.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(files, "write_whole", write_whole)
+    with pytest.raises(RunError, match="was not written: No space left"):
+        rowrnn.export(made[0], tmp_path / "network")
+    assert list((tmp_path / "network").iterdir()) == []
+    monkeypatch.undo()
+    assert rowrnn.load(rowrnn.export(made[0], tmp_path / "network")).step == 10
+
+
+def test_the_accuracy_is_that_of_the_checkpoint_that_is_exported(tmp_path, monkeypatch):
+    """Though another is the last one by then."""
+    run, new = tmp_path / "run", tmp_path / "network"
+    rowrnn.train(configs.replace(CONFIG, {"checkpoint.every_steps": 5}), run)
+    real = evaluate.evaluate
+
+    def and_then_another(*given, **named):
+        found = real(*given, **named)
+        assert found.step == 10
+        shutil.rmtree(run / "checkpoints" / "10")
+        return found
+
+    monkeypatch.setattr(evaluate, "evaluate", and_then_another)
+    assert cli.run(["export", str(run), "--to", str(new)]) == 4
+    assert not new.exists()
 
 
 @given(content=st.binary(max_size=200), flips=st.lists(st.integers(0, 400), max_size=3))

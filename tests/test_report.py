@@ -1,9 +1,11 @@
 """Reports, without a browser: the figures in them, what is escaped, what is missing, what fails."""
 
+import base64
 import contextlib
 import dataclasses
 import doctest
 import html
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 
 import rowrnn
@@ -125,6 +128,33 @@ def test_a_strip_says_since_when_and_draws_the_best_of_each_row():
     assert strip.dots == "M5 14h0M15 42h0M5 70h0M5 98h0"
 
 
+def test_large_pictures_are_in_the_page_whole(made):
+    content = run.read(made / "run", "last", "")
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    beliefs = np.random.default_rng(1).dirichlet(np.ones(10), 1_000)
+    content.parts["worst"][0] = large = strips.Strip(0, noise, 1, beliefs)
+    text = page.render(content)
+    assert f'd="{large.dots}"' in text
+    pictures = re.findall(r"data:image/png;base64,([^\"]*)", text)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(picture))).size for picture in pictures]
+    assert sizes[:2] == [(128, 128), (10, 1_000)]
+    assert len(sizes) == 48
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))))
+    assert (shown[..., 1] == noise).all()
+
+
+def test_another_checkpoint_is_named(copied):
+    steps = sorted(int(path.name) for path in (copied / "checkpoints").glob("[0-9]*"))
+    first = rowrnn.report(copied, which=str(steps[0]))
+    assert first.verdict.startswith(f"As it was at step {steps[0]} of 39: ")
+    assert f"mean cross-entropy at step {steps[0]}" in text_of(first)
+    before = first.path.read_bytes()
+    with pytest.raises(RunError, match="has no checkpoint 9999"):
+        rowrnn.report(copied, which="9999")
+    assert first.path.read_bytes() == before
+    assert "As it was" not in rowrnn.report(copied).verdict
+
+
 def test_the_figures_of_a_sweep_are_those_of_its_members(made, tmp_path):
     content = sweep.read(made / "sweep")
     rows = json.loads((made / "sweep" / "results.json").read_text())["members"]
@@ -141,7 +171,7 @@ def test_the_figures_of_a_sweep_are_those_of_its_members(made, tmp_path):
     text = text_of(rowrnn.report(made / "sweep", to=tmp_path / "page.html"))
     assert f"{100 * good.mean():.2f} % over 3 seeds" in text
     assert "3 of 6 members diverged" in text
-    assert "--seeds 0:3 --grid optimizer.epsilon=1e-08,0.0 --run-dir AGAIN" in text
+    assert "--seeds 0:3 --grid optimizer.epsilon=1e-08,0.0 --strategy map --run-dir AGAIN" in text
 
 
 def test_the_size_of_the_test_part_is_found_in_the_records(made):
@@ -195,6 +225,18 @@ def test_the_last_of_several_records_of_a_member_counts(made):
     assert len(sweep._of_members(everyone, other)) == 6
     strangers = [dataclasses.replace(record, varied={}) for record in other]
     assert sweep._of_members(everyone, strangers) == []
+
+
+@pytest.mark.parametrize("changed", ["code", "data"])
+def test_records_of_other_code_or_data_do_not_count(made, changed):
+    """A sweep that goes on trains these members again, and was stopped before it had."""
+    records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
+    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    older = [
+        dataclasses.replace(record, key=record.key | {changed: "0" * 64}) for record in records
+    ]
+    found = sweep._of_members(sweep.members.make_members(spec), older + records[:2])
+    assert {record.name for record in found} == {record.name for record in records[:2]}
 
 
 def test_members_of_another_grid_have_their_records(made):

@@ -203,6 +203,7 @@ def test_hostile_directories_are_named_and_nothing_is_followed(tmp_path):
     (link / "checkpoints").symlink_to(tmp_path)
     (runs / "config").mkdir()
     (runs / "config" / "config.toml").symlink_to(secret)
+    (runs / "config" / ".lock").touch()
     pipe = make_run(runs / "pipe")
     os.mkfifo(pipe / "metrics.jsonl")
     gone = runs / "gone"
@@ -218,6 +219,30 @@ def test_hostile_directories_are_named_and_nothing_is_followed(tmp_path):
     assert "is a link" in found["link"].problem
     assert "is a link" in found["config"].problem
     assert "not a plain file" in found["pipe"].problem
+
+
+def test_a_project_with_a_config_is_no_run_and_hides_none(tmp_path):
+    (tmp_path / "config.toml").write_text("[tool]\n")
+    make_run(tmp_path / "runs" / "one")
+    assert [run.name for run in rowrnn.runs(tmp_path)] == ["runs/one"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "time"),
+    [
+        ("America/New_York", "0001-01-01T00:30:00+00:00"),
+        ("Asia/Tokyo", "9999-12-31T23:30:00+00:00"),
+    ],
+)
+def test_a_start_at_an_end_of_the_calendar_is_shown(tmp_path, zone, time):
+    run = make_run(tmp_path / "run")
+    (run / "environment.json").write_text(json.dumps({"time": time}))
+    done = subprocess.run(
+        [sys.executable, "-m", "rowrnn.cli", "runs", tmp_path],
+        env=os.environ | {"TZ": zone}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time[:10] in done.stdout
 
 
 def test_nothing_is_written(tmp_path):

@@ -24,6 +24,7 @@ from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, Trai
 from rowrnn.errors import ConfigError, RunError, StoppedError
 from rowrnn.members import Spec
 from rowrnn.runners import sweep as runner
+from rowrnn.runners.rows import evaluate_rows
 from rowrnn.runners.sweep import SweepSettings, loop, outcome, plan
 from rowrnn.step import Batch
 
@@ -516,8 +517,8 @@ def test_a_member_is_taken_out_and_ends_as_a_run_of_its_own(tmp_path, monkeypatc
 
 def test_a_member_that_was_kept_is_taken_out(tmp_path):
     path = tmp_path / "sweep"
-    rowrnn.sweep(SMALL, (0, 1), settings=SweepSettings("map", 1, "best"), run_dir=path)
-    (kept,) = rowrnn.SweepResult(path, [], {}, {}).states
+    result = rowrnn.sweep(SMALL, (0, 1), settings=SweepSettings("map", 1, "best"), run_dir=path)
+    (kept,) = result.states
     other = {"seed=0": "seed=1", "seed=1": "seed=0"}[kept]
     rowrnn.extract(path, kept, tmp_path / "run")
     assert rowrnn.load(tmp_path / "run").step == 10
@@ -528,6 +529,19 @@ def test_a_member_that_was_kept_is_taken_out(tmp_path):
     with pytest.raises(RunError, match="not empty"):
         rowrnn.extract(path, kept, tmp_path / "run")
     assert not (tmp_path / "other").exists()
+
+
+def test_what_was_kept_of_another_config_is_nobodys_state(tmp_path):
+    path = tmp_path / "sweep"
+    rowrnn.sweep(SMALL, (0, 1), settings=SweepSettings("map", 1, "all"), run_dir=path)
+    other = configs.replace(SMALL, {"optimizer.learning_rate": 2e-3})
+    result = rowrnn.sweep(other, (0, 1), settings=MAP, resume=path)
+    assert result.summary["completed"] == 2
+    assert result.states == {}
+    with pytest.raises(RunError, match="holds no state of seed=0"):
+        rowrnn.extract(path, "seed=0", tmp_path / "run")
+    with pytest.raises(RunError, match="kept the state of no member"):
+        evaluate_rows(path)
 
 
 def test_the_stack_in_progress_goes_on_also_among_other_members(

@@ -1,5 +1,6 @@
 """The plots of a suite, as PNG beside its JSON."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+
+from rowrnn import files
 
 Entry = Mapping[str, Any]
 
@@ -22,7 +25,9 @@ def save(document: Mapping[str, Any], out: Path) -> list[Path]:
     paths = []
     for name, figure in figures(document).items():
         path = out.with_name(f"{out.stem}-{name}.png")
-        figure.savefig(path, format="png", dpi=130)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=130)
+        files.write_whole(path, file.getvalue())
         paths.append(path)
     return paths
 

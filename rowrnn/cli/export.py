@@ -11,7 +11,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, DataPlace, Flag, parse, plain, say
-from rowrnn.errors import ConfigError, DataError
+from rowrnn.errors import ConfigError, DataError, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +43,24 @@ def main(arguments: Sequence[str]) -> int:
 
     _check(given)
 
+    from rowrnn.classifier import load
     from rowrnn.runners.evaluate import evaluate
     from rowrnn.runners.export import export, export_web, require_unused
 
     for path in filter(None, (given.to, given.web)):
         require_unused(path)
+    # One checkpoint for all: a run that is being trained has another last one in a moment.
+    which = str(load(given.run, given.checkpoint).step)
     try:
-        evaluation = evaluate(given.run, which=given.checkpoint, data_dir=given.data.dir).summary()
-    except DataError as error:
+        evaluation = evaluate(given.run, which=which, data_dir=given.data.dir).summary()
+    except (DataError, RunError) as error:  # Missing, or other data by now.
         say(f"{error}; what is written will not say how good the network is")
         evaluation = None
     written: dict[str, str | None] = {"path": None, "web": None}
     export = functools.partial(export, onnx=given.onnx)
     for name, path, write in (("web", given.web, export_web), ("path", given.to, export)):
         if path is not None:
-            write(given.run, path, which=given.checkpoint, evaluation=evaluation)
+            write(given.run, path, which=which, evaluation=evaluation)
             written[name] = str(path)
             print(f"Written: {plain(str(path))}")
     if given.json:
@@ -75,3 +78,5 @@ def _check(given: ExportArguments) -> None:
         raise ConfigError("--onnx needs jax2onnx: pip install 'rowrnn[onnx]'")
     if given.web is not None and given.web.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--web {given.web}: must end in .html, for a browser to open it")
+    if given.web and given.to and given.to.resolve() in given.web.resolve().parents:
+        raise ConfigError(f"--web {given.web}: lies in the directory of --to; give another place")

@@ -107,7 +107,10 @@ def _cells(run: "RunSummary") -> tuple[str, ...]:
 
 def _when(started: datetime.datetime) -> str:
     """Day and time, or the date where it was in another year."""
-    local = started.astimezone()
+    try:
+        local = started.astimezone()
+    except OverflowError:  # At the ends of the calendar, which a forged run may claim.
+        return started.date().isoformat()
     this_year = local.year == datetime.datetime.now().year
     return local.strftime("%m-%d %H:%M") if this_year else local.date().isoformat()
 

@@ -4,6 +4,8 @@ import os
 
 import numpy as np
 
+from rowrnn.figures import drawing
+
 
 def confusion_matrix(confusion: np.ndarray, path: str | os.PathLike[str], title: str) -> None:
     """Draws a confusion matrix as a PNG in which the errors stand out.
@@ -81,4 +83,4 @@ def confusion_matrix(confusion: np.ndarray, path: str | os.PathLike[str], title:
         else "no errors"
     )
     figure.supxlabel(darkest, fontsize=9, color="0.35")
-    figure.savefig(path, format="png")
+    drawing.save(figure, path)

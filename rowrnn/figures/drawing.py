@@ -5,7 +5,10 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rowrnn import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,11 +80,13 @@ def fit(inches: float, to: Target, labels: Iterable[str] = ()) -> float:
 
 
 def save(figure: "Figure", to: Target) -> None:
-    """Draws a finished figure; raises `OSError` where the file cannot be written."""
+    """Draws a finished figure, the whole of it; raises `OSError` where it cannot be written."""
     if isinstance(to, Drawing):
         to.take(figure)
-    else:
-        figure.savefig(to, format="png")
+        return
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    files.write_whole(Path(to), file.getvalue())
 
 
 def _clean(svg: str, *, own_colours: bool) -> str:

@@ -4,6 +4,7 @@ The rows go down in every panel (but for the bars of the animation), so that one
 of the digit straight across to what it did.
 """
 
+import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rowrnn import files
 from rowrnn.errors import ConfigError
+from rowrnn.figures import drawing
 from rowrnn.figures.frame import BLUE, VERMILION
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ def reading_strip(
         axes.axhline(since - 1.5, color=VERMILION, linewidth=1.4, linestyle=(0, (4, 2)))
     label = int(arrays.beliefs[-1].argmax())
     _note(figure, f"dashed: from here on it believes {label}; dot: the most probable class; ")
-    figure.savefig(path, format="png")
+    drawing.save(figure, path)
 
 
 def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title: str) -> None:
@@ -120,14 +123,16 @@ def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title
     # One palette for all, or colours would flicker.
     palette = _palette()
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    file = io.BytesIO()
     frames[0].save(
-        path,
+        file,
         format="GIF",
         save_all=True,
         append_images=frames[1:],
         duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
         loop=0,
     )
+    files.write_whole(Path(path), file.getvalue())
 
 
 def _palette() -> Any:

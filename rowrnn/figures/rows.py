@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rowrnn.figures import frame
+from rowrnn.figures import drawing, frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def accuracy_by_row(
     elif settled is not None:
         _mark(axes, next(iter(curves.values())).accuracy, settled)
     frame.caption(figure, caption)
-    figure.savefig(path, format="png")
+    drawing.save(figure, path)
 
 
 def _mark(axes: "Axes", accuracy: np.ndarray, settled: int) -> None:

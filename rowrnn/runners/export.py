@@ -51,18 +51,22 @@ def export(
     """
     classifier, path = load(run_dir, which), Path(to)
     require_unused(path)
-    model = to_onnx(classifier) if onnx else None
+    contents: dict[str, str | bytes] = {
+        CARD: _card(classifier, evaluation),
+        weights.CONFIG: json.dumps(weights.to_document(_origin(classifier)), indent=2) + "\n",
+        PROGRAM: _program(classifier),
+    }
+    if onnx:
+        contents[ONNX] = to_onnx(classifier)
+    # At last what makes the directory a network.
+    contents[weights.WEIGHTS] = weights.to_bytes(classifier.params)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        origin = _origin(classifier)
-        document = json.dumps(weights.to_document(origin), indent=2) + "\n"
-        (path / weights.WEIGHTS).write_bytes(weights.to_bytes(classifier.params))
-        files.write_whole(path / weights.CONFIG, document)
-        (path / PROGRAM).write_bytes(_program(classifier))
-        if model is not None:
-            (path / ONNX).write_bytes(model)
-        files.write_whole(path / CARD, _card(classifier, evaluation))
+        for name, content in contents.items():
+            files.write_whole(path / name, content)
     except OSError as error:
+        for name in contents:
+            (path / name).unlink(missing_ok=True)
         raise RunError(f"{path} was not written: {error.strerror}") from error
     return path
 
@@ -76,8 +80,8 @@ def export_web(
 ) -> Path:
     """Writes a trained network into one HTML file that reads what is drawn in it, row by row.
 
-    The file needs no connection to anything and runs in any browser; its logits are those of the
-    run to 1e-3.
+    The file needs no connection to anything and runs in any browser. Its logits are those of the
+    run to 1e-3, of one whose products are in bfloat16 to the rounding of these.
 
     Args:
         run_dir: the run, or what `export` has made of one.

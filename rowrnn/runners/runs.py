@@ -217,7 +217,9 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
     # Of fewer seeds, as it was left where an older rowrnn was told to go on with more.
     if found is None or found.members != members or rundir.is_being_written(path):
         state = "running" if rundir.is_being_written(path) else "stopped"
-        return dataclasses.replace(summary, state=state, completed=_recorded(path))
+        # The ledger may have those of other seeds and settings too.
+        recorded = min(_recorded(path), members)
+        return dataclasses.replace(summary, state=state, completed=recorded)
     return dataclasses.replace(
         summary,
         state="done",

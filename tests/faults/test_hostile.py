@@ -355,7 +355,7 @@ def test_evaluating_prepares_nothing(tmp_path, made, monkeypatch, capsys):
     shutil.copytree(made / "run", work)
 
     def with_data(text):
-        facts = json.loads(text)
+        facts = json.loads(text) | {"dataset": "mnist"}
         facts["config"]["data"] |= {
             "dataset": "mnist", "dir": str(place), "manual_dir": str(tmp_path)
         }  # fmt: skip

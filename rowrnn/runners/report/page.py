@@ -60,7 +60,7 @@ class Figure:
 def render(content: Content) -> str:
     """The page, with every value in it escaped."""
     import jinja2
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     def checked(value: Any) -> Any:
         if isinstance(value, Markup) or not isinstance(value, str):
@@ -77,6 +77,8 @@ def render(content: Content) -> str:
     )
     # The only markup that is not in a template: it comes from matplotlib, which escapes its text.
     environment.filters["svg"] = lambda drawing: Markup(drawing.svg)
+    # Pictures and paths of our own, which are as long as they are.
+    environment.filters["whole"] = escape
     return environment.get_template(content.template).render(
         kind=content.kind,
         title=content.title,

@@ -89,7 +89,11 @@ def _read(path: Path, which: str, data_dir: str) -> Content:
     missing: list[str] = []
     result = _or_missing(missing, "The result", lambda: rundir.read_result(path, TrainResult))
     state, last = _state(path, result)
-    classifier = _or_missing(missing, "The network", lambda: load(path, which))
+    # A checkpoint that was asked for by name must be there; without the last, the rest is shown.
+    if which == "last":
+        classifier = _or_missing(missing, "The network", lambda: load(path, which))
+    else:
+        classifier = load(path, which)
     tested = None
     if classifier is not None:
         tested = _or_missing(
@@ -106,10 +110,10 @@ def _read(path: Path, which: str, data_dir: str) -> Content:
         template="run.html",
         kind="run",
         title=path.resolve().name,
-        verdict=_verdict(state, last, result, tested, classifier, steps),
+        verdict=_verdict(state, last, result, tested, classifier, steps, which),
         missing=missing,
         parts={
-            "figures": _key_figures(config, result, tested, classifier),
+            "figures": _key_figures(config, result, tested, classifier, which),
             "curves": curves,
             "matrix": _matrix(tested) if tested else None,
             "mistakes": _mistakes(tested) if tested else [],
@@ -212,6 +216,7 @@ def _verdict(
     tested: Tested | None,
     classifier: Classifier | None,
     steps: int | None,
+    which: str,
 ) -> str:
     """The main thing, in one sentence."""
     found = ""
@@ -223,6 +228,8 @@ def _verdict(
             f"{100 * high:.2f} %); {_about_mistakes(tested)}."
         )
     if result:
+        if tested and which != "last":
+            return f"As it was at step {tested.step:,} of {result.steps:,}: {found}"
         return found or (
             f"{page.share(result.test_accuracy)} of the test images of {result.dataset} right, by "
             "its own account; its mistakes cannot be shown here."
@@ -260,6 +267,7 @@ def _key_figures(
     result: TrainResult | None,
     tested: Tested | None,
     classifier: Classifier | None,
+    which: str,
 ) -> list[tuple[str, str, str]]:
     """The figures at the top: name, value, and a word on it."""
     found = []
@@ -267,7 +275,8 @@ def _key_figures(
         low, high = tested.interval
         between = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
         found.append(("Test accuracy", page.share(tested.right / tested.count), between))
-        found.append(("Test loss", f"{tested.loss:.4f}", "mean cross-entropy"))
+        at = "" if which == "last" else f" at step {tested.step:,}"
+        found.append(("Test loss", f"{tested.loss:.4f}", f"mean cross-entropy{at}"))
     elif result:
         found.append(("Test accuracy", page.share(result.test_accuracy), "by its own account"))
         found.append(("Test loss", f"{result.test_loss:.4f}", "mean cross-entropy"))

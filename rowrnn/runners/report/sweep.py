@@ -34,7 +34,8 @@ _TITLES = {
 
 def read(path: Path) -> Content:
     """All that can be shown of a sweep; raises `RunError` where there is none."""
-    spec = rundir.read_sweep(path).spec(rundir.read_config(path))
+    start = rundir.read_sweep(path)
+    spec = start.spec(rundir.read_config(path))
     everyone = members.make_members(spec)
     found, damaged = Ledger(path / "members").read_all()
     records = _of_members(everyone, found)
@@ -68,7 +69,7 @@ def read(path: Path) -> Content:
             "failed": _failed(result.failed),
             "config": config_table(spec.config),
             "environment": page.facts(environment),
-            "repeat": _repeat(path, spec, environment),
+            "repeat": _repeat(path, spec, start.settings, environment),
         },
     )
 
@@ -76,15 +77,25 @@ def read(path: Path) -> Content:
 def _of_members(everyone: Sequence[Member], found: Sequence[Record]) -> list[Record]:
     """Of each member its record, the last where there are several, in the order of the sweep.
 
-    A rowrnn that knows more settings has other digests; of records that were all made by another,
-    name and values of the grid have to do.
+    What was made by other code than the last record, or on other data, does not count: a sweep that
+    goes on trains its member again. A rowrnn that knows more settings has other digests; of records
+    that were all made by another, name and values of the grid have to do.
     """
+    if not found:
+        return []
+    asked = {(configs.digest(member.config), member.seed): member for member in everyone}
+    found = [record for record in found if record.key.get("code") == found[-1].key.get("code")]
     by_config = {(str(record.key.get("config")), record.seed): record for record in found}
+    data = {
+        member.config.data: record.key.get("data")
+        for record in found
+        if (member := asked.get((str(record.key.get("config")), record.seed)))
+    }
     current = [
         # Its name is that of the grid in which it was trained.
-        dataclasses.replace(by_config[key], name=member.name, varied=dict(member.varied))
-        for member in everyone
-        if (key := (configs.digest(member.config), member.seed)) in by_config
+        dataclasses.replace(record, name=member.name, varied=dict(member.varied))
+        for key, member in asked.items()
+        if (record := by_config.get(key)) and record.key.get("data") == data[member.config.data]
     ]
     by_name = {(record.name, record.seed): record for record in found}
     return current or [
@@ -223,7 +234,9 @@ def _failed(failed: Sequence[Record]) -> Table | None:
     return Table(["member", "diverged at step"], rows, caption)
 
 
-def _repeat(path: Path, spec: Spec, environment: dict[str, Any]) -> list[str]:
+def _repeat(
+    path: Path, spec: Spec, settings: dict[str, Any], environment: dict[str, Any]
+) -> list[str]:
     """The commands that repeat a sweep."""
     commands = []
     commit = str(environment.get("git_commit"))
@@ -238,5 +251,8 @@ def _repeat(path: Path, spec: Spec, environment: dict[str, Any]) -> list[str]:
         words += ["--grid", *axes]
     if spec.vary != "both":
         words += ["--vary", spec.vary]
+    # Which of the two it was decides the last bits; what is typed into a shell is none but these.
+    if (strategy := settings.get("strategy")) in ("map", "vmap"):
+        words += ["--strategy", strategy]
     commands.append(shlex.join([*words, "--run-dir", "AGAIN"]))
     return commands

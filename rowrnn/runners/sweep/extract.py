@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from rowrnn import config as configs
-from rowrnn import experiment, members, stack
+from rowrnn import experiment, members, rundir, stack
 from rowrnn.errors import ConfigError, RunError
 from rowrnn.ledger import make_key
 from rowrnn.members import Member, Spec
@@ -23,8 +23,8 @@ def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:
     member = everyone[name]
     # Whoever trains it at the moment would change it meanwhile.
     with RunDir.reopen(sweep_dir):
-        kept = sweep_dir / "states" / member.directory
-        if kept.is_dir():
+        kept = rundir.kept_state(sweep_dir, member)
+        if kept is not None:
             _copy(kept, member, to)
         else:
             _take_from_stack(sweep_dir, member, to)

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rowrnn import figures, ledger, stats
+from rowrnn import config as configs
+from rowrnn import figures, ledger, rundir, stats
 from rowrnn.classifier import Classifier, load
 from rowrnn.config import Config
 from rowrnn.errors import RunError
@@ -74,7 +75,7 @@ class SweepResult:
         """A row for each member, as in ``results.csv``."""
         return [_row(record) for record in self.members]
 
-    @property
+    @cached_property
     def statistics(self) -> dict[str, Summary]:
         """Of the test accuracy, by point of the grid (one, named "", without a grid)."""
         return {
@@ -83,7 +84,7 @@ class SweepResult:
             if len(_completed(records))
         }
 
-    @property
+    @cached_property
     def variance(self) -> dict[str, VarianceParts]:
         """Of the test accuracy: the parts of seeds and of the finite test set, by point."""
         return {
@@ -95,7 +96,13 @@ class SweepResult:
     @cached_property
     def states(self) -> dict[str, Classifier]:
         """The networks that were kept, by name of the member."""
-        return {path.name: load(path) for path in sorted((self.run_dir / "states").glob("*"))}
+        # A sweep that went on with another config may still have states of the one before.
+        trained = {record.key["config"] for record in self.members}
+        return {
+            path.name: load(path)
+            for path in sorted((self.run_dir / "states").glob("*"))
+            if configs.digest(rundir.read_config(path)) in trained
+        }
 
 
 def is_notebook(config: Config) -> bool:
@@ -224,8 +231,9 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
         return
     shape = tuple(map(len, axes.values()))
     means, intervals = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
+    points = by_point(result.members)
     for point, summary in result.statistics.items():
-        varied = by_point(result.members)[point][0].varied
+        varied = points[point][0].varied
         place = tuple(axes[name].index(varied[name]) for name in names)
         means[place] = summary.mean
         if summary.interval is not None:
