@@ -102,10 +102,13 @@ def parse_json(text: str) -> Any:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears complete or not at all; what had its name, link or not, is gone.
+    """Writes a file that appears complete or not at all; a file or link of its name is gone.
 
-    Text is written as UTF-8. Raises `OSError`.
+    Text is written as UTF-8. Raises `OSError`, also where the name is that of a device or a pipe,
+    which root could replace: `/dev/null` is no place for a file.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "Not a plain file", str(path))
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.partial")
     temporary.unlink(missing_ok=True)

@@ -75,6 +75,16 @@ def test_what_could_not_be_written_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(os.devnull)])
+def test_a_pipe_or_a_device_is_no_place_for_a_file(tmp_path, make):
+    make(tmp_path / "file")
+    before = (tmp_path / "file").lstat()
+    with pytest.raises(OSError, match="Not a plain file"):
+        files.write_whole(tmp_path / "file", "new")
+    assert (tmp_path / "file").lstat() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @dataclasses.dataclass
 class Thing:
     number: int

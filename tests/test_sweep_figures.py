@@ -405,18 +405,18 @@ def test_a_path_that_cannot_be_written_raises(name, draw, tmp_path, monkeypatch)
         DRAWINGS[name](draw)
 
 
-def test_pyplot_is_left_alone():
+def test_pyplot_is_left_alone(tmp_path):
     code = """
-import os, sys
+import sys
 import numpy as np
 from rowrnn import figures
 assert "matplotlib" not in sys.modules
 values = np.array([0.9, 0.92])
-figures.learning_curves({"a": ([1, 2], values[None])}, os.devnull, "", "loss")
-figures.distribution({"a": values}, {}, os.devnull, "", "accuracy")
+figures.learning_curves({"a": ([1, 2], values[None])}, "one.png", "", "loss")
+figures.distribution({"a": values}, {}, "one.png", "", "accuracy")
 for shape in [(2,), (1, 2), (1, 1, 2)]:
     axes = {f"x{place}": range(size) for place, size in enumerate(shape)}
-    figures.grid(axes, values.reshape(shape), np.full((*shape, 2), np.nan), os.devnull, "", "loss")
+    figures.grid(axes, values.reshape(shape), np.full((*shape, 2), np.nan), "one.png", "", "loss")
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
