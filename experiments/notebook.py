@@ -23,9 +23,11 @@ from pathlib import Path
 import numpy as np
 from ablations import machine, sweep
 from bench_sweep import arrays
+from matplotlib.ticker import PercentFormatter
 from torch_seeds import WINDOW
 
-from rowrnn import config, figures, stats
+from rowrnn import config, stats
+from rowrnn.figures import drawing, frame
 
 HERE = Path(__file__).parent
 RUN, RESULTS = HERE.parent / "runs" / "notebook", HERE / "results" / "notebook-agreement"
@@ -94,12 +96,31 @@ def torch(path, seeds, options):
 
 
 def write(found, environment):
-    """The table and the curves."""
+    """The table and the figure."""
     RESULTS.with_suffix(".md").write_text(table(found, machine(environment)), encoding="utf-8")
-    times = WINDOW * np.arange(1, found["rowrnn"]["train_loss"].shape[1] + 1)
-    curves = {who: (times.tolist(), figures_["train_loss"]) for who, figures_ in found.items()}
-    title = f"The notebook's protocol, {len(found['rowrnn']['test_accuracy'])} seeds each"
-    figures.learning_curves(curves, str(RESULTS.with_suffix(".png")), title, "training loss")
+    draw({who: each["train_loss"] for who, each in found.items()}, RESULTS.with_suffix(".png"))
+
+
+def draw(losses, path):
+    """How far the mean losses of the others are from ours, from losses [S, K] of each."""
+    (_, ours), *others = losses.items()
+    title = f"Training loss, PyTorch's less rowrnn's, over {len(ours)} seeds of each"
+    figure, axes = frame.begin(title, 8, 4.6)
+    steps, ends = WINDOW * np.arange(1, ours.shape[1] + 1), {}
+    for (who, theirs), colour in zip(others, frame.COLOURS, strict=False):
+        pairs = [stats.compare(a, b, paired=False) for a, b in zip(ours.T, theirs.T, strict=True)]
+        ends[who] = (steps, np.array([pair.difference for pair in pairs]) / ours.mean(axis=0))
+        band = np.array([pair.interval for pair in pairs]).T / ours.mean(axis=0)
+        axes.plot(*ends[who], color=colour, linewidth=1.8)
+        axes.fill_between(steps, *band, color=colour, alpha=0.25, linewidth=0)
+    axes.axhline(0, color="0.3", linewidth=1)
+    axes.margins(x=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("step")
+    axes.set_ylabel("of rowrnn's loss")
+    frame.label_ends(axes, ends, 4.6)
+    frame.caption(figure, "line: difference of the means; band: its 95 % interval, step by step")
+    drawing.save(figure, path)
 
 
 def table(found, where):

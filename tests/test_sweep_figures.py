@@ -238,6 +238,21 @@ def test_positive_losses_have_a_logarithmic_scale(ylabel, lowest, scale, draw):
     assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
 
 
+def test_where_most_of_a_loss_lies_it_can_be_read_off(draw):
+    values = 0.28 + 1.9 * np.exp(-np.arange(50) / 3)
+    _, axes, _ = draw(figures.learning_curves, {"a": (range(50), values[None])}, "", "loss")
+    assert sum(0.27 < tick < 0.6 for tick in axes.get_yticks()) >= 3
+
+
+def test_a_mean_over_few_steps_is_no_event():
+    values = np.array([[3.0, 2.0, 9.0]])
+    for steps in ((10, 20, 30), (10, 20, 25), (1, 10)):
+        assert figures.whole_windows(steps, values[:, : len(steps)])[0] == steps
+    last = figures.whole_windows((10, 20, 24), values)
+    assert last[0] == (10, 20)
+    np.testing.assert_array_equal(last[1], [[3.0, 2.0]])
+
+
 def test_what_the_scale_cuts_off_is_said(draw):
     steps, values = curve(9, 100)
     figure, axes, _ = draw(figures.learning_curves, {"a": (steps, values)}, "", "accuracy")

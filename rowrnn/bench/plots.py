@@ -149,7 +149,7 @@ def bars(document: Mapping[str, Any]) -> Figure:
             xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     axes.set_yticks(range(len(entries)), [entry["name"] for entry in reversed(entries)])
-    axes.set_xlabel("examples/s")
+    axes.set_xlabel("examples/s ± half of the interquartile range")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     # Room for the text beside the longest bar.
     axes.set_xlim(0, 1.6 * max(entry["examples_per_s"] for entry in entries))
@@ -178,7 +178,7 @@ def ratios(document: Mapping[str, Any]) -> Figure | None:
     axes.axvline(1, color="0.35", linewidth=1)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in reversed(rows)])
     axes.set_xlim(0, 1.15 * max(high for _, _, (_, _, high) in rows))
-    axes.set_xlabel("ratio, pair by pair: median and interval")
+    axes.set_xlabel("median ratio of the pairs, with an interval of at least 90 %")
     return figure
 
 
@@ -193,11 +193,12 @@ def products(document: Mapping[str, Any]) -> Figure:
         label = f"{entry['case']['type']}, {where}"
         groups.setdefault(label, []).append((2 * m * k * n, entry["gflops"]))
     for index, (label, points) in enumerate(groups.items()):
-        style = _style(index, linestyle="none")
+        # Open, so that none hides another.
+        style = _style(index, linestyle="none", markerfacecolor="none")
         axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set(xscale="log", xlabel="operations in the product", ylabel="GFLOP/s")
     axes.set_ylim(0, 1.1 * max(entry["gflops"] for entry in entries))
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    _legend_below(axes)
     return figure
 
 

@@ -1,7 +1,7 @@
 """Figures, drawn with matplotlib's objects alone: no pyplot, no window, no global state."""
 
 from rowrnn.figures.confusion import confusion_matrix
-from rowrnn.figures.curves import learning_curves
+from rowrnn.figures.curves import learning_curves, whole_windows
 from rowrnn.figures.drawing import Drawing, Target
 from rowrnn.figures.gates import gate_activity
 from rowrnn.figures.grids import grid
@@ -28,4 +28,5 @@ __all__ = [
     "reading_animation",
     "reading_strip",
     "require_format",
+    "whole_windows",
 ]

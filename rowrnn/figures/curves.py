@@ -84,6 +84,20 @@ def learning_curves(
     save(figure, path)
 
 
+def whole_windows(steps: Sequence[int], values: np.ndarray) -> tuple[Sequence[int], np.ndarray]:
+    """Means over windows of steps, without a last one of less than half the length of the others.
+
+    It scatters so much more than they do that it would look like an event. `steps` [K] are the ends
+    of the windows, `values` [S, K] the means.
+
+    >>> whole_windows([10, 20, 21], np.array([[0.9, 0.5, 0.1]]))
+    ([10, 20], array([[0.9, 0.5]]))
+    """
+    if len(steps) > 2 and 2 * (steps[-1] - steps[-2]) < steps[-2] - steps[-3]:
+        return steps[:-1], values[:, :-1]
+    return steps, values
+
+
 def _summary(steps: Sequence[int], values: np.ndarray) -> _Summary:
     """Steps at which any seed goes on, its values, and their 10th, 50th and 90th percentile."""
     values = np.where(np.isfinite(values), values, np.nan)
@@ -136,9 +150,11 @@ def _scale_values(
         axes.set_yscale("log")
         margin = (high / low) ** 0.04 if high > low else 1.1
         axes.set_ylim(low / margin, high * margin)
-        # Within one power of ten, round numbers at equal steps say more.
-        wide = high > 10 * low
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
+        # Over less than a power of ten there must be more of them; over much less, round numbers at
+        # equal steps.
+        ratio = high / low
+        subs = (1, 2, 5) if ratio > 10 else (1, 1.5, 2, 3, 4, 5, 7)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs) if ratio > 3 else MaxNLocator(6))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
         return ""

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -316,11 +317,13 @@ def _curves(path: Path) -> list[Figure]:
                 values.append(value)
     drawn = []
     for title, (train, validation) in names.items():
-        curves = {
-            label: _thinned(*found[name])
-            for label, name in (("training", train), ("validation", validation))
-            if name in found
-        }
+        curves = {}
+        if train in found:
+            steps, values = found[train]
+            curves["training"] = _thinned(*figures.whole_windows(steps, np.array([values])))
+        if validation in found:
+            steps, values = found[validation]
+            curves["validation"] = _thinned(steps, np.array([values]))
         if curves:
             drawing = Drawing()
             figures.learning_curves(curves, drawing, "", title.lower())
@@ -334,11 +337,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
-def _thinned(steps: list[int], values: list[float]) -> tuple[list[int], np.ndarray]:
+def _thinned(steps: Sequence[int], values: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Steps [K] and values [1, K] of a curve, of a long one some points and the last."""
     apart = math.ceil(len(steps) / _MOST_POINTS)
     places = sorted({*range(0, len(steps), apart), len(steps) - 1})
-    return [steps[place] for place in places], np.array([[values[place] for place in places]])
+    return [steps[place] for place in places], values[:, places]
 
 
 def _matrix(tested: Tested) -> dict[str, Any] | None:

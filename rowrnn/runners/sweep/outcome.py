@@ -216,6 +216,8 @@ def draw(
             for point, records in points.items()
             if any(name in record.curve for record in records)
         }
+        if name == "train_loss":
+            curves = {label: figures.whole_windows(*curve) for label, curve in curves.items()}
         if curves:
             figures.learning_curves(curves, target(name), title, label)
     _draw_grid(result, title, target)
