@@ -217,6 +217,15 @@ def settled_row(accuracy: np.ndarray, within: float = 0.01) -> int:
     return int(np.flatnonzero(far).max(initial=-1)) + 2
 
 
+def held_since(answers: np.ndarray) -> int:
+    """From which row on, counted from 1, the answer after each row [T] is the last one.
+
+    >>> held_since(np.array([7, 1, 7, 6, 6]))
+    4
+    """
+    return int(np.flatnonzero(answers != answers[-1]).max(initial=-1)) + 2
+
+
 def variance_parts(correct: ArrayLike) -> VarianceParts:
     """How much of the variance of test accuracy over seeds the finite test set explains.
 

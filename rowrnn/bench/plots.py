@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from rowrnn import files
+from rowrnn.figures.frame import COLOURS
 
 Entry = Mapping[str, Any]
 
-# Okabe and Ito's palette, which all kinds of colour vision tell apart; markers say it once more.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# They say once more what colours say.
 _MARKERS = "osD^vPX*"
 
 
@@ -142,7 +142,7 @@ def bars(document: Mapping[str, Any]) -> Figure:
     for place, entry in enumerate(reversed(entries)):
         rate = entry["examples_per_s"]
         spread = rate * entry["iqr"] / entry["median"] / 2
-        colour = _COLOURS[0] if entry["case"]["mode"] == "train" else _COLOURS[4]
+        colour = COLOURS[0] if entry["case"]["mode"] == "train" else COLOURS[4]
         axes.barh(place, rate, xerr=spread, color=colour, height=0.65, ecolor="0.2")
         axes.annotate(
             f"{rate:,.0f}  ({entry['share_of_ceiling']:.0%} of sgemm)", (rate + spread, place),
@@ -265,7 +265,7 @@ def _legend_below(axes: Axes) -> None:
 
 def _style(index: int, **changes: Any) -> dict[str, Any]:
     return {
-        "color": _COLOURS[index % len(_COLOURS)],
+        "color": COLOURS[index % len(COLOURS)],
         "marker": _MARKERS[index % len(_MARKERS)],
         "markersize": 5,
         "linewidth": 1.4,

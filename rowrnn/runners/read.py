@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from rowrnn import figures
+from rowrnn import figures, stats
 from rowrnn.classifier import Classifier, load
 from rowrnn.config import shown
 from rowrnn.data.pictures import read_picture
@@ -55,8 +55,7 @@ class Reading:
     @property
     def since(self) -> int:
         """The row, counted from 1, from which on that class was the most probable after each."""
-        others = np.flatnonzero(self.beliefs.argmax(axis=1) != self.label)
-        return int(others.max(initial=-1)) + 2
+        return stats.held_since(self.beliefs.argmax(axis=1))
 
     def words(self) -> str:
         """Since when it has believed what it believes at the end.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rowrnn import stats
+
 # Pixels: of an image of any number of rows, of a class, and of all classes where there are many.
 _TALL, _CLASS, _MOST_WIDE = 112, 10, 160
 # Of white paper and of black; the page's own blue would need a script.
@@ -46,8 +48,7 @@ class Strip:
     @property
     def since(self) -> int:
         """The row, counted from 1, from which on the answer was the most probable after each."""
-        others = np.flatnonzero(self.beliefs.argmax(axis=1) != self.answer)
-        return int(others.max(initial=-1)) + 2
+        return stats.held_since(self.beliefs.argmax(axis=1))
 
     @property
     def tall(self) -> int:
