@@ -213,7 +213,7 @@ LIBRARIES = {"pytorch": "torch", "keras3": "keras", "equinox": "equinox"}
 
 
 # rowrnn itself and flax_linen: in the next test.
-@pytest.mark.parametrize("peer", ["flax_nnx", *LIBRARIES])
+@pytest.mark.parametrize("peer", [pytest.param("flax_nnx", marks=pytest.mark.soak), *LIBRARIES])
 def test_a_peer_computes_what_the_oracle_computes(tmp_path, peer):
     library = LIBRARIES.get(peer, "jax")
     if importlib.util.find_spec(library) is None:

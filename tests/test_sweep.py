@@ -292,7 +292,8 @@ class OutOfMemoryOnce:
         return getattr(self.program, name)
 
 
-# The first call is that of the estimate, the fourth the first chunk of the sweep.
+# On two devices, where the half is a stack that another test has compiled. The first call is that
+# of the estimate, the fourth the first chunk of the sweep.
 @pytest.mark.parametrize(
     ("chunk", "call"),
     [
@@ -316,7 +317,7 @@ def test_out_of_memory_halves_the_stack(tmp_path, monkeypatch, solo, chunk, call
 
     monkeypatch.setattr(stack, "compile_stack", compile_stack)
     result = rowrnn.sweep(
-        with_devices(SMALL, 1),
+        SMALL,
         range(4),
         settings=SweepSettings("vmap", chunk, "none"),
         run_dir=tmp_path / "sweep",

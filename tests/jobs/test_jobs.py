@@ -23,8 +23,6 @@ from rowrnn.config import ParallelConfig
 
 # Of the processes that are left when one has died, and of a job that is started again.
 EXIT_S = 15
-# For more rounds than one, under `-m soak`.
-ROUNDS = [1, pytest.param(10, marks=pytest.mark.soak)]
 
 
 def config_of(path, **parallel):
@@ -105,7 +103,7 @@ def test_a_launched_sweep_has_the_ledger_of_one_process(start, tmp_path, whole):
     assert kept == [f"seed={seed}" for seed in range(2)]
 
 
-@pytest.mark.parametrize("count", ROUNDS)
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_process_that_dies_is_named_and_the_run_goes_on_elsewhere(start, tmp_path, whole, count):
     for number in range(count):
         draw, run = random.Random(number), f"run-{number}"
@@ -159,7 +157,8 @@ def test_a_process_that_is_stopped_is_named(start, tmp_path, count):
         victim.kill()
 
 
-@pytest.mark.parametrize("count", ROUNDS)
+@pytest.mark.soak
+@pytest.mark.parametrize("count", [10])
 def test_a_signal_to_one_process_makes_all_save_the_same_step(start, tmp_path, whole, count):
     for number in range(count):
         draw, run = random.Random(number), f"run-{number}"
