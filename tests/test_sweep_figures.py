@@ -238,6 +238,25 @@ def test_positive_losses_have_a_logarithmic_scale(ylabel, lowest, scale, draw):
     assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
 
 
+@pytest.mark.parametrize("accuracies", [(0.9963, 0.9967, 0.9971, 0.9976), (0.2, 0.9), (0.5,)])
+def test_accuracies_along_a_narrow_axis_can_be_read(monkeypatch, accuracies):
+    drawn = []
+    monkeypatch.setattr(figures.values, "save", lambda figure, _: drawn.append(figure))
+    groups = {"all seeds": np.array(accuracies)}
+    intervals = {"all seeds": (accuracies[0] - 1e-4, accuracies[-1] + 1e-4)}
+    figures.distribution(groups, intervals, figures.Drawing(), "", "accuracy")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    labels = [
+        tick.label1.get_window_extent()
+        for tick in figure.axes[0].xaxis.get_major_ticks()
+        if low <= tick.get_loc() <= high
+    ]
+    assert len(labels) >= 2
+    assert all(left.x1 + 4 < right.x0 for left, right in itertools.pairwise(labels))
+
+
 def test_where_most_of_a_loss_lies_it_can_be_read_off(draw):
     values = 0.28 + 1.9 * np.exp(-np.arange(50) / 3)
     _, axes, _ = draw(figures.learning_curves, {"a": (range(50), values[None])}, "", "loss")

@@ -47,6 +47,8 @@ def distribution(
     ...     os.path.getsize(path) > 0
     True
     """
+    from matplotlib.ticker import MaxNLocator
+
     values = {label: np.asarray(group, float) for label, group in groups.items()}
     finite = {label: np.sort(group[np.isfinite(group)]) for label, group in values.items()}
     known = {label: frame.known(intervals.get(label)) for label in groups}
@@ -69,6 +71,9 @@ def distribution(
     for place in range(1, len(groups)):
         axes.axhline(place, color="0.8", linewidth=0.8)
     axes.set_xlabel(xlabel, parse_math=False)
+    if isinstance(path, Drawing):
+        # There is room for so many labels of five decimals.
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     frame.plain(axes.xaxis)
     frame.beside(
         axes, 1, "mean [95 % interval]", transform=axes.transAxes, va="bottom", color="0.35"
