@@ -1,6 +1,5 @@
 """The plots of a suite, as PNG beside its JSON."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from rowrnn import files
+from rowrnn.figures import drawing
 from rowrnn.figures.frame import COLOURS
 
 Entry = Mapping[str, Any]
@@ -25,9 +24,7 @@ def save(document: Mapping[str, Any], out: Path) -> list[Path]:
     paths = []
     for name, figure in figures(document).items():
         path = out.with_name(f"{out.stem}-{name}.png")
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=130)
-        files.write_whole(path, file.getvalue())
+        drawing.save(figure, path)
         paths.append(path)
     return paths
 
@@ -238,7 +235,7 @@ def scaling(document: Mapping[str, Any]) -> Figure | None:
 
 
 def _figure(title: str, document: Mapping[str, Any], height: float = 4.4) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, height), layout="constrained")
+    figure = Figure(figsize=(7, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11, loc="left")
