@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import rowrnn
-from rowrnn import config, data, stats
+from rowrnn import config, data
+from rowrnn.lab import stats
 
 ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs" / "ablations", ROOT / "experiments" / "results"

@@ -26,8 +26,9 @@ from bench_sweep import arrays
 from matplotlib.ticker import PercentFormatter
 from torch_seeds import WINDOW
 
-from rowrnn import config, stats
+from rowrnn import config
 from rowrnn.figures import drawing, frame
+from rowrnn.lab import stats
 
 HERE = Path(__file__).parent
 RUN, RESULTS = HERE.parent / "runs" / "notebook", HERE / "results" / "notebook-agreement"

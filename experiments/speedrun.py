@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rowrnn import stats
+from rowrnn.lab import stats
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results" / "speedrun.json"

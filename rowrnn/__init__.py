@@ -19,18 +19,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rowrnn.classifier import Classifier, load
     from rowrnn.config import Config
-    from rowrnn.experiment import Trained, make_train
-    from rowrnn.runners.compare import SweepComparison, compare
-    from rowrnn.runners.evaluate import Evaluation, evaluate
-    from rowrnn.runners.export import export, export_web
-    from rowrnn.runners.predict import Prediction, predict
-    from rowrnn.runners.read import Reading, read
-    from rowrnn.runners.report import Report, report
-    from rowrnn.runners.runs import PointSummary, RunSummary, runs
-    from rowrnn.runners.sweep import SweepResult, SweepSettings, extract, sweep
-    from rowrnn.runners.train import TrainResult, train
+    from rowrnn.core.experiment import Trained, make_train
+    from rowrnn.lab.classifier import Classifier, load
+    from rowrnn.lab.compare import SweepComparison, compare
+    from rowrnn.lab.evaluate import Evaluation, evaluate
+    from rowrnn.lab.predict import Prediction, predict
+    from rowrnn.lab.runs import PointSummary, RunSummary, runs
+    from rowrnn.lab.sweep import SweepResult, SweepSettings, extract, sweep
+    from rowrnn.lab.train import TrainResult, train
+    from rowrnn.show.export import export, export_web
+    from rowrnn.show.read import Reading, read
+    from rowrnn.show.report import Report, report
 
 __all__ = [
     "Classifier",
@@ -62,32 +62,32 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classifier": "rowrnn.classifier",
+    "Classifier": "rowrnn.lab.classifier",
     "Config": "rowrnn.config",
-    "Evaluation": "rowrnn.runners.evaluate",
-    "PointSummary": "rowrnn.runners.runs",
-    "Prediction": "rowrnn.runners.predict",
-    "Reading": "rowrnn.runners.read",
-    "Report": "rowrnn.runners.report",
-    "RunSummary": "rowrnn.runners.runs",
-    "SweepComparison": "rowrnn.runners.compare",
-    "SweepResult": "rowrnn.runners.sweep",
-    "SweepSettings": "rowrnn.runners.sweep",
-    "TrainResult": "rowrnn.runners.train",
-    "Trained": "rowrnn.experiment",
-    "compare": "rowrnn.runners.compare",
-    "evaluate": "rowrnn.runners.evaluate",
-    "export": "rowrnn.runners.export",
-    "export_web": "rowrnn.runners.export",
-    "extract": "rowrnn.runners.sweep",
-    "load": "rowrnn.classifier",
-    "make_train": "rowrnn.experiment",
-    "predict": "rowrnn.runners.predict",
-    "read": "rowrnn.runners.read",
-    "report": "rowrnn.runners.report",
-    "runs": "rowrnn.runners.runs",
-    "sweep": "rowrnn.runners.sweep",
-    "train": "rowrnn.runners.train",
+    "Evaluation": "rowrnn.lab.evaluate",
+    "PointSummary": "rowrnn.lab.runs",
+    "Prediction": "rowrnn.lab.predict",
+    "Reading": "rowrnn.show.read",
+    "Report": "rowrnn.show.report",
+    "RunSummary": "rowrnn.lab.runs",
+    "SweepComparison": "rowrnn.lab.compare",
+    "SweepResult": "rowrnn.lab.sweep",
+    "SweepSettings": "rowrnn.lab.sweep",
+    "TrainResult": "rowrnn.lab.train",
+    "Trained": "rowrnn.core.experiment",
+    "compare": "rowrnn.lab.compare",
+    "evaluate": "rowrnn.lab.evaluate",
+    "export": "rowrnn.show.export",
+    "export_web": "rowrnn.show.export",
+    "extract": "rowrnn.lab.sweep",
+    "load": "rowrnn.lab.classifier",
+    "make_train": "rowrnn.core.experiment",
+    "predict": "rowrnn.lab.predict",
+    "read": "rowrnn.show.read",
+    "report": "rowrnn.show.report",
+    "runs": "rowrnn.lab.runs",
+    "sweep": "rowrnn.lab.sweep",
+    "train": "rowrnn.lab.train",
 }
 
 

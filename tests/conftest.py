@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 import pytest
 
-from rowrnn import program_cache
+from rowrnn.parallel import program_cache
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_platforms", "cpu")

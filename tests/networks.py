@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rowrnn.classifier import Classifier
 from rowrnn.config import Config
-from rowrnn.model import RowRNN
+from rowrnn.core.model import RowRNN
+from rowrnn.lab.classifier import Classifier
 
 
 def random_network(config, shape=(28, 28), classes=10, dataset="mnist"):

@@ -1,4 +1,4 @@
-"""Imports point downward only; modules of one floor do not import each other."""
+"""Nine rooms on the ground: imports point downward only, and each library has its room."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import rowrnn
-from rowrnn import ledger
+from rowrnn.store import ledger
 
 PACKAGE = Path(rowrnn.__file__).parent
 
@@ -14,54 +14,51 @@ PACKAGE = Path(rowrnn.__file__).parent
 # room: what its modules import of each other is its own affair.
 FLOORS = [
     {"errors"},
-    {"files", "launch"},
+    {"files"},
     {"config"},
-    {
-        *("lstm", "data", "stats", "figures", "interrupt", "members", "logs", "loggers"),
-        "program_cache",
-    },
-    {"augment", "model", "optimizer", "display", "rundir", "ledger"},
-    {"metrics", "state"},
-    {"step", "checkpoint", "weights"},
+    {"core", "figures"},
+    {"data"},
     {"parallel"},
-    {"experiment", "classifier"},
-    {"stack", "web", "onnx"},
-    {
-        *("runners.__init__", "runners.train", "runners.evaluate", "runners.predict"),
-        *("runners.export", "runners.read", "runners.rows", "runners.runs"),
-        *("runners.sweep", "runners.compare", "bench"),
-    },
-    {"runners.report"},
+    {"store"},
+    {"lab"},
+    {"bench"},
+    {"show"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 
+# The package's own __init__ only names what it offers.
+MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
+
 
 def room_of(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:2]) if parts[0] == "runners" else parts[0]
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported_rooms(path):
-    """The rooms that a module imports anywhere, but not for type checkers alone."""
+def imported(path):
+    """Dotted names that a module imports anywhere, but not for type checkers alone."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "rowrnn" and len(parts) > 1:
-                yield ".".join(parts[1:3]) if parts[1] == "runners" else parts[1]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# The package's own __init__ only names what it offers.
-MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
+def imported_rooms(path):
+    for name in imported(path):
+        first, *rest = name.split(".")
+        if first == "rowrnn" and rest:
+            yield rest[0]
+
+
+def test_nothing_else_is_at_the_top_level():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert rooms == set(LEVEL) | {"__init__", "py"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -71,33 +68,64 @@ def test_imports_point_downward(path):
         assert other == room or LEVEL[other] < LEVEL[room], f"{room} imports {other}"
 
 
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "core").rglob("*.py")), ids=lambda path: path.stem
+)
+def test_the_core_is_pure(path):
+    allowed = {"jax", "flax", "optax", "numpy", "rowrnn"}
+    allowed |= {"collections", "dataclasses", "functools", "typing"}
+    assert {name.split(".")[0] for name in imported(path)} <= allowed
+    assert "jax.sharding" not in {name.rpartition(".")[0] for name in imported(path)}
+
+
+def test_the_core_is_read_in_one_sitting():
+    # A backend that is a kernel for one kind of device is not counted.
+    files = [path for path in (PACKAGE / "core").rglob("*.py") if path.stem != "cudnn"]
+    assert sum(len(path.read_text().splitlines()) for path in files) < 1_500
+
+
 def test_a_record_is_decided_by_all_code_that_computes():
-    files, reached = {}, {"stack"}
-    for path in MODULES:
-        files.setdefault(room_of(path), []).append(path)
-    while True:
-        found = {
-            other for room in reached for path in files[room] for other in imported_rooms(path)
-        }
-        if found <= reached:
-            break
-        reached |= found
-    # These read, say and start; config and data are in the key themselves.
-    silent = {"config", "data", "errors", "files", "launch", "program_cache"}
-    assert {name.removesuffix(".py") for name in ledger._DECIDING} == reached - silent
+    # The trainer says which of the core's functions run, and `parallel` how.
+    decided = {path for room in ledger.DECIDING for path in _modules(PACKAGE / room)}
+    reached, pending = set(), [PACKAGE / "lab" / "trainer.py"]
+    while pending:
+        path = pending.pop()
+        if path not in reached:
+            reached.add(path)
+            pending += [found for name in imported(path) for found in _files_of(name)]
+    # These read and say; config and data are in the key themselves.
+    silent = {"config", "data", "errors", "files"}
+    assert {path for path in reached if room_of(path) not in silent} <= decided
+
+
+def _modules(path):
+    return set(path.rglob("*.py")) if path.is_dir() else {path}
+
+
+def _files_of(name):
+    """The modules of rowrnn that an import of a dotted name reaches."""
+    parts = name.split(".")
+    if parts[0] != "rowrnn":
+        return
+    for end in range(2, len(parts) + 1):
+        path = PACKAGE.joinpath(*parts[1:end])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                yield file
 
 
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
         ("tyro", {"cli"}),
-        ("orbax", {"checkpoint"}),
+        ("orbax", {"store"}),
         ("tensorflow_datasets", {"data"}),
-        ("filelock", {"rundir"}),
-        ("safetensors", {"weights"}),
-        ("jax2onnx", {"onnx"}),
-        ("wandb", {"loggers"}),
-        ("mlflow", {"loggers"}),
+        ("filelock", {"store"}),
+        ("safetensors", {"store"}),
+        ("matplotlib", {"figures", "bench"}),
+        ("jax2onnx", {"show"}),
+        ("wandb", {"store"}),
+        ("mlflow", {"store"}),
         ("tomllib", {"config", "bench"}),
     ],
 )
@@ -105,11 +133,8 @@ def test_a_library_has_one_room(library, rooms):
     users = {
         room_of(path)
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom)
-                     else [alias.name for alias in node.names])
+        for name in imported(path)
         if name.split(".")[0] == library
-    }  # fmt: skip
+    }
     assert users
     assert users <= rooms

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rowrnn import lstm
 from rowrnn.bench import ceiling, flops, oracle, record, suites, timing
 from rowrnn.config import nearest
+from rowrnn.core import lstm
+from rowrnn.core.lstm import Affine
 from rowrnn.errors import ConfigError, RowRNNError
-from rowrnn.lstm import Affine
 
 MODES = ("forward", "training")
 """Training is forward and backward: gradients with respect to all weights."""

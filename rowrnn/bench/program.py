@@ -6,11 +6,14 @@ import jax
 import numpy as np
 
 from rowrnn import config as configs
-from rowrnn import experiment, metrics, parallel
-from rowrnn import state as states
+from rowrnn import parallel
 from rowrnn.bench import timing
-from rowrnn.experiment import Experiment, Programs, Splits
-from rowrnn.state import TrainState
+from rowrnn.core import metrics
+from rowrnn.core import state as states
+from rowrnn.core.experiment import Experiment
+from rowrnn.core.state import TrainState
+from rowrnn.lab import trainer
+from rowrnn.lab.trainer import Programs, Splits
 
 
 class _Ready(NamedTuple):
@@ -63,11 +66,11 @@ def _prepare(path: str) -> _Ready:
     """Everything that `rowrnn train` does before its first step, but for the run directory."""
     config = configs.load(path)
     parallel.start(config.parallel)
-    prepared = experiment.prepare(config)
+    prepared = trainer.prepare(config)
     mesh = parallel.make_mesh(config.parallel)
-    splits = experiment.put_splits(prepared.dataset, mesh)
+    splits = trainer.put_splits(prepared.dataset, mesh)
     state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
-    programs = experiment.compile_programs(prepared, mesh, splits, state)
+    programs = trainer.compile_programs(prepared, mesh, splits, state)
     return _Ready(prepared, splits, state, programs, parallel.describe(mesh))
 
 

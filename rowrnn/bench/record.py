@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rowrnn import files, rundir
+from rowrnn import files
 from rowrnn.bench import suites, timing
 from rowrnn.bench.child import cores
 from rowrnn.bench.flops import Flops
 from rowrnn.errors import ConfigError
+from rowrnn.store import rundir
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rowrnn import experiment, metrics, parallel, stack
+from rowrnn import parallel
 from rowrnn.bench import collectives
 from rowrnn.config import (
     Config,
@@ -22,8 +22,10 @@ from rowrnn.config import (
     ParallelConfig,
     TrainConfig,
 )
-from rowrnn.experiment import Experiment
-from rowrnn.metrics import Metrics
+from rowrnn.core import metrics
+from rowrnn.core.experiment import Experiment
+from rowrnn.core.metrics import Metrics
+from rowrnn.lab import stack, trainer
 
 
 class _Run:
@@ -32,8 +34,8 @@ class _Run:
     def __init__(self, config: Config):
         parallel.start(config.parallel)
         mesh = parallel.make_mesh(config.parallel)
-        prepared = experiment.prepare(config)
-        functions = experiment.functions_on(mesh, prepared)
+        prepared = trainer.prepare(config)
+        functions = trainer.functions_on(mesh, prepared)
         self._state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
         train = prepared.dataset.train
         split = parallel.put_split(mesh, train.images, train.labels)
@@ -60,8 +62,8 @@ class _Sweep:
     def __init__(self, config: Config, members: int):
         parallel.start_sweep(config.parallel, vmap=False)
         self._mesh = mesh = parallel.make_sweep_mesh(config.parallel, vmap=False)
-        prepared = experiment.prepare(config)
-        functions = experiment.functions_on(mesh, prepared)
+        prepared = trainer.prepare(config)
+        functions = trainer.functions_on(mesh, prepared)
 
         def compiled(function, stacked, *arguments, donate=()):
             return parallel.compile_for_seeds(

@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 
-from rowrnn import experiment, parallel, stack
+from rowrnn import parallel
 from rowrnn.bench import timing
 from rowrnn.bench.peers import rowrnn as own
 from rowrnn.bench.peers.task import EVAL_BATCH, Task
+from rowrnn.lab import stack, trainer
 
 
 class _Loop:
@@ -14,8 +15,8 @@ class _Loop:
         config = own.make_config(task.batch, hidden, projection, devices, backend)
         parallel.start_sweep(config.parallel, vmap=False)
         mesh = parallel.make_sweep_mesh(config.parallel, vmap=False)
-        prepared = experiment.prepare(config, own.make_dataset(task))
-        self._splits, self._size = experiment.put_splits(prepared.dataset, mesh), devices
+        prepared = trainer.prepare(config, own.make_dataset(task))
+        self._splits, self._size = trainer.put_splits(prepared.dataset, mesh), devices
         with timing.without_compilation_cache(), timing.compile_times() as compiled:
             self._programs = stack.compile_stack(prepared, mesh, self._splits, devices, vmap=False)
         self._mesh = mesh

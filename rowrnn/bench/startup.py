@@ -22,7 +22,7 @@ _IMPORTS = {
     "import rowrnn": "import rowrnn",
     "rowrnn's command line": "import rowrnn.cli",
     "import jax": "import jax",
-    "rowrnn's training": "import rowrnn.runners.train",
+    "rowrnn's training": "import rowrnn.lab.train",
 }
 
 

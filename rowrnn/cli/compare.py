@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from rowrnn.cli.terminal import Common, parse, plain, say
 
 if TYPE_CHECKING:
-    from rowrnn.runners.compare import Pair
+    from rowrnn.lab.compare import Pair
 
 REGRESSION = 1
 """Exit code of a comparison in which the second is worse."""
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Compares sweeps."""
     given = parse("compare", CompareArguments, arguments)
 
-    from rowrnn.runners.compare import compare
+    from rowrnn.lab.compare import compare
 
     found = compare(given.a, given.b)
     for pair in found.pairs:

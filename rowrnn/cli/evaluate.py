@@ -24,8 +24,8 @@ from rowrnn.config import Config, ParallelConfig
 if TYPE_CHECKING:
     import numpy as np
 
-    from rowrnn.runners.evaluate import Evaluation
-    from rowrnn.runners.rows import SweepRows
+    from rowrnn.lab.evaluate import Evaluation
+    from rowrnn.lab.rows import SweepRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str]) -> int:
     require_text(given.run)
     configs.check(Config(parallel=given.parallel))
 
-    from rowrnn import rundir
+    from rowrnn.store import rundir
 
     if given.rows and rundir.is_sweep(given.run):
         return _evaluate_sweep(given)
 
     from rowrnn import parallel
-    from rowrnn.runners import evaluate
+    from rowrnn.lab import evaluate
 
     evaluation = evaluate.evaluate(
         given.run,
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
 def _evaluate_sweep(given: EvalArguments) -> int:
     """Accuracy after each row over the members of a sweep."""
     from rowrnn import parallel
-    from rowrnn.runners import rows
+    from rowrnn.lab import rows
 
     found = rows.evaluate_rows(
         given.run,
@@ -118,7 +118,7 @@ def _report_rows(accuracy: "np.ndarray", interval: "np.ndarray | None" = None) -
     """A line for each row: accuracy [T], its interval [T, 2] and a bar; and one in words."""
     from rich.table import Table
 
-    from rowrnn import stats
+    from rowrnn.lab import stats
 
     block = "■" if can_print("■") else "="
     table = Table(box=None)

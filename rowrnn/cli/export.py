@@ -43,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
 
     _check(given)
 
-    from rowrnn.classifier import load
-    from rowrnn.runners.evaluate import evaluate
-    from rowrnn.runners.export import export, export_web, require_unused
+    from rowrnn.lab.classifier import load
+    from rowrnn.lab.evaluate import evaluate
+    from rowrnn.show.export import export, export_web, require_unused
 
     for path in filter(None, (given.to, given.web)):
         require_unused(path)

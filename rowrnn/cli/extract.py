@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse("extract", ExtractArguments, arguments)
     require_text(given.to)
 
-    from rowrnn.runners.sweep import extract
+    from rowrnn.lab.sweep import extract
 
     extract(given.sweep, given.member, given.to)
     path = plain(str(given.to))

@@ -12,7 +12,7 @@ from tyro.conf import arg
 from rowrnn.cli.terminal import Flag, parse, say
 from rowrnn.config import nearest, shown
 from rowrnn.errors import ConfigError
-from rowrnn.launch import launch
+from rowrnn.parallel.launch import launch
 
 _COMMANDS = ("train", "sweep", "eval")
 _MOST = 1024
@@ -87,7 +87,7 @@ def _command_of(index: int, count: int, address: str, command: Sequence[str]) ->
     for a module.
     """
     return [
-        *(sys.executable, "-P", "-m", "rowrnn.cli", command[0]),
+        *(sys.executable, "-P", "-m", "rowrnn", command[0]),
         *("--parallel.coordinator", address),
         *("--parallel.processes", str(count)),
         *("--parallel.process", str(index)),

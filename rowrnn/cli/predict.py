@@ -12,7 +12,7 @@ from rowrnn.cli.terminal import Common, Flag, can_print, parse, plain, require_t
 from rowrnn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from rowrnn.runners.predict import Prediction
+    from rowrnn.lab.predict import Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if not given.pictures:
         raise ConfigError("predict needs at least one picture: rowrnn predict RUN PICTURE.png …")
 
-    from rowrnn.runners.predict import predict
+    from rowrnn.lab.predict import predict
 
     predictions, problems = predict(given.run, given.pictures, which=given.checkpoint)
     for prediction in predictions:

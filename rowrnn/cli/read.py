@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.text import Text
 
-    from rowrnn.runners.read import Reading
+    from rowrnn.show.read import Reading
 
 # Columns of a line, of 80, that go at most to pixels, beliefs and groups of units.
 _PIXELS, _BELIEFS, _UNITS = 28, 20, 8
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
         require_format(given.to)
 
-    from rowrnn.runners import read
+    from rowrnn.show import read
 
     # More digits than an integer of 64 bits are the name of a file.
     is_index = re.fullmatch(r"-?\d{1,18}", given.image, re.ASCII)

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.to is not None:
         require_text(given.to)
 
-    from rowrnn.runners.report import report
+    from rowrnn.show.report import report
 
     made = report(given.path, to=given.to, which=given.checkpoint, data_dir=given.data.dir)
     print(plain(made.verdict))
@@ -55,7 +55,7 @@ def report_at_end(path: str | Path) -> None:
     from rowrnn import parallel
 
     try:
-        from rowrnn.runners.report import report
+        from rowrnn.show.report import report
 
         # The other processes of a job wait for this one, whose end it is.
         with parallel.busy():

@@ -13,10 +13,10 @@ from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, console, duration, parse, plain, say
 from rowrnn.config import cut
-from rowrnn.members import short
+from rowrnn.store.members import short
 
 if TYPE_CHECKING:
-    from rowrnn.runners.runs import RunSummary
+    from rowrnn.lab.runs import RunSummary
 
 _HEADINGS = ("name", "state", "started", "test", "seeds", "time")
 _RIGHT = {"test", "seeds", "time"}
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     """Lists runs."""
     given = parse("runs", RunsArguments, arguments)
 
-    from rowrnn.runners.runs import runs
+    from rowrnn.lab.runs import runs
 
     found = runs(given.directory)
     if found:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rowrnn import config as configs
-from rowrnn import members
 from rowrnn.cli.report import report_at_end
 from rowrnn.cli.terminal import Common, Flag, console, duration, parse, plain, require_text, say
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
-from rowrnn.members import Spec, Vary
+from rowrnn.store import members
+from rowrnn.store.members import Spec, Vary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rowrnn.runners.sweep import Plan, SweepResult, SweepSettings
+    from rowrnn.lab.sweep import Plan, SweepResult, SweepSettings
 
 PART_FAILED = 6
 """Exit code of a sweep in which members have diverged."""
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         # Before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
 
-    from rowrnn import loggers, rundir
     from rowrnn.cli.train import is_one_of_several
+    from rowrnn.store import loggers, rundir
 
     loggers.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         rundir.require_free(given.resume or run_dir)
 
     from rowrnn import parallel
-    from rowrnn.runners import sweep as runner
+    from rowrnn.lab import sweep as runner
 
     if given.resume:
         spec, saved = runner.reopen(given.resume, config, seeds, grid)
@@ -149,7 +149,7 @@ def configs_of(given: SweepArguments, arguments: Sequence[str]) -> Config:
     if given.config_file:
         base = configs.load(given.config_file)
     elif given.resume:
-        from rowrnn import rundir
+        from rowrnn.store import rundir
 
         base = rundir.read_config(given.resume)
     parsed = parse("sweep", SweepArguments, arguments, SweepArguments(config=base)).config

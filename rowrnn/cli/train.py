@@ -19,7 +19,7 @@ from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rowrnn.runners.train import TrainResult
+    from rowrnn.lab.train import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     config = _config_of(given, arguments)
     configs.check(config)
 
-    from rowrnn import loggers, rundir
+    from rowrnn.store import loggers, rundir
 
     loggers.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         rundir.require_free(given.resume or run_dir)
 
     from rowrnn import parallel
-    from rowrnn.runners.train import train
+    from rowrnn.lab.train import train
 
     result = train(config, run_dir, resume=given.resume, overwrite=given.overwrite)
     if not parallel.is_first():
@@ -84,7 +84,7 @@ def _config_of(given: TrainArguments, arguments: Sequence[str]) -> Config:
     if given.config_file:
         base = configs.load(given.config_file)
     elif given.resume:
-        from rowrnn import rundir
+        from rowrnn.store import rundir
 
         base = rundir.read_config(given.resume)
     config = parse("train", TrainArguments, arguments, TrainArguments(config=base)).config

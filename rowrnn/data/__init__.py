@@ -6,12 +6,12 @@ normalisation is the training step's.
 
 import hashlib
 import importlib.resources
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rowrnn.config import DataConfig
+from rowrnn.core.dataset import Dataset, Split
 from rowrnn.data import idx, tfds_sets
 from rowrnn.data.arrays import Arrays, check, fingerprint
 from rowrnn.data.tfds_sets import prepare
@@ -22,34 +22,6 @@ __all__ = ["Dataset", "Split", "load", "prepare"]
 # As the notebook's reader split MNIST.
 _VALIDATION_SIZE = 5_000
 _LEAST_TO_SPLIT = 50_000
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a dataset."""
-
-    images: np.ndarray
-    """uint8 [N, T, F], read-only."""
-    labels: np.ndarray
-    """int32 [N]."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset in memory, in three parts; the validation part may be empty."""
-
-    name: str
-    """As `DataConfig.dataset` says."""
-    train: Split
-    """The training file without its first images, which are the validation part."""
-    validation: Split
-    """The first images of the training file."""
-    test: Split
-    """The test file."""
-    classes: int
-    """Labels are from 0 to classes - 1."""
-    fingerprint: str
-    """SHA-256, in hex, of all images and labels; it does not depend on the validation part."""
 
 
 def load(config: DataConfig) -> Dataset:

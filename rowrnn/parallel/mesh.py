@@ -8,10 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from rowrnn import program_cache
 from rowrnn.config import ParallelConfig
 from rowrnn.errors import ConfigError
-from rowrnn.parallel import processes
+from rowrnn.parallel import processes, program_cache
 
 
 def start(config: ParallelConfig) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rowrnn.core.state import TrainState
+from rowrnn.core.step import Batch
 from rowrnn.parallel import processes
-from rowrnn.state import TrainState
-from rowrnn.step import Batch
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rowrnn.core.step import GradFn
 from rowrnn.parallel import processes
 from rowrnn.parallel.placement import replicated
-from rowrnn.step import GradFn
 
 # Told to the compiler on CPUs, by type of the operands, unless XLA_FLAGS says something about it:
 # without YNNPACK the small float32 products of a step are 15 to 20 % faster, and bfloat16 ones

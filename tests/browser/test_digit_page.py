@@ -11,10 +11,11 @@ from networks import random_network
 from PIL import Image
 
 import rowrnn
-from rowrnn import cli, data, web
-from rowrnn.classifier import Classifier
+from rowrnn import cli, data
 from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from rowrnn.data.pictures import read_picture
+from rowrnn.lab.classifier import Classifier
+from rowrnn.show import web
 
 TRAINED = Config(
     ModelConfig(16, 40), data=DataConfig("mnist_sample"),

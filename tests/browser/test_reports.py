@@ -9,7 +9,7 @@ import pytest
 
 import rowrnn
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from rowrnn.runners.sweep import SweepSettings
+from rowrnn.lab.sweep import SweepSettings
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 SMALL = Config(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rowrnn import rundir
+from rowrnn.store import rundir
 
 
 def pytest_generate_tests(metafunc):

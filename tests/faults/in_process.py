@@ -9,8 +9,11 @@ import warnings
 
 import pytest
 
-from rowrnn import cli, experiment, members, parallel, stack
-from rowrnn.runners.sweep import outcome, plan
+from rowrnn import cli, parallel
+from rowrnn.core import experiment
+from rowrnn.lab import stack, trainer
+from rowrnn.lab.sweep import outcome, plan
+from rowrnn.store import members
 
 
 def command(*arguments):
@@ -46,7 +49,7 @@ def compiled_once():
     No pictures are drawn.
     """
     programs, stacks = {}, {}
-    real_programs, real_stack = experiment.compile_programs, stack.compile_stack
+    real_programs, real_stack = trainer.compile_programs, stack.compile_stack
 
     def compile_programs(prepared, mesh, splits, state):
         key = (members.structure(prepared.config), mesh)

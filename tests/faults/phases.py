@@ -60,9 +60,9 @@ class _Chunk:
 
 def _watch(within):
     """Names the phases of what the host loops call."""
-    from rowrnn import experiment, stack
-    from rowrnn.checkpoint import CheckpointWriter
-    from rowrnn.runners import sweep
+    from rowrnn.core import experiment
+    from rowrnn.lab import stack, sweep
+    from rowrnn.store.checkpoint import CheckpointWriter
 
     def marked(programs):
         return dataclasses.replace(

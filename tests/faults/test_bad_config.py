@@ -20,12 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowrnn import cli, rundir
+from rowrnn import cli
 from rowrnn import config as configs
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
-from rowrnn.runners import sweep as sweep_runner
-from rowrnn.runners import train as train_runner
+from rowrnn.lab import sweep as sweep_runner
+from rowrnn.lab import train as train_runner
+from rowrnn.store import rundir
 
 FIELDS = sorted(configs.fields())
 FLAGS = {name: "--" + name.replace("_", "-") for name in FIELDS}

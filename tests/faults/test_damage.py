@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rowrnn import checkpoint
-from rowrnn import state as states
-from rowrnn.checkpoint import CheckpointWriter
 from rowrnn.config import Config, ModelConfig, OptimizerConfig
+from rowrnn.core import state as states
 from rowrnn.errors import RunError
+from rowrnn.store import checkpoint
+from rowrnn.store.checkpoint import CheckpointWriter
 
 # Arrays of less than a kilobyte lie within TensorStore's tree, which has checksums of its own.
 CONFIG = Config(ModelConfig(8, 32), optimizer=OptimizerConfig("adamw", ema_decay=0.9))

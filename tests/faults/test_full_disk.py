@@ -18,11 +18,11 @@ import pytest
 from in_process import command, compiled_once, last_json, steps_in
 
 import rowrnn
-from rowrnn import logs, rundir
-from rowrnn.checkpoint import CheckpointWriter
 from rowrnn.config import Config
 from rowrnn.errors import RunError
-from rowrnn.runners import train as runner
+from rowrnn.lab import train as runner
+from rowrnn.store import logs, rundir
+from rowrnn.store.checkpoint import CheckpointWriter
 
 SAVE = 6
 SMALL = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",

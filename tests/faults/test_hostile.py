@@ -19,10 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rowrnn
-from rowrnn import checkpoint, classifier, cli
+from rowrnn import cli
 from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from rowrnn.errors import RowRNNError, RunError
-from rowrnn.runners.sweep import SweepSettings
+from rowrnn.lab import classifier
+from rowrnn.lab.sweep import SweepSettings
+from rowrnn.store import checkpoint
 
 CONFIG = Config(
     ModelConfig(0, 8),
@@ -370,9 +372,9 @@ def test_evaluating_prepares_nothing(tmp_path, made, monkeypatch, capsys):
 
 def test_the_name_of_a_member_is_no_path(tmp_path):
     """A value of a grid that is a path does not lead the kept states out of the sweep."""
-    member = rowrnn.runners.sweep.members.Member(CONFIG, 1, {"data.dir": "../../../outside"})
+    member = rowrnn.lab.sweep.members.Member(CONFIG, 1, {"data.dir": "../../../outside"})
     assert (tmp_path / member.directory).parent == tmp_path
-    long = rowrnn.runners.sweep.members.Member(CONFIG, 1, {"data.dir": "x" * 300})
+    long = rowrnn.lab.sweep.members.Member(CONFIG, 1, {"data.dir": "x" * 300})
     (tmp_path / long.directory).mkdir()
 
 

@@ -13,7 +13,7 @@ import phases
 import pytest
 
 import rowrnn
-from rowrnn import logs
+from rowrnn.store import logs
 
 SAVE, LOG = 10, 5
 # 400 steps, 40 saves, 20 evaluations: a few seconds, most of them in a save.

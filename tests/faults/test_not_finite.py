@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from in_process import command, compiled_once, last_json, steps_in
 
-from rowrnn import checkpoint, classifier, logs, runs, step
+from rowrnn import runs
+from rowrnn.core import step
 from rowrnn.errors import RunError
+from rowrnn.lab import classifier
+from rowrnn.store import checkpoint, logs
 
 # 20 steps; sgd reads neither epsilon nor beta2, so that these say what goes wrong, and when.
 STEPS, SAVE, EVALUATE = 20, 4, 5

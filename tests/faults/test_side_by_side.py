@@ -14,8 +14,8 @@ import pytest
 from jax._src.lru_cache import LRUCache
 from test_data import originals, random_arrays, registered, write_set
 
-from rowrnn import program_cache
 from rowrnn.data import tfds_sets
+from rowrnn.parallel import program_cache
 
 RUNS = 8
 TRAIN = ["train", "--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=20",

@@ -13,14 +13,14 @@ from collections import Counter
 import pytest
 from in_process import steps_in
 
-from rowrnn import rundir
 from rowrnn.config import Config
 from rowrnn.errors import RunError
+from rowrnn.store import rundir
 
 HOLD = """
 import sys
 from pathlib import Path
-from rowrnn.rundir import RunDir
+from rowrnn.store.rundir import RunDir
 with RunDir.reopen(Path(sys.argv[1])):
     print("holding", flush=True)
     sys.stdin.read()
@@ -149,7 +149,7 @@ import sys, time
 from pathlib import Path
 from rowrnn.config import Config
 from rowrnn.errors import RunError
-from rowrnn.rundir import RunDir
+from rowrnn.store.rundir import RunDir
 for line in sys.stdin:
     path, moment, hold = line.split()
     path = Path(path)

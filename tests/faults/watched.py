@@ -43,8 +43,8 @@ def main():
 
 def _watch(done, note):
     """Counts what the host loops do."""
-    from rowrnn.checkpoint import CheckpointWriter
-    from rowrnn.runners import sweep, train
+    from rowrnn.lab import sweep, train
+    from rowrnn.store.checkpoint import CheckpointWriter
 
     take, save, keep = train._Progress.take, CheckpointWriter.save, sweep.Keeper.take
 

@@ -10,8 +10,8 @@ import time
 def main():
     step, index = map(int, sys.argv[1:3])
     from rowrnn import cli
+    from rowrnn.lab import train
     from rowrnn.parallel import processes
-    from rowrnn.runners import train
 
     real = train._handle_events
 

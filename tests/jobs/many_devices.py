@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from rowrnn import config as configs
-from rowrnn import experiment, metrics, parallel
+from rowrnn import parallel
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from rowrnn.core import metrics
+from rowrnn.lab import trainer
 
 # At three times this rate training itself makes a rounding error 10,000 times as large in 200
 # steps, on one device too.
@@ -26,15 +28,15 @@ CONFIG = Config(
 
 def compile_run(config):
     """A function that trains for 200 steps, and gives parameters, flat, and predictions."""
-    prepared = experiment.prepare(config)
+    prepared = trainer.prepare(config)
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_divides(mesh, config.train.batch_size)
-    splits = experiment.put_splits(prepared.dataset, mesh)
+    splits = trainer.put_splits(prepared.dataset, mesh)
 
     def create():
         return parallel.create_state(mesh, prepared.create_state, prepared.seeds)
 
-    programs = experiment.compile_programs(prepared, mesh, splits, create())
+    programs = trainer.compile_programs(prepared, mesh, splits, create())
 
     def run():
         state = create()
@@ -58,7 +60,7 @@ def flat(params):
 def sweep_on_both_axes():
     """How far the members of a sweep on 2 x 2 devices are from runs of their own on one."""
     import rowrnn
-    from rowrnn.runners.sweep import outcome
+    from rowrnn.lab.sweep import outcome
 
     config = configs.replace(CONFIG, {"train.examples": 2001})
     with tempfile.TemporaryDirectory() as directory:

@@ -3,7 +3,7 @@
 import socket
 import time
 
-from rowrnn import logs
+from rowrnn.store import logs
 
 # 60 steps of little: 6 saves, 12 entries of the log.
 RUN = ("--model.projection-size=0", "--model.hidden-size=8", "--data.validation-size=100",

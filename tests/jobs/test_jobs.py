@@ -18,8 +18,8 @@ from started import RUN, ended, flags, free_port, open_mpi, slurm, wait_for_step
 
 import rowrnn
 from rowrnn import config as configs
-from rowrnn import rundir
 from rowrnn.config import ParallelConfig
+from rowrnn.store import rundir
 
 # Of the processes that are left when one has died, and of a job that is started again.
 EXIT_S = 15

@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rowrnn import experiment, metrics, parallel
+from rowrnn import parallel
 from rowrnn.bench import timing
 from rowrnn.bench.oracle import Weights
 from rowrnn.bench.peers.task import EVAL_BATCH, RATE, Task
 from rowrnn.config import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from rowrnn.core import metrics
+from rowrnn.core.lstm import Affine
+from rowrnn.core.metrics import Metrics
+from rowrnn.core.model import Params
 from rowrnn.data import Dataset, Split
-from rowrnn.lstm import Affine
-from rowrnn.metrics import Metrics
-from rowrnn.model import Params
+from rowrnn.lab import trainer
 
 
 class _Loop:
@@ -24,13 +26,13 @@ class _Loop:
         parallel.start(config.parallel)
         mesh = parallel.make_mesh(config.parallel)
         parallel.check_divides(mesh, config.train.batch_size)
-        prepared = experiment.prepare(config, make_dataset(task))
-        self._splits = experiment.put_splits(prepared.dataset, mesh)
+        prepared = trainer.prepare(config, make_dataset(task))
+        self._splits = trainer.put_splits(prepared.dataset, mesh)
         self._order = jax.device_put(task.order, parallel.replicated(mesh))
         state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
         self._state = parallel.put_state(mesh, state._replace(params=_params(task.weights)))
         with timing.without_compilation_cache(), timing.compile_times() as compiled:
-            programs = experiment.compile_programs(prepared, mesh, self._splits, self._state)
+            programs = trainer.compile_programs(prepared, mesh, self._splits, self._state)
         self._chunk, self._test = programs.chunk, programs.test
         self._values = programs.values
         self.facts = parallel.describe(mesh) | {

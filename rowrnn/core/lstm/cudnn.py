@@ -1,0 +1,90 @@
+"""The recurrence in cuDNN, through `jax.experimental.rnn`; needs a CUDA device.
+
+cuDNN computes the same cell with another layout: gates in the order i, f, j, o (it writes g for
+our j), each kernel transposed, two biases that are added, and all of it in one flat vector::
+
+    [W_ih (4H, P) | W_hh (4H, H) | b_ih (4H) | b_hh (4H)]
+
+The forget bias goes into b_ih, and b_hh is zero. cuDNN computes in float32, with TF32 products
+unless `jax_default_matmul_precision` asks for more. The primitive cannot be batched by `vmap`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import rnn
+
+from rowrnn.errors import ConfigError
+
+
+def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_row):
+    """See `rowrnn.core.lstm.lstm`; raises `ConfigError` where there is no CUDA device."""
+    if jax.default_backend() != "gpu":
+        raise ConfigError(
+            "model.backend = 'cudnn': needs a CUDA device, but jax runs on "
+            f"{jax.default_backend()}; choose 'fast' or install jax[cuda13]"
+        )
+    if jnp.dtype(dtype) != jnp.float32:
+        raise ConfigError(
+            f"model.backend = 'cudnn': computes in float32 only, not {jnp.dtype(dtype)}; "
+            "choose 'fast' or model.dtype = 'float32'"
+        )
+    xs = input_scale * xs.astype(jnp.float32)
+    if projection is not None:
+        xs = xs @ projection.kernel + projection.bias[None, None]
+    rows, batch, inputs = xs.shape
+    c, h = carry
+    hs, h, c = rnn.lstm(  # pyright: ignore[reportGeneralTypeIssues]
+        xs.transpose(1, 0, 2),
+        h[None],
+        c[None],
+        to_cudnn(cell, forget_bias),
+        jnp.full(batch, rows, jnp.int32),
+        inputs,
+        h.shape[-1],
+        1,
+        0.0,
+        False,
+        _precision(),
+    )
+    return (hs.transpose(1, 0, 2) if every_row else h[0]), (c[0], h[0])
+
+
+def to_cudnn(cell, forget_bias):
+    """cuDNN's flat weights from ours.
+
+    Args:
+        cell: kernel [P + H, 4H] and bias [4H], gates i, j, f, o.
+        forget_bias: added to the forget gate.
+    """
+    i, j, f, o = jnp.split(cell.bias, 4)
+    bias = jnp.concatenate([i, f + forget_bias, j, o])
+    i, j, f, o = jnp.split(cell.kernel, 4, axis=1)
+    kernel = jnp.concatenate([i, f, j, o], axis=1)
+    hidden = cell.bias.shape[0] // 4
+    input_kernel, recurrent_kernel = jnp.split(kernel, [kernel.shape[0] - hidden])
+    parts = [input_kernel.T, recurrent_kernel.T, bias, jnp.zeros_like(bias)]
+    return jnp.concatenate([part.reshape(-1) for part in parts])
+
+
+def from_cudnn(weights, inputs, hidden, forget_bias):
+    """Kernel [P + H, 4H] and bias [4H] of our cell from cuDNN's flat weights.
+
+    >>> weights = jnp.arange(24.0)  # 4 by 3 inputs, 4 by 1 hidden state, twice 4 biases
+    >>> kernel, bias = from_cudnn(weights, inputs=3, hidden=1, forget_bias=0.0)
+    >>> [column.tolist() for column in kernel.T]
+    [[0.0, 1.0, 2.0, 12.0], [6.0, 7.0, 8.0, 14.0], [3.0, 4.0, 5.0, 13.0], [9.0, 10.0, 11.0, 15.0]]
+    >>> bias.tolist()
+    [36.0, 40.0, 38.0, 42.0]
+    """
+    w_ih, w_hh, b_ih, b_hh = rnn.unpack_lstm_weights(weights, inputs, hidden, 1, False)
+    i, f, j, o = jnp.split(jnp.concatenate([w_ih[0].T, w_hh[0].T]), 4, axis=1)
+    kernel = jnp.concatenate([i, j, f, o], axis=1)
+    i, f, j, o = jnp.split(b_ih[0] + b_hh[0], 4)
+    return kernel, jnp.concatenate([i, j, f - forget_bias, o])
+
+
+def _precision():
+    """HIGHEST without TF32, HIGH with it: the two that cuDNN's LSTM knows."""
+    wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    exact = wanted in ("highest", "float32")
+    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH

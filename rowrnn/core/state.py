@@ -1,0 +1,79 @@
+"""What a run carries from step to step, and how it begins."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rowrnn.config import Config
+from rowrnn.core.model import Params, RowRNN
+from rowrnn.core.optimizer import make_optimizer
+
+
+class TrainState(NamedTuple):
+    """The state of one run; every field is an array or a tree of arrays.
+
+    Attributes:
+        step: updates done, int32.
+        params: parameters of the model.
+        opt_state: state of the Optax transformation.
+        key: typed key that data order, augmentation and dropout are drawn from.
+        ema: moving average of the parameters, or None where the config keeps none.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    key: jax.Array
+    ema: Params | None
+
+
+def create(
+    config: Config,
+    total_steps: int,
+    shape: tuple[int, int],
+    classes: int,
+    seed: int | np.uint32 | jax.Array,
+    init_seed: int | np.uint32 | jax.Array | None = None,
+) -> TrainState:
+    """The state before the first step, a pure function of its arguments.
+
+    Args:
+        config: model and optimizer; the seeds in it are not read.
+        total_steps: length of the run, for the schedule.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes.
+        seed: may be traced, so that `vmap` makes many states at once.
+        init_seed: what the parameters are drawn from; `seed` where not given.
+
+    >>> state = create(Config(), 100, (28, 28), 10, seed=0)
+    >>> state.params["lstm_0"].kernel.shape
+    (256, 512)
+    """
+    init_key, key = jax.random.split(jax.random.key(seed))
+    if init_seed is not None:
+        init_key, _ = jax.random.split(jax.random.key(init_seed))
+    images = jnp.zeros((1, *shape), jnp.uint8)
+    params = cast(Params, RowRNN(config.model, classes).init(init_key, images)["params"])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(config.optimizer, total_steps).init(params),
+        key=key,
+        # A copy: the state is donated, and one buffer cannot be donated twice.
+        ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+    )
+
+
+def evaluation_params(state: TrainState) -> Params:
+    """The parameters to evaluate: their moving average where one is kept."""
+    return state.params if state.ema is None else state.ema
+
+
+def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a tree with their dotted names, such as ``params.lstm_0.kernel``."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf

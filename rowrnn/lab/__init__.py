@@ -1,0 +1,1 @@
+"""How is it run? Training, sweeps, evaluation and prediction, from Python."""

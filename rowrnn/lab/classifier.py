@@ -1,0 +1,198 @@
+"""A trained network, loaded from its run directory and ready to be asked."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rowrnn import config as configs
+from rowrnn import data
+from rowrnn.config import Config, ModelConfig
+from rowrnn.core import state as states
+from rowrnn.core import step
+from rowrnn.core.model import Params, RowRNN, Watched, watch
+from rowrnn.core.state import TrainState
+from rowrnn.data import Split
+from rowrnn.errors import DataError, RunError
+from rowrnn.store import checkpoint, rundir, weights
+from rowrnn.store.checkpoint import Facts, RunFacts
+from rowrnn.store.weights import Origin
+
+# The beliefs after every row take 28 times the memory of an answer.
+_BLOCK = 1_000
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The parameters of one checkpoint and what they were trained on.
+
+    Attributes:
+        run_dir: where the run lies.
+        step: updates done when it was saved.
+        config: the experiment.
+        params: the parameters to evaluate, the moving average where one was kept.
+        dataset: name of the data.
+        fingerprint: SHA-256 of the data, in hex.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes, C.
+    """
+
+    run_dir: Path
+    step: int
+    config: Config
+    params: Params
+    dataset: str
+    fingerprint: str
+    shape: tuple[int, int]
+    classes: int
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits [N, C] of images [N, T, F], uint8."""
+        return self._finite(self._logits(self.params, jnp.asarray(images)))
+
+    def beliefs(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
+        parts = [
+            self._finite(self._beliefs(self.params, jnp.asarray(images[start : start + _BLOCK])))
+            for start in range(0, len(images), _BLOCK)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def correct_after_rows(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How many of images [N, T, F] are given their label [N] after each row, int64 [T]."""
+        correct = np.zeros(self.shape[0], np.int64)
+        for start in range(0, len(images), _BLOCK):
+            beliefs = self.beliefs(images[start : start + _BLOCK])
+            correct += (beliefs.argmax(axis=-1) == labels[None, start : start + _BLOCK]).sum(axis=1)
+        return correct
+
+    def watch(self, images: np.ndarray) -> Watched:
+        """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
+        with jax.default_matmul_precision(self.config.train.precision):
+            watched = _watch(self.config.model, self.params, jnp.asarray(images))
+        return jax.tree.map(self._finite, watched)
+
+    def _finite(self, answer: jax.Array) -> np.ndarray:
+        """On the host; raises `RunError` of parameters that nothing can be computed with."""
+        values = np.asarray(answer)
+        if not np.isfinite(values).all():
+            raise RunError(
+                f"{self.run_dir} holds a network whose answers are not finite: it is damaged or "
+                "forged; take another checkpoint, or train it anew"
+            )
+        return values
+
+    def load_split(self, name: str, data_dir: str = "") -> Split:
+        """A part of the data that the network was trained on.
+
+        Args:
+            name: "test", "validation" or "train".
+            data_dir: where the data lies now, where that is not what the run's config says.
+
+        Raises `RunError` where the data found is other than that, and `DataError` where it is
+        missing or damaged, or has no such part.
+        """
+        config = self.config.data
+        # Nothing is prepared: a run that came from elsewhere may not say what is written where.
+        config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
+        dataset = data.load(config)
+        if dataset.fingerprint != self.fingerprint:
+            raise RunError(
+                f"{self.run_dir} was trained on {self.dataset} with fingerprint "
+                f"{self.fingerprint[:12]}…, but the data found now has "
+                f"{dataset.fingerprint[:12]}…; give the same data with --data.dir"
+            )
+        part: Split = getattr(dataset, name)
+        if len(part.labels) == 0:
+            raise DataError(
+                f"{self.run_dir} was trained without a {name} part; evaluate it on test"
+            )
+        return part
+
+    @cached_property
+    def _logits(self):
+        def logits(params, images):
+            with jax.default_matmul_precision(self.config.train.precision):
+                return step.predict_logits(self.config, params, images, self.classes)
+
+        return jax.jit(logits)
+
+    @property
+    def _beliefs(self):
+        return _beliefs_program(self.config.model, self.classes, self.config.train.precision)
+
+
+_watch = jax.jit(watch, static_argnums=0)
+
+
+# Not one for each classifier: the members of a sweep differ in their parameters alone.
+@functools.lru_cache(maxsize=8)
+def _beliefs_program(config: ModelConfig, classes: int, precision: str):
+    model = RowRNN(config, classes)
+
+    def beliefs(params, images):
+        with jax.default_matmul_precision(precision):
+            logits, _ = model.apply({"params": params}, images, every_row=True)
+        return jax.nn.softmax(logits)
+
+    return jax.jit(beliefs)
+
+
+def load(run_dir: str | Path, which: str = "last") -> Classifier:
+    """Loads a checkpoint of a run, or what `export` has made of one.
+
+    Args:
+        run_dir: the run directory.
+        which: "last", "best" (highest validation accuracy) or a step; an export has but one.
+
+    Raises `RunError` where there is no run, or no intact checkpoint in it.
+    """
+    path = Path(run_dir)
+    if weights.is_export(path):
+        params, origin = weights.read(path)
+        return _make(path, origin, origin.step, params)
+    rundir.require_single(path)
+    restored = checkpoint.restore(path / "checkpoints", _make_abstract, which)
+    if restored is None:
+        raise RunError(
+            f"{path} holds no checkpoint yet; let it train until its first save: "
+            f"rowrnn train --resume {path}"
+        )
+    state, facts = restored
+    return _make(path, RunFacts.of(facts), int(state.step), states.evaluation_params(state))
+
+
+def _make(path: Path, run: RunFacts | Origin, step: int, params: Params) -> Classifier:
+    """The network of a directory, from what is written there."""
+    rows, pixels = run.shape
+    return Classifier(
+        run_dir=path,
+        step=step,
+        config=_config_of(run),
+        params=params,
+        dataset=run.dataset,
+        fingerprint=run.fingerprint,
+        shape=(rows, pixels),
+        classes=run.classes,
+    )
+
+
+def _config_of(run: RunFacts | Origin) -> Config:
+    """The config of a run, with a backend that computes the same on every device."""
+    return configs.replace(configs.restore(run.config), {"model.backend": "fast"})
+
+
+def _make_abstract(facts: Facts) -> TrainState:
+    """Shapes and dtypes of a state, from the facts saved with it; `ValueError` of bad ones."""
+    run = RunFacts.of(facts)
+    config, (rows, pixels) = _config_of(run), run.shape
+
+    def create():
+        return states.create(config, run.steps, (rows, pixels), run.classes, seed=0)
+
+    return jax.eval_shape(create)

@@ -1,0 +1,300 @@
+"""Which runs and sweeps lie under a directory, what they gave, and in what they differ.
+
+Only small files are read, and jax is not loaded: hundreds of runs take a second.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.config import Config
+from rowrnn.errors import RowRNNError, RunError
+from rowrnn.store import logs, rundir
+
+State = Literal["done", "running", "stopped", "diverged", "damaged"]
+"""running: another process writes to it now. stopped: `--resume` goes on with it."""
+
+_Kind = TypeVar("_Kind")
+
+# Below the directory that is asked for; runs themselves are not searched.
+_DEEPEST = 3
+
+
+@dataclass(frozen=True)
+class PointSummary:
+    """The seeds of one point of a sweep's grid.
+
+    Attributes:
+        point: in words, empty without a grid.
+        completed: members that have not diverged.
+        mean: of their test accuracies, None where there are none.
+        interval: 95 % interval of the mean, None of fewer than two.
+    """
+
+    point: str
+    completed: int
+    mean: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run or sweep as its directory tells of it.
+
+    Attributes:
+        name: its path below the directory that was asked for.
+        path: of the directory.
+        kind: "run" or "sweep".
+        state: see `State`.
+        started: when it was started or last resumed.
+        step: of a run that is not done: the last one logged or saved.
+        members: of a sweep: how many it has, and how many of them are `completed`.
+        completed: those that have ended, and of a sweep that is done, have not diverged.
+        test_accuracy: of a sweep the mean over its completed members.
+        points: of a sweep that is done, by point of the grid.
+        wall_s: seconds, compiling and evaluating included; of a sweep in its last session.
+        examples_per_s: of training.
+        config: of the run; of a sweep, what its members have in common.
+        values: of the fields in which the runs listed together differ, by dotted name; of a
+            sweep's grid a tuple. Fields that do not change what is computed are left out.
+        problem: what is wrong with a damaged one.
+    """
+
+    name: str
+    path: str
+    kind: Literal["run", "sweep"]
+    state: State
+    started: datetime.datetime
+    step: int | None = None
+    members: int | None = None
+    completed: int | None = None
+    test_accuracy: float | None = None
+    points: list[PointSummary] = field(default_factory=list)
+    wall_s: float | None = None
+    examples_per_s: float | None = None
+    config: Config | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def runs(path: str | Path = "runs") -> list[RunSummary]:
+    """The runs and sweeps under a directory, the newest last; or the one that it is itself.
+
+    Nothing is written. What is no run is passed over, likewise what is hidden and what lies
+    within a run; one that is damaged, or holds a link, is listed as such.
+
+    Args:
+        path: the directory; it is searched three levels deep.
+
+    Raises `RunError` where there is no such directory.
+    """
+    directory = Path(path)
+    if not os.path.isdir(directory):
+        raise RunError(
+            f"{directory} is no directory; give one that holds runs (rowrnn train keeps them in "
+            "runs/ unless --run-dir says otherwise)"
+        )
+    found = [_summarize(run, directory) for run in _search(directory, _DEEPEST)]
+    found.sort(key=lambda run: (run.started, run.name))
+    return _with_values(found)
+
+
+def _search(directory: Path, levels: int) -> Iterator[Path]:
+    """The directories of runs; raises `RunError` where the first cannot be read."""
+    if rundir.is_marked(directory):
+        yield directory
+        return
+    try:
+        with os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        if levels < _DEEPEST:
+            return
+        raise RunError(f"{directory} cannot be read: {error.strerror}") from error
+    for entry in found:
+        if entry.name.startswith(".") or levels == 0:
+            continue
+        # A run may be reached by a link, but a search that follows them may never end.
+        below = Path(entry.path)
+        if rundir.is_marked(below) if entry.is_symlink() else entry.is_dir():
+            yield from _search(below, levels - 1)
+
+
+def _summarize(path: Path, listed: Path) -> RunSummary:
+    name = str(path.relative_to(listed)) if path != listed else path.resolve().name
+    kind = "sweep" if rundir.is_sweep(path) else "run"
+    summary = RunSummary(name, str(path), kind, "damaged", _started(path))
+    try:
+        config = rundir.read_config(path)
+        known = dataclasses.replace(summary, config=config, values=_flat(config))
+        return _of_sweep(path, known) if kind == "sweep" else _of_run(path, known)
+    except (RowRNNError, OSError, ValueError) as error:
+        return dataclasses.replace(summary, problem=str(error))
+
+
+def _started(path: Path) -> datetime.datetime:
+    """As the run has written it down; otherwise when its directory was last changed."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        text = files.read_json(path / "environment.json")["time"]
+        return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+    try:
+        changed = path.stat().st_mtime
+    except OSError:  # It is gone.
+        changed = 0.0
+    return datetime.datetime.fromtimestamp(changed, datetime.UTC)
+
+
+@dataclass(frozen=True)
+class _RunFigures:
+    """What is shown of ``result.json``."""
+
+    test_accuracy: float
+    wall_s: float
+    examples_per_s: float
+
+    def __post_init__(self) -> None:
+        _check([self.test_accuracy], [self.wall_s, self.examples_per_s])
+
+
+def _of_run(path: Path, summary: RunSummary) -> RunSummary:
+    found = _read(path / "result.json", _RunFigures)
+    if found is not None:
+        return dataclasses.replace(summary, state="done", **dataclasses.asdict(found))
+    last = logs.last(path) or {}
+    if rundir.is_being_written(path):
+        return dataclasses.replace(summary, state="running", step=last.get("step", 0))
+    if "diverged" in last:
+        return dataclasses.replace(summary, state="diverged", step=last["step"])
+    return dataclasses.replace(summary, state="stopped", step=_last_saved(path))
+
+
+def _last_saved(path: Path) -> int:
+    """Step of the newest checkpoint, 0 where there is none."""
+    try:
+        names = os.listdir(path / "checkpoints")
+    except OSError:
+        return 0
+    steps = [int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 19]
+    return max(steps, default=0)
+
+
+@dataclass(frozen=True)
+class _SweepFigures:
+    """What is shown of the summary in ``results.json``."""
+
+    members: int
+    completed: int
+    mean: float | None
+    wall_s: float
+    examples_per_s: float | None
+    groups: list[Any]
+
+    def __post_init__(self) -> None:
+        _check([self.mean, *(point.mean for point in self.points)],
+               [self.wall_s, self.examples_per_s])  # fmt: skip
+
+    @property
+    def points(self) -> list[PointSummary]:
+        return [_point(group) for group in self.groups]
+
+
+def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
+    start = rundir.read_sweep(path)
+    grid = {name: tuple(values) for name, values in start.grid.items()}
+    if any(value != value for axis in grid.values() for value in axis):
+        raise RunError(f"{path / 'sweep.json'} has a value in its grid that is no number")
+    members = len(start.seeds) * math.prod(map(len, grid.values()))
+    values = summary.values | grid | {"sweep.vary": start.vary}
+    summary = dataclasses.replace(summary, members=members, values=values)
+    found = _read(path / "results.json", _SweepFigures, "summary")
+    # Of fewer seeds, as it was left where an older rowrnn was told to go on with more.
+    if found is None or found.members != members or rundir.is_being_written(path):
+        state = "running" if rundir.is_being_written(path) else "stopped"
+        # The ledger may have those of other seeds and settings too.
+        recorded = min(_recorded(path), members)
+        return dataclasses.replace(summary, state=state, completed=recorded)
+    return dataclasses.replace(
+        summary,
+        state="done",
+        completed=found.completed,
+        test_accuracy=found.mean,
+        points=found.points,
+        wall_s=found.wall_s,
+        examples_per_s=found.examples_per_s,
+    )
+
+
+def _point(group: Any) -> PointSummary:
+    point = _pick(PointSummary, group)
+    if point.interval is None:
+        return point
+    low, high = point.interval
+    _check([], [high - low])
+    return dataclasses.replace(point, interval=(low, high))
+
+
+def _recorded(path: Path) -> int:
+    """How many members the ledger of a sweep has."""
+    try:
+        return sum(name.endswith(".json") for name in os.listdir(path / "members"))
+    except OSError:
+        return 0
+
+
+def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | None:
+    """Some figures of a result, None where there is none; raises `RunError` where it is none."""
+    try:
+        document = files.read_json(path)
+        return _pick(kind, document if part is None else document[part])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not a result ({error}); --resume makes it anew") from error
+
+
+def _pick(kind: type[_Kind], document: Any) -> _Kind:
+    """A dataclass from the entries of a JSON object that are its fields; raises `ValueError`."""
+    if not isinstance(document, Mapping):
+        raise ValueError("it is no JSON object")
+    names = {spec.name for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return files.build(kind, {name: document[name] for name in document if name in names})
+
+
+def _check(accuracies: Sequence[float | None], others: Sequence[float | None]) -> None:
+    """Raises `ValueError` for figures that no run can have; None is one that is not known."""
+    for value in accuracies:
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"an accuracy of {value}")
+    for value in others:
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"a time, rate or interval of {value}")
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """The values that decide what a run computes, by dotted name."""
+    tables = dataclasses.asdict(config)
+    names = [name for name in configs.fields() if name not in configs.FREE]
+    return {name: tables[name.split(".")[0]][name.split(".")[1]] for name in names}
+
+
+def _with_values(found: list[RunSummary]) -> list[RunSummary]:
+    """Keeps the values of those fields alone in which they differ."""
+    known: dict[str, set[Any]] = {}
+    for run in found:
+        for name, value in run.values.items():
+            known.setdefault(name, set()).add(value)
+    differing = [name for name, values in known.items() if len(values) > 1]
+    return [
+        dataclasses.replace(
+            run, values={name: run.values[name] for name in differing if name in run.values}
+        )
+        for run in found
+    ]

@@ -1,0 +1,316 @@
+"""What a sweep says at its end: summary, table, figures."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rowrnn import config as configs
+from rowrnn import figures
+from rowrnn.config import Config
+from rowrnn.core.state import TrainState
+from rowrnn.errors import RunError
+from rowrnn.figures import Target
+from rowrnn.lab import stats
+from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.stats import Summary, VarianceParts
+from rowrnn.store import ledger, rundir
+from rowrnn.store.ledger import Record
+from rowrnn.store.members import short
+from rowrnn.store.rundir import RunDir
+
+# The notebook of 2015 printed this, 241 right of the first 256 test images.
+_NOTEBOOK = ("the notebook of 2015, on 256 images", 0.941406)
+
+_COLUMNS = ("status", "steps", "train_loss", "validation_accuracy", "test_accuracy",
+            "first256_accuracy", "params_sha256", "wall_s")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The members of a sweep and what they say together.
+
+    Arrays have an entry for each member, in the order of `members`; one that has diverged has NaN.
+
+    Attributes:
+        run_dir: where the sweep is kept.
+        members: the records.
+        summary: the figures of ``results.json``; `statistics` has those of each point.
+        test_size: images in the test part, by point of the grid.
+    """
+
+    run_dir: Path
+    members: list[Record]
+    summary: dict[str, Any]
+    test_size: dict[str, int]
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """Seed of each member, [members]."""
+        return np.array([record.seed for record in self.members])
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Test accuracy of each member, [members]."""
+        return _column(self.members, "test_accuracy")
+
+    @property
+    def failed(self) -> list[Record]:
+        """The members that have diverged."""
+        return [record for record in self.members if record.status == ledger.DIVERGED]
+
+    @property
+    def curves(self) -> dict[str, tuple[list[int], np.ndarray]]:
+        """By figure, such as ``train_loss``: steps [K] and values [members, K]."""
+        names = dict.fromkeys(name for record in self.members for name in record.curve)
+        return {name: _curve(self.members, name) for name in names}
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each member, as in ``results.csv``."""
+        return [_row(record) for record in self.members]
+
+    @cached_property
+    def statistics(self) -> dict[str, Summary]:
+        """Of the test accuracy, by point of the grid (one, named "", without a grid)."""
+        return {
+            point: stats.summarize(_completed(records))
+            for point, records in by_point(self.members).items()
+            if len(_completed(records))
+        }
+
+    @cached_property
+    def variance(self) -> dict[str, VarianceParts]:
+        """Of the test accuracy: the parts of seeds and of the finite test set, by point."""
+        return {
+            point: stats.variance_parts(_correct(records, self.test_size[point]))
+            for point, records in by_point(self.members).items()
+            if len(_completed(records)) > 1
+        }
+
+    @cached_property
+    def states(self) -> dict[str, Classifier]:
+        """The networks that were kept, by name of the member."""
+        # A sweep that went on with another config may still have states of the one before.
+        trained = {record.key["config"] for record in self.members}
+        return {
+            path.name: load(path)
+            for path in sorted((self.run_dir / "states").glob("*"))
+            if configs.digest(rundir.read_config(path)) in trained
+        }
+
+
+def is_notebook(config: Config) -> bool:
+    """Whether the members are those of the notebook of 2015, which published its accuracy."""
+    return config.model.init == "notebook" and config.data.dataset == "mnist"
+
+
+def by_point(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each point of the grid."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(point_of(record), []).append(record)
+    return found
+
+
+def point_of(record: Record) -> str:
+    """The values of the grid in words, as `Member.point`."""
+    return ",".join(f"{short(name)}={value}" for name, value in record.varied.items())
+
+
+def summarize(records: Sequence[Record]) -> dict[str, Any]:
+    """The figures of some members: how many, and the distribution of their test accuracy."""
+    accuracies = _completed(records)
+    counts = {
+        "members": len(records),
+        "completed": len(accuracies),
+        "failed": len(records) - len(accuracies),
+    }
+    if len(accuracies) == 0:
+        empty = ("mean", "sd", "median", "iqm", "interval", "min", "max")
+        return counts | dict.fromkeys(empty)
+    summary = stats.summarize(accuracies)
+    completed = [record for record in records if record.status == ledger.COMPLETED]
+    figures_ = {
+        name: getattr(summary, name)
+        for name in ("mean", "sd", "median", "iqm", "interval", "method", "min", "max")
+    }
+    return counts | figures_ | {
+        "min_seed": completed[summary.argmin].seed,
+        "max_seed": completed[summary.argmax].seed,
+        "first256_mean": float(_column(completed, "first256_accuracy").mean()),
+    }  # fmt: skip
+
+
+def write(run: RunDir, result: SweepResult, title: str, *, notebook: bool) -> None:
+    """``results.json``, ``results.csv`` and the figures."""
+    document = {"summary": result.summary, "members": result.table}
+    run.write("results.json", json.dumps(document, indent=1, allow_nan=False))
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(result.table[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(result.table)
+    run.write("results.csv", text.getvalue())
+    try:
+        (run.path / "figures").mkdir(exist_ok=True)
+        draw(result, title, lambda name: run.path / "figures" / f"{name}.png", notebook=notebook)
+    except OSError as error:
+        raise RunError(f"{run.path / 'figures'} was not written: {error.strerror}") from error
+
+
+def draw(
+    result: SweepResult, title: str, target: Callable[[str], Target], *, notebook: bool
+) -> None:
+    """The figures of a sweep.
+
+    Args:
+        result: what came out; `summary` must hold what `summarize` gives.
+        title: of all of them.
+        target: where the figure of a name goes; it is asked for what there is alone.
+        notebook: whether the members are those of the notebook of 2015, and stand beside it.
+    """
+    points = {
+        point: records
+        for point, records in by_point(result.members).items()
+        if len(_completed(records))
+    }
+    if not points:
+        return
+    statistics = result.statistics
+    published = _NOTEBOOK if notebook else None
+    figures.distribution(
+        {_label(point): _completed(records) for point, records in points.items()},
+        {_label(point): statistics[point].interval for point in points},
+        target("accuracy"),
+        f"{title}\n{_verdict(result)}",
+        "test accuracy",
+        published,
+    )
+    if notebook:
+        first = {
+            point: _finite(_column(records, "first256_accuracy"))
+            for point, records in points.items()
+        }
+        figures.distribution(
+            {_label(point): values for point, values in first.items()},
+            {
+                _label(point): stats.interval_of_mean(values) if len(values) > 1 else None
+                for point, values in first.items()
+            },
+            target("first256"),
+            f"{title}\nthe notebook's own figure: the first 256 test images",
+            "accuracy on the first 256 test images",
+            published,
+        )
+    for name, label in (
+        ("train_loss", "training loss"),
+        ("validation_accuracy", "validation accuracy"),
+    ):
+        curves = {
+            _label(point): _curve(records, name)
+            for point, records in points.items()
+            if any(name in record.curve for record in records)
+        }
+        if name == "train_loss":
+            curves = {label: figures.whole_windows(*curve) for label, curve in curves.items()}
+        if curves:
+            figures.learning_curves(curves, target(name), title, label)
+    _draw_grid(result, title, target)
+
+
+def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target]) -> None:
+    names = list(result.members[0].varied)
+    axes = {
+        name: list(dict.fromkeys(record.varied[name] for record in result.members))
+        for name in names
+    }
+    if not names or max(map(len, axes.values())) < 2:
+        return
+    shape = tuple(map(len, axes.values()))
+    means, intervals = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
+    points = by_point(result.members)
+    for point, summary in result.statistics.items():
+        varied = points[point][0].varied
+        place = tuple(axes[name].index(varied[name]) for name in names)
+        means[place] = summary.mean
+        if summary.interval is not None:
+            intervals[place] = summary.interval
+    named = {short(name): values for name, values in axes.items()}
+    figures.grid(named, means, intervals, target("grid"), title, "mean test accuracy")
+
+
+def _label(point: str) -> str:
+    return point or "all seeds"
+
+
+def _verdict(result: SweepResult) -> str:
+    """The main figure in words."""
+    summary, failed = result.summary, len(result.failed)
+    text = f"mean {summary['mean']:.4f}"
+    if summary["interval"] is not None:
+        low, high = summary["interval"]
+        text += f", 95 % interval {low:.4f} to {high:.4f}, sd {summary['sd']:.4f}"
+    return text + (f"; {failed} of {len(result.members)} failed" if failed else "")
+
+
+def _row(record: Record) -> dict[str, Any]:
+    figures_ = {name: getattr(record, name) for name in _COLUMNS}
+    return {"seed": record.seed} | record.varied | figures_
+
+
+def _column(records: Sequence[Record], name: str) -> np.ndarray:
+    values = [getattr(record, name) for record in records]
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _completed(records: Sequence[Record]) -> np.ndarray:
+    """Test accuracies of the members that have not diverged."""
+    return _finite(_column(records, "test_accuracy"))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _correct(records: Sequence[Record], count: int) -> np.ndarray:
+    return np.array([ledger.unpack(r.correct, count) for r in records if r.correct is not None])
+
+
+def _curve(records: Sequence[Record], name: str) -> tuple[list[int], np.ndarray]:
+    """Steps [K] and values [members, K]; NaN where a member had none, as after it diverged."""
+    steps = sorted({step for record in records for step, _ in record.curve.get(name, [])})
+    index = {step: k for k, step in enumerate(steps)}
+    values = np.full((len(records), len(steps)), np.nan)
+    for row, record in zip(values, records, strict=True):
+        for step, value in record.curve.get(name, []):
+            row[index[step]] = value
+    return steps, values
+
+
+def largest_difference(
+    pairs: Sequence[tuple[TrainState | None, TrainState | None]],
+) -> float | None:
+    """Between the states of each pair, over all parameters; None where one has diverged."""
+    largest = 0.0
+    for left, right in pairs:
+        if left is None or right is None:
+            return None
+        leaves = zip(jax.tree.leaves(left.params), jax.tree.leaves(right.params), strict=True)
+        largest = max(largest, *(float(np.abs(np.float64(a) - b).max()) for a, b in leaves))
+    return largest
+
+
+def estimate(records: Sequence[Record]) -> str:
+    """What is known so far of the accuracy, in words, for the display."""
+    accuracies = _completed(records)
+    if len(accuracies) < 2:
+        return f"mean {accuracies[0]:.4f}" if len(accuracies) else ""
+    low, high = stats.interval_of_mean(accuracies)
+    return f"mean {accuracies.mean():.4f} ± {(high - low) / 2:.4f}"

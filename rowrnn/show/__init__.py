@@ -1,0 +1,1 @@
+"""How is it looked at? Reports, pages, readings and exports."""

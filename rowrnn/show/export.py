@@ -1,0 +1,212 @@
+"""A trained network for others: weights, a program that runs without rowrnn, and a model card."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.core.model import RowRNN
+from rowrnn.errors import RunError
+from rowrnn.lab.classifier import Classifier, load
+from rowrnn.show import web
+from rowrnn.show.onnx import to_onnx
+from rowrnn.store import weights
+from rowrnn.store.weights import Origin
+
+PROGRAM, ONNX, CARD = "model.jaxexport", "model.onnx", "README.md"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    run_dir: str | Path,
+    to: str | Path,
+    *,
+    which: str = "last",
+    evaluation: Mapping[str, Any] | None = None,
+    onnx: bool = False,
+) -> Path:
+    """Writes a trained network into a new directory that needs neither the run nor rowrnn.
+
+    ``model.safetensors`` and ``config.json`` hold the parameters as `rowrnn.store.weights` says;
+    ``model.jaxexport`` is the network itself, images [B, T, F] uint8 -> logits [B, C] float32 for
+    any B, which `jax.export.deserialize` loads on CPUs, CUDA devices and TPUs; ``README.md`` is a
+    model card. `load` and `predict` take the directory in place of a run.
+
+    Args:
+        run_dir: the run, or what `export` has made of one.
+        to: the directory; it must be empty or not there yet.
+        which: "last", "best" (highest validation accuracy) or a step.
+        evaluation: what `Evaluation.summary` gave on the test part, for the card.
+        onnx: whether to write ``model.onnx`` too, the same function for ONNX runtimes; it needs the
+            extra ``rowrnn[onnx]``.
+
+    Returns `to`. Raises `RunError` where there is no run, or the directory cannot be written,
+    `ConfigError` where `onnx` is asked of a network that is not float32, and `ModuleNotFoundError`
+    where its extra is not installed.
+    """
+    classifier, path = load(run_dir, which), Path(to)
+    require_unused(path)
+    contents: dict[str, str | bytes] = {
+        CARD: _card(classifier, evaluation),
+        weights.CONFIG: json.dumps(weights.to_document(_origin(classifier)), indent=2) + "\n",
+        PROGRAM: _program(classifier),
+    }
+    if onnx:
+        contents[ONNX] = to_onnx(classifier)
+    # At last what makes the directory a network.
+    contents[weights.WEIGHTS] = weights.to_bytes(classifier.params)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            files.write_whole(path / name, content)
+    except OSError as error:
+        for name in contents:
+            (path / name).unlink(missing_ok=True)
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+    return path
+
+
+def export_web(
+    run_dir: str | Path,
+    to: str | Path,
+    *,
+    which: str = "last",
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a trained network into one HTML file that reads what is drawn in it, row by row.
+
+    The file needs no connection to anything and runs in any browser. Its logits are those of the
+    run to 1e-3, of one whose products are in bfloat16 to the rounding of these.
+
+    Args:
+        run_dir: the run, or what `export` has made of one.
+        to: the file; it must not be there yet.
+        which: "last", "best" (highest validation accuracy) or a step.
+        evaluation: what `Evaluation.summary` gave on the test part, for the small print.
+
+    Returns `to`. Raises `ConfigError` where the network is too large for a page, and `RunError`
+    where there is no run, or the file cannot be written.
+    """
+    classifier, path = load(run_dir, which), Path(to)
+    require_unused(path)
+    page = web.page(classifier, _accuracy(evaluation) if evaluation is not None else "")
+    try:
+        files.write_whole(path, page)
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+    return path
+
+
+def require_unused(path: Path) -> None:
+    """Raises `RunError` where an export would write over something."""
+    try:
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise RunError(f"{path} is not empty; choose another directory")
+        elif os.path.lexists(path):
+            raise RunError(f"{path} is there already; choose another name")
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+
+
+def _origin(classifier: Classifier) -> Origin:
+    # Where the data lay is nobody's business; of a directory of IDX files its name says which.
+    place = classifier.config.data.dir
+    places = {"data.dir": place and (Path(place).name or "."), "data.manual_dir": ""}
+    return Origin(
+        config=configs.to_dict(configs.replace(classifier.config, places)),
+        dataset=classifier.dataset,
+        fingerprint=classifier.fingerprint,
+        shape=classifier.shape,
+        classes=classifier.classes,
+        step=classifier.step,
+    )
+
+
+def _program(classifier: Classifier) -> bytes:
+    """The network as StableHLO, with its parameters as constants."""
+    # The definition: which of the faster forms pays depends on the size of the batch.
+    config = configs.replace(classifier.config, {"model.backend": "scan"})
+    model = RowRNN(config.model, classifier.classes)
+
+    def logits(images):
+        with jax.default_matmul_precision(config.train.precision):
+            return model.apply({"params": classifier.params}, images)[0]
+
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *classifier.shape), np.uint8)
+    exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+    return bytes(exported.serialize())
+
+
+def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
+    """The model card: what it is, how it was made, how good it is, and what it is not for."""
+    config, (rows, pixels) = classifier.config, classifier.shape
+    accuracy = "It was not evaluated when it was exported."
+    if evaluation is not None:
+        accuracy = f"{_accuracy(evaluation)} It is one network: another seed gives another figure."
+    model = config.model
+    layers = f"{model.layers} LSTM layer" + ("s" if model.layers > 1 else "")
+    read_out = "mean of its hidden states" if model.pooling == "mean" else "last hidden state"
+    projection = f"a linear layer to {model.projection_size}, " if model.projection_size else ""
+    count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
+    return f"""\
+# A row-wise LSTM for {classifier.dataset}
+
+An image of {rows}×{pixels} pixels is read row by row: {projection}{layers} of {model.hidden_size}
+units, and a linear readout of the {read_out} to {classifier.classes} classes.
+{count:,} parameters.
+
+## Use
+
+`model.jaxexport` needs jax and flatbuffers, and nothing of rowrnn:
+
+```python
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+
+network = export.deserialize(bytearray(Path("{PROGRAM}").read_bytes()))
+images = np.zeros((4, {rows}, {pixels}), np.uint8)  # light digits on black, 0 to 255
+logits = jax.jit(network.call)(images)
+```
+
+`model.safetensors` holds the parameters as float32, `config.json` what they mean: one kernel for
+input and hidden state together, gates in the order i, j, f, o, `forget_bias` added to f at run
+time, pixels divided by 255. `rowrnn predict` takes this directory.
+
+## Data
+
+{classifier.dataset}, fingerprint `{classifier.fingerprint}`.
+
+## Recipe
+
+{classifier.step:,} updates of {config.train.batch_size} images, seed {config.train.seed}.
+{config.optimizer.name} at a learning rate of {config.optimizer.learning_rate:g}
+({config.optimizer.schedule}). `config.json` has all of it under `rowrnn`.
+
+## Accuracy
+
+{accuracy}
+
+## Limits
+
+It knows images like those it was trained on, centred and of this size, and answers with one of
+{classifier.classes} classes whatever it is shown. Its probabilities are not calibrated. Do not use
+it where a mistake does harm.
+"""
+
+
+def _accuracy(evaluation: Mapping[str, Any]) -> str:
+    low, high = (100 * bound for bound in evaluation["interval"])
+    return (
+        f"{100 * evaluation['test_accuracy']:.2f} % of the {evaluation['count']:,} test images are "
+        f"classified correctly (95 % Wilson interval {low:.2f} to {high:.2f} %)."
+    )

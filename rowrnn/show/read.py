@@ -1,0 +1,206 @@
+"""Watch it read: what a trained network holds after each row of one image."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from rowrnn import figures
+from rowrnn.config import shown
+from rowrnn.core.lstm import Activations
+from rowrnn.data.pictures import read_picture
+from rowrnn.errors import ConfigError, DataError, RunError
+from rowrnn.figures import ReadingArrays
+from rowrnn.lab import stats
+from rowrnn.lab.classifier import Classifier, load
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One image, and what the network held after each of its rows.
+
+    Attributes:
+        run_dir: the run.
+        step: updates done at the checkpoint.
+        name: the file of the picture, or such as "test[7]" for an image of the run's data.
+        inverted: whether the picture was dark on light and has been inverted.
+        truth: the true class of an image of the run's data; None of a picture.
+        image: what the network read, uint8 [T, F].
+        beliefs: probabilities of the classes if this row were the last, [T, C].
+        layers: for each LSTM layer hidden states `h`, cells `c`, gates `i`, `f`, `o` and candidates
+            `j`, each [T, H]; the readout sees `layers[-1].h`.
+    """
+
+    run_dir: Path
+    step: int
+    name: str
+    inverted: bool
+    truth: int | None
+    image: np.ndarray
+    beliefs: np.ndarray
+    layers: tuple[Activations, ...]
+
+    @property
+    def label(self) -> int:
+        """The most probable class after the last row."""
+        return int(self.beliefs[-1].argmax())
+
+    @property
+    def probability(self) -> float:
+        """Of that class."""
+        return float(self.beliefs[-1].max())
+
+    @property
+    def since(self) -> int:
+        """The row, counted from 1, from which on that class was the most probable after each."""
+        return stats.held_since(self.beliefs.argmax(axis=1))
+
+    def words(self) -> str:
+        """Since when it has believed what it believes at the end.
+
+        With the truth, where that is known.
+        """
+        told = (
+            f"it has believed {self.label} since row {self.since} of {len(self.image)} "
+            f"({self.probability:.1%} at the end)"
+        )
+        if self.truth is None:
+            return told
+        right = f"it is {self.truth}" if self.truth == self.label else f"but it is {self.truth}"
+        return f"{told}; {right}"
+
+    def summary(self) -> dict:
+        """The reading as JSON takes it, without the image."""
+        layers = [
+            {name: np.round(values.astype(float), 4).tolist() for name, values in each.items()}
+            for each in (layer._asdict() for layer in self.layers)
+        ]
+        return {
+            "run_dir": str(self.run_dir),
+            "step": self.step,
+            "name": self.name,
+            "inverted": self.inverted,
+            "truth": self.truth,
+            "label": self.label,
+            "probability": self.probability,
+            "since": self.since,
+            "beliefs": np.round(self.beliefs.astype(float), 6).tolist(),
+            "layers": layers,
+        }
+
+
+def read(
+    run_dir: str | Path,
+    image: int | str | Path | np.ndarray,
+    *,
+    which: str = "last",
+    split: Literal["test", "validation", "train"] = "test",
+    data_dir: str = "",
+) -> Reading:
+    """Reads one image row by row, and gives what the network held after each row.
+
+    Args:
+        run_dir: the run directory, or an export.
+        image: which image of the run's data, counted from 0; or a PNG or JPEG file as `predict`
+            takes it; or uint8 [T, F], taken as it is.
+        which: "last", "best" (highest validation accuracy) or a step.
+        split: the part of the data that an index counts in.
+        data_dir: where the data lies now, where that is not what the run's config says.
+
+    Raises:
+        ConfigError: the index is out of range.
+        RunError: no run, no intact checkpoint, or the data is not what it was trained on.
+        DataError: the picture or the data is missing, damaged or of another shape.
+
+    >>> import tempfile, rowrnn
+    >>> from rowrnn.config import Config, DataConfig, TrainConfig
+    >>> config = Config(data=DataConfig("mnist_sample"), train=TrainConfig(examples=1000))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     trained = rowrnn.train(config, f"{directory}/run")
+    ...     reading = read(f"{directory}/run", 7)
+    >>> reading.beliefs.shape, reading.layers[-1].f.shape
+    ((28, 10), (28, 128))
+    >>> 1 <= reading.since <= 28
+    True
+    """
+    classifier = load(run_dir, which)
+    truth, inverted = None, False
+    match image:
+        case np.ndarray():
+            name, pixels = "image", _checked(image, classifier.shape)
+        case str() | Path():
+            picture = read_picture(image, classifier.shape)
+            name, pixels, inverted = picture.path, picture.image, picture.inverted
+        case _:
+            name = f"{split}[{image}]"
+            pixels, truth = _image_of(classifier, int(image), split, data_dir)
+    watched = classifier.watch(pixels[None])
+    beliefs, layers = jax.tree.map(lambda array: array[:, 0], watched)
+    return Reading(
+        run_dir=classifier.run_dir,
+        step=classifier.step,
+        name=str(name),
+        inverted=inverted,
+        truth=truth,
+        image=pixels,
+        beliefs=beliefs,
+        layers=layers,
+    )
+
+
+def save(reading: Reading, path: str | Path) -> None:
+    """Draws a reading: ``.gif`` animates it row by row, ``.png`` shows all rows side by side.
+
+    Raises `ConfigError` for any other ending and `RunError` where it cannot be written.
+    """
+    path = Path(path)
+    figures.require_format(path)
+    last = reading.layers[-1]
+    gates = {"input\ngate i": last.i, "forget\ngate f": last.f, "output\ngate o": last.o}
+    arrays = ReadingArrays(
+        reading.image,
+        reading.beliefs,
+        np.asarray(last.h),
+        {name: np.asarray(gate) for name, gate in gates.items()},
+    )
+    try:
+        if path.suffix.lower() == ".gif":
+            figures.reading_animation(arrays, path, _title(reading))
+        else:
+            answer = f"{reading.label} since row {reading.since} of {len(reading.image)}"
+            figures.reading_strip(arrays, path, f"{_title(reading)}: {answer}", reading.since)
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror or error}") from error
+
+
+def _checked(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if image.dtype != np.uint8 or image.shape != shape:
+        raise DataError(
+            f"image: {image.dtype}{list(image.shape)}; it must be uint8{list(shape)}, as the "
+            "network reads it, light on black"
+        )
+    return image
+
+
+def _image_of(
+    classifier: Classifier, index: int, split: str, data_dir: str
+) -> tuple[np.ndarray, int]:
+    """An image of the run's data and its label; raises `ConfigError` where there is none such."""
+    part = classifier.load_split(split, data_dir)
+    if not 0 <= index < len(part.labels):
+        raise ConfigError(
+            f"image {shown(index)}: the {split} part of {classifier.dataset} has "
+            f"{len(part.labels):,} images; give an index from 0 to {len(part.labels) - 1}"
+        )
+    return part.images[index], int(part.labels[index])
+
+
+def _title(reading: Reading) -> str:
+    """What was read, in the few characters that a figure has room for."""
+    name = reading.name if reading.truth is not None else Path(reading.name).name
+    name = "".join(character for character in name if character.isprintable())
+    name = re.sub(r"^(.{36}).{4,}$", r"\1…", name)
+    return name if reading.truth is None else f"{name}, which is {reading.truth}"

@@ -1,0 +1,130 @@
+"""What there is to show of a record of ``rowrnn bench``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rowrnn.bench import plots, record
+from rowrnn.bench import report as terminal
+from rowrnn.errors import ConfigError
+from rowrnn.figures import Drawing
+from rowrnn.show.report import page
+from rowrnn.show.report.page import Content, Figure, Table
+
+# More figures than any suite has: each is drawn and takes a line.
+_MOST_FIGURES = 2_000
+_WHERE = ("device_kind", "platform", "devices", "processor", "cores", "system", "python",
+          "versions", "flags", "git_commit", "date", "command")  # fmt: skip
+_INCHES = 5.6
+
+
+@dataclass(frozen=True)
+class _Titled(Table):
+    """A table and what stands above it."""
+
+    title: str = ""
+
+
+def read(path: Path) -> Content:
+    """All that can be shown of a record; raises `ConfigError` where the file is none."""
+    from rich.errors import MarkupError
+
+    document = record.read(path)
+    try:
+        return _content(path, document)
+    # A record has no types that could be checked beforehand, and may be anybody's.
+    except (
+        ArithmeticError, AttributeError, LookupError, MarkupError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        raise ConfigError(
+            f"{path}: not a whole result of `rowrnn bench` ({type(error).__name__}: "
+            f"{str(error)[:100]}); measure it again"
+        ) from error
+
+
+def _content(path: Path, document: dict[str, Any]) -> Content:
+    count = len(document["figures"])
+    if count > _MOST_FIGURES:
+        raise ValueError(f"{count:,} figures; a page shows at most {_MOST_FIGURES:,}")
+    drawn = [_figure(figure) for figure in plots.figures(document).values()]
+    return Content(
+        template="bench.html",
+        kind=f"bench {document['suite']}",
+        title=path.name,
+        verdict=_verdict(document),
+        missing=[],
+        parts={
+            "figures": drawn,
+            "pieces": list(_pieces(document)),
+            "where": page.facts({name: document[name] for name in _WHERE if name in document}),
+        },
+    )
+
+
+def _figure(figure: Any) -> Figure:
+    """A plot of a suite, with its title taken out of the picture."""
+    axes = figure.axes[0]
+    title = axes.get_title(loc="left")
+    axes.set_title("", loc="left")
+    figure.supxlabel("")  # It says where this was measured, as the page does.
+    figure.set_figwidth(_INCHES)
+    drawing = Drawing()
+    drawing.take(figure)
+    return Figure(drawing, title, "")
+
+
+def _pieces(document: dict[str, Any]) -> Iterator[str | _Titled]:
+    """The tables and the lines between them; a line above a table is its title."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    waiting = ""
+    pieces = terminal.pieces(document)
+    next(pieces)  # The page has a head of its own.
+    for piece in pieces:
+        if isinstance(piece, RichTable):
+            headings = [str(column.header) for column in piece.columns]
+            rows = list(zip(*(map(str, column.cells) for column in piece.columns), strict=True))
+            titled = waiting.startswith("\n")
+            if waiting and not titled:
+                yield waiting.strip()
+            yield _Titled(headings, rows, title=waiting.strip() if titled else "")
+            waiting = ""
+            continue
+        if waiting.strip():
+            yield waiting.strip()
+        waiting = Text.from_markup(piece).plain
+    if waiting.strip():
+        yield waiting.strip()
+
+
+def _verdict(document: dict[str, Any]) -> str:
+    """The main thing, in one sentence."""
+    where = f"{document['device_kind']}, {page.count(document['cores'], 'core')}"
+    timed = [entry for entry in document["figures"] if "samples" in entry]
+    if ratios := document.get("ratios"):
+        medians = [ratio[0] for batches in ratios.values() for ratio in batches.values()]
+        others = "1 other library" if len(ratios) == 1 else f"{len(ratios)} other libraries"
+        return (
+            f"rowrnn has {min(medians):.2f} to {max(medians):.2f} times the throughput of "
+            f"{others} on {where}, in {page.count(len(medians), 'paired comparison')}."
+        )
+    if rates := document.get("gemm_gflops"):
+        best = max(rates, key=rates.get)
+        products = f"matrix products reach {rates[best]:,.0f} GFLOP/s ({best})"
+    else:
+        products = ""
+    # Evaluation is faster and says less.
+    training = [
+        entry for entry in timed if entry.get("case", {}).get("mode") in ("train", "training")
+    ]
+    fastest = max(training or timed, key=lambda entry: entry.get("examples_per_s", 0), default={})
+    if "examples_per_s" in fastest:
+        part = fastest.get("share_of_ceiling")
+        of = f", {page.share(part, 0)} of what matrix products reach" if part else ""
+        rate = f"{fastest['examples_per_s']:,.0f} examples/s"
+        return f"The fastest on {where}: {fastest['name']}, {rate}{of}."
+    if products:
+        return f"On {where} {products}."
+    return f"{page.count(len(timed), 'figure')} on {where}."

@@ -1,0 +1,108 @@
+"""One image and what was believed after each of its rows, small enough for two dozen of them."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from rowrnn.lab import stats
+
+# Pixels: of an image of any number of rows, of a class, and of all classes where there are many.
+_TALL, _CLASS, _MOST_WIDE = 112, 10, 160
+# Of white paper and of black; the page's own blue would need a script.
+_BLUE = (43, 135, 200)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What is drawn; `rowrnn.figures.reading_strip` is the large form of it.
+
+    Attributes:
+        index: of the image in its part of the data.
+        image: uint8 [T, F].
+        truth: its class.
+        beliefs: after each row, [T, C].
+    """
+
+    index: int
+    image: np.ndarray
+    truth: int
+    beliefs: np.ndarray
+
+    @property
+    def answer(self) -> int:
+        """The most probable class after the last row."""
+        return int(self.beliefs[-1].argmax())
+
+    @property
+    def belief(self) -> float:
+        """In the true class, after the last row."""
+        return float(self.beliefs[-1, self.truth])
+
+    @property
+    def belief_in_words(self) -> str:
+        """The same for a caption."""
+        return f"{self.belief:.2%}".replace("%", " %") if self.belief > 5e-5 else "< 0.01 %"
+
+    @property
+    def since(self) -> int:
+        """The row, counted from 1, from which on the answer was the most probable after each."""
+        return stats.held_since(self.beliefs.argmax(axis=1))
+
+    @property
+    def tall(self) -> int:
+        """Pixels of the page, of image and beliefs alike."""
+        return _TALL
+
+    @property
+    def image_wide(self) -> int:
+        """Pixels of the page that the image takes."""
+        rows, pixels = self.image.shape
+        return int(np.clip(_TALL * pixels / rows, 24, _MOST_WIDE))
+
+    @property
+    def wide(self) -> int:
+        """Pixels of the page that the beliefs take."""
+        return min(_CLASS * self.beliefs.shape[1], _MOST_WIDE)
+
+    @property
+    def row(self) -> float:
+        """Pixels of the page that a row takes."""
+        return _TALL / len(self.image)
+
+    @property
+    def column(self) -> float:
+        """Pixels of the page that a class takes."""
+        return self.wide / self.beliefs.shape[1]
+
+    @property
+    def dots(self) -> str:
+        """A path with a point on the best class after each row."""
+        points = zip(self.beliefs.argmax(axis=1), range(len(self.beliefs)), strict=True)
+        return "".join(
+            f"M{self.column * (best + 0.5):.4g} {self.row * (row + 0.5):.4g}h0"
+            for best, row in points
+        )
+
+    @property
+    def image_address(self) -> str:
+        """The image, as black ink on nothing."""
+        return _address(np.stack([np.zeros_like(self.image), self.image], axis=-1))
+
+    @property
+    def beliefs_address(self) -> str:
+        """The beliefs, a pixel for each row and class: the more, the bluer."""
+        colours = np.empty((*self.beliefs.shape, 4), np.uint8)
+        colours[..., :3] = _BLUE
+        colours[..., 3] = np.rint(255 * np.clip(self.beliefs, 0, 1))
+        return _address(colours)
+
+
+def _address(pixels: np.ndarray) -> str:
+    """A PNG that is its own address; uint8 [T, N, 2] is grey and opacity, [T, N, 4] colour too."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -1,0 +1,258 @@
+"""What there is to show of a sweep, from its ledger: also of one that is not finished."""
+
+import base64
+import dataclasses
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rowrnn import config as configs
+from rowrnn.errors import RowRNNError
+from rowrnn.figures import Drawing
+from rowrnn.lab.sweep import outcome
+from rowrnn.lab.sweep.outcome import SweepResult
+from rowrnn.show.report import page
+from rowrnn.show.report.page import Content, Figure, Table
+from rowrnn.show.report.run import config_table, read_environment
+from rowrnn.store import members, rundir
+from rowrnn.store.ledger import Ledger, Record, unpack
+from rowrnn.store.members import Member, Spec
+
+# Lines of a table that a reader still looks at.
+_MOST_LINES = 200
+
+_TITLES = {
+    "accuracy": "Test accuracy",
+    "first256": "The notebook's own figure: the first 256 test images",
+    "train_loss": "Training loss",
+    "validation_accuracy": "Validation accuracy",
+    "grid": "Mean test accuracy by setting",
+}
+
+
+def read(path: Path) -> Content:
+    """All that can be shown of a sweep; raises `RunError` where there is none."""
+    start = rundir.read_sweep(path)
+    spec = start.spec(rundir.read_config(path))
+    everyone = members.make_members(spec)
+    found, damaged = Ledger(path / "members").read_all()
+    records = _of_members(everyone, found)
+    missing = [f"Record {file.name}: it is damaged." for file in damaged]
+    if left := len(everyone) - len(records):
+        missing.append(
+            f"{page.count(left, 'member')} of {len(everyone):,}: not trained yet. Go on with: "
+            f"rowrnn sweep --resume {shlex.quote(str(path))}"
+        )
+    environment: dict[str, Any] = {}
+    try:
+        environment = read_environment(path)
+    except RowRNNError as error:
+        missing.append(f"The environment: {error}.")
+    result = SweepResult(path, records, outcome.summarize(records), _test_sizes(records))
+    drawn = _figures(result, spec)
+    return Content(
+        template="sweep.html",
+        kind="sweep",
+        title=path.resolve().name,
+        verdict=_verdict(result, spec),
+        missing=missing,
+        parts={
+            "figures": _key_figures(result, spec),
+            "distributions": [drawn[name] for name in ("accuracy", "first256") if name in drawn],
+            "statistics": _statistics(result),
+            "curves": [
+                drawn[name] for name in ("train_loss", "validation_accuracy") if name in drawn
+            ],
+            "grid": drawn.get("grid"),
+            "failed": _failed(result.failed),
+            "config": config_table(spec.config),
+            "environment": page.facts(environment),
+            "repeat": _repeat(path, spec, start.settings, environment),
+        },
+    )
+
+
+def _of_members(everyone: Sequence[Member], found: Sequence[Record]) -> list[Record]:
+    """Of each member its record, the last where there are several, in the order of the sweep.
+
+    What was made by other code than the last record, or on other data, does not count: a sweep that
+    goes on trains its member again. A rowrnn that knows more settings has other digests; of records
+    that were all made by another, name and values of the grid have to do.
+    """
+    if not found:
+        return []
+    asked = {(configs.digest(member.config), member.seed): member for member in everyone}
+    found = [record for record in found if record.key.get("code") == found[-1].key.get("code")]
+    by_config = {(str(record.key.get("config")), record.seed): record for record in found}
+    data = {
+        member.config.data: record.key.get("data")
+        for record in found
+        if (member := asked.get((str(record.key.get("config")), record.seed)))
+    }
+    current = [
+        # Its name is that of the grid in which it was trained.
+        dataclasses.replace(record, name=member.name, varied=dict(member.varied))
+        for key, member in asked.items()
+        if (record := by_config.get(key)) and record.key.get("data") == data[member.config.data]
+    ]
+    by_name = {(record.name, record.seed): record for record in found}
+    return current or [
+        by_name[member.name, member.seed]
+        for member in everyone
+        if (member.name, member.seed) in by_name
+        and by_name[member.name, member.seed].varied == dict(member.varied)
+    ]
+
+
+def _test_sizes(records: Sequence[Record]) -> dict[str, int]:
+    """Images in the test part by point of the grid; of a point without finished members, 0."""
+    return {
+        point: next(filter(None, map(_test_size, of_point)), 0)
+        for point, of_point in outcome.by_point(records).items()
+    }
+
+
+def _test_size(record: Record) -> int:
+    """From how many answers are right, and which share of all that is; 0 where none is."""
+    if not record.correct or not record.test_accuracy:
+        return 0
+    bits = len(base64.b64decode(record.correct)) * 8
+    right = int(unpack(record.correct, bits).sum())
+    size = round(min(right / record.test_accuracy, 1e9))
+    # Packed bits are filled up to whole bytes; of a forged record nothing need fit.
+    return size if 0 <= bits - size < 8 else 0
+
+
+def _figures(result: SweepResult, spec: Spec) -> dict[str, Figure]:
+    drawings: dict[str, Drawing] = {}
+
+    def target(name: str) -> Drawing:
+        return drawings.setdefault(name, Drawing())
+
+    outcome.draw(result, "", target, notebook=outcome.is_notebook(spec.config))
+    return {
+        name: Figure(drawing, _TITLES[name], drawing.caption) for name, drawing in drawings.items()
+    }
+
+
+def _verdict(result: SweepResult, spec: Spec) -> str:
+    """The main thing, in one sentence."""
+    summary, failed = result.summary, len(result.failed)
+    data = "" if "data.dataset" in spec.grid else f" on {spec.config.data.dataset}"
+    if not summary["completed"]:
+        ended = "all have diverged" if failed else "none has finished yet"
+        return f"{page.count(len(result.members), 'member')}{data}: {ended}."
+    points = outcome.by_point(result.members)
+    statistics = result.statistics
+    best = max(statistics, key=lambda point: statistics[point].mean)
+    one = statistics[best]
+    seeds = page.count(one.count, "seed")
+    text = f"Over {seeds}{data} the mean test accuracy is {page.share(one.mean)}"
+    if len(points) > 1:
+        text = (
+            f"Of {len(points):,} settings{data}, {best} has the highest mean test accuracy, "
+            f"{page.share(one.mean)} over {seeds}"
+        )
+    if one.interval is not None:
+        low, high = one.interval
+        text += f" (95 % interval {100 * low:.2f} to {100 * high:.2f} %)"
+    if one.count > 1:
+        text += f"; single seeds lie between {page.share(one.min)} and {page.share(one.max)}"
+    if failed:
+        text += f"; {failed:,} of {page.count(len(result.members), 'member')} diverged"
+    return f"{text}."
+
+
+def _key_figures(result: SweepResult, spec: Spec) -> list[tuple[str, str, str]]:
+    summary, statistics = result.summary, result.statistics
+    found = [("Members", f"{len(result.members):,}", f"{summary['completed']:,} finished")]
+    if len(statistics) == 1:
+        (one,) = statistics.values()
+        if one.interval is not None:
+            low, high = one.interval
+            between = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+            found += [
+                ("Mean", page.share(one.mean), between),
+                ("Standard deviation", f"{100 * (one.sd or 0):.2f}", "points, over seeds"),
+            ]
+        found.append(("Median", page.share(one.median), f"interquartile mean "
+                      f"{page.share(one.iqm)}"))  # fmt: skip
+    varies = {"both": "everything", "init": "the initial parameters", "data": "all but the "
+              "initial parameters"}  # fmt: skip
+    found.append(("Seeds", f"{len(spec.seeds):,}", f"a seed decides {varies[spec.vary]}"))
+    return found
+
+
+def _statistics(result: SweepResult) -> Table:
+    """A line for each point of the grid."""
+    points = outcome.by_point(result.members)
+    names = [members.short(name) for name in result.members[0].varied] if result.members else []
+    headings = [*names, "seeds", "mean", "95 % interval", "sd", "median", "IQM", "lowest",
+                "highest", "failed"]  # fmt: skip
+    rows = []
+    for records in list(points.values())[:_MOST_LINES]:
+        summary = outcome.summarize(records)
+        figures = ("–",) * 7
+        if summary["completed"]:
+            interval, sd = summary["interval"], summary["sd"]
+            figures = (
+                f"{summary['mean']:.4f}",
+                "–" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
+                "–" if sd is None else f"{sd:.4f}",
+                f"{summary['median']:.4f}",
+                f"{summary['iqm']:.4f}",
+                f"{summary['min']:.4f} (seed {summary['min_seed']})",
+                f"{summary['max']:.4f} (seed {summary['max_seed']})",
+            )
+        values = [str(value) for value in records[0].varied.values()]
+        rows.append([*values, f"{summary['completed']:,}", *figures, str(summary["failed"])])
+    return Table(headings, rows, _about_variance(result) if len(points) == 1 else "")
+
+
+def _about_variance(result: SweepResult) -> str:
+    """How much of the spread of a single point is noise of the test part."""
+    if not all(result.test_size.values()):
+        return ""
+    for parts in result.variance.values():
+        if parts.total > 0:
+            noise = min(1.0, parts.finite_test / parts.total)
+            return (
+                f"Of the variance over seeds, {page.share(noise, 0)} is what a test part of this "
+                "size would show alone."
+            )
+    return ""
+
+
+def _failed(failed: Sequence[Record]) -> Table | None:
+    if not failed:
+        return None
+    rows = [[record.name, f"{record.steps:,}"] for record in failed[:_MOST_LINES]]
+    more = len(failed) - len(rows)
+    caption = "They are in no statistic." + (f" {more:,} more are not shown." if more else "")
+    return Table(["member", "diverged at step"], rows, caption)
+
+
+def _repeat(
+    path: Path, spec: Spec, settings: dict[str, Any], environment: dict[str, Any]
+) -> list[str]:
+    """The commands that repeat a sweep."""
+    commands = []
+    commit = str(environment.get("git_commit"))
+    if re.fullmatch(r"[0-9a-f]{7,40}", commit):
+        commands.append(f"git checkout {commit}")
+    first, last = min(spec.seeds), max(spec.seeds)
+    in_a_row = list(spec.seeds) == list(range(first, last + 1))
+    seeds = f"{first}:{last + 1}" if in_a_row else ",".join(map(str, spec.seeds))
+    words = ["rowrnn", "sweep", str(path / "config.toml"), "--seeds", seeds]
+    if spec.grid:
+        axes = (f"{name}={','.join(map(str, values))}" for name, values in spec.grid.items())
+        words += ["--grid", *axes]
+    if spec.vary != "both":
+        words += ["--vary", spec.vary]
+    # Which of the two it was decides the last bits; what is typed into a shell is none but these.
+    if (strategy := settings.get("strategy")) in ("map", "vmap"):
+        words += ["--strategy", strategy]
+    commands.append(shlex.join([*words, "--run-dir", "AGAIN"]))
+    return commands

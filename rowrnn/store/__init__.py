@@ -1,0 +1,1 @@
+"""What is kept? Run directories, checkpoints, ledgers, weights and logs."""

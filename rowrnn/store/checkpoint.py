@@ -1,0 +1,403 @@
+"""Saving and restoring states; the only user of Orbax.
+
+A checkpoint holds the arrays of a `TrainState` under dotted names (``params.lstm_0.kernel``) and
+*facts* about them: whatever JSON the caller gives, and the SHA-256 of every array. Orbax does not
+notice a flipped bit in its data files, so every restore is compared with these digests; a
+checkpoint that fails is set aside by name and the next older one is used.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.core.state import TrainState, named_leaves
+from rowrnn.errors import DivergedError, RunError
+
+Facts = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+_KEY = "key"
+
+# What Orbax keeps beside the arrays, and room for arrays that do not compress.
+_OVERHEAD = 16 * 2**20
+# Zeros do, such as those of a state before its first step; more is claimed than is there.
+_MOST_COMPRESSED = 16
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a checkpoint of a single run says of it, so that it can be loaded without it.
+
+    Attributes:
+        dataset: name of the data.
+        fingerprint: of the data.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes, C.
+        steps: length of the run.
+        config: the experiment, as nested tables.
+        progress: where the host loop stood.
+        validation_accuracy: at this step; None where it was not evaluated there.
+        sha256: of each array, by name.
+    """
+
+    dataset: str
+    fingerprint: str
+    shape: tuple[int, int]
+    classes: int
+    steps: int
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    validation_accuracy: float | None
+    sha256: dict[str, str]
+
+    @classmethod
+    def of(cls, facts: Facts) -> "RunFacts":
+        """From the facts of a checkpoint; raises `ValueError` where they are others."""
+        run = files.build(cls, facts)
+        if min(*run.shape, run.classes, run.steps) < 1:
+            raise ValueError(f"shape {run.shape}, {run.classes} classes, {run.steps} steps")
+        configs.require_data(run.config, run.dataset, run.fingerprint)
+        return run
+
+
+class CheckpointWriter:
+    """Saves states into one directory and keeps the latest few and the best.
+
+    Args:
+        directory: where the checkpoints lie, one numbered directory for each step.
+        keep: how many of the latest stay; the best on validation stays beside them.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["validation_accuracy"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._failed = False
+        kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                str(directory.absolute()),
+                preservation_policy=kept,
+                # What a killed save left behind.
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise RunError(f"{directory} cannot be written to: {error.strerror}") from error
+
+    def save(self, state: TrainState, facts: Facts, validation_accuracy: float | None) -> None:
+        """Saves a state and returns when it is durable; a step that is there already stays.
+
+        The state may be that of a stack, with a leading axis of members; its step is then that of
+        the furthest.
+
+        Raises `RunError` where the save fails and `DivergedError` where an array is not finite.
+        """
+        arrays = to_arrays(state)
+        step = int(arrays["step"].max())
+        for name, array in arrays.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
+        latest = self._checkpointer.latest
+        if latest is not None and latest.step == step:
+            return
+        text = json.dumps(facts | {"sha256": {name: digest(a) for name, a in arrays.items()}})
+        metrics: Any = None
+        if validation_accuracy is not None:
+            metrics = {"validation_accuracy": validation_accuracy}
+        _silence_late_reports()
+        try:
+            self._checkpointer.save(
+                step,
+                arrays,
+                metrics=metrics,
+                custom_metadata={"facts": text, "facts_sha256": _sha256(text.encode())},
+            )
+        except (OSError, ValueError) as error:
+            self._failed = True
+            raise RunError(
+                f"{self._checkpointer.directory}: step {step} was not saved: {_reason(error)}; "
+                "what was saved before is good"
+            ) from error
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        # After a save that failed, Orbax raises its error once more.
+        with contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
+            self._checkpointer.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why a save failed, in a few words; TensorStore's are a page."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    code = int(found[1]) if found else getattr(error, "errno", None)
+    return os.strerror(code) if code else str(error).splitlines()[0][:200]
+
+
+def restore(
+    directory: Path,
+    make_abstract: Callable[[Facts], TrainState],
+    which: str = "last",
+) -> tuple[TrainState, Facts] | None:
+    """The newest intact state of a directory, its arrays on the host, and its facts.
+
+    Args:
+        directory: where a `CheckpointWriter` saved.
+        make_abstract: from the facts to the shapes and dtypes of the state, as `jax.eval_shape`
+            gives them, or `ValueError` where the facts are not what they should be; nothing larger
+            than this is ever allocated.
+        which: "last", "best" (highest validation accuracy) or a step.
+
+    Returns:
+        The state with NumPy arrays and its facts, or None where nothing was saved yet.
+
+    Raises:
+        RunError: there are checkpoints but none of those asked for is intact.
+    """
+    paths = _candidates(directory, which)
+    problems = []
+    for path in paths:
+        try:
+            return _restore_one(path, make_abstract)
+        except _DamagedError as error:
+            problems.append(f"checkpoint {path} is damaged: {error}")
+            if which == "last":
+                warnings.warn(f"{problems[-1]}; trying the one before it", stacklevel=2)
+    if problems:
+        raise RunError("; ".join(problems) + "; no intact checkpoint is left to restore")
+    return None
+
+
+@contextlib.contextmanager
+def reading_alone() -> Iterator[None]:
+    """In here one process of a job reads what it likes; Orbax would wait for all the others."""
+    this = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    with ocp.Context(multiprocessing_options=options):
+        yield
+
+
+def newest_facts(directory: Path) -> Facts | None:
+    """The facts of the newest checkpoint whose facts are intact; None where there is none."""
+    for path in _steps(directory):
+        try:
+            return _read_facts(path)
+        except _DamagedError:
+            continue
+    return None
+
+
+def set_aside_newer(directory: Path, step: int) -> list[Path]:
+    """Moves the checkpoints after `step` out of the way, so that these steps can be saved again.
+
+    Only damaged ones are newer than the one that was restored. They go to ``damaged/`` beside
+    the directory; returns where.
+    """
+    moved = []
+    for path in _steps(directory):
+        if int(path.name) > step:
+            target = directory.parent / "damaged" / path.name
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
+            except OSError as error:
+                raise RunError(f"{path} is damaged, and stays: {error.strerror}") from error
+            moved.append(target)
+    return moved
+
+
+def to_arrays(state: TrainState) -> Arrays:
+    """The arrays of a state on the host, by dotted name; the key as its raw data."""
+    return {
+        name: np.array(jax.random.key_data(leaf) if name == _KEY else leaf)
+        for name, leaf in named_leaves(state)
+    }
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of an array: its dtype, its shape and its bytes."""
+    header = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def params_digest(params: Any) -> str:
+    """SHA-256 over the digests of all parameters, in the order of their names."""
+    digests = [f"{name} {digest(np.asarray(leaf))}\n" for name, leaf in named_leaves(params)]
+    return _sha256("".join(sorted(digests)).encode())
+
+
+class _DamagedError(Exception):
+    """One checkpoint is not what was saved."""
+
+
+def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
+    """The state and facts of one checkpoint; raises `_DamagedError`."""
+    facts, claims = _read_metadata(path)
+    try:
+        digests = dict(facts["sha256"])
+        abstract = make_abstract(facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(f"its metadata says what cannot be: {error}") from error
+    arrays = _load(path, abstract, claims)
+    for name, array in arrays.items():
+        if digest(np.asarray(array)) != digests.get(name):
+            raise _DamagedError(f"{name} does not match its SHA-256")
+    if int(arrays["step"].max()) != int(path.name):
+        raise _DamagedError(f"it holds step {int(arrays['step'].max())}")
+    leaves = [jax.random.wrap_key_data(jnp.asarray(arrays[_KEY])) if name == _KEY else arrays[name]
+              for name, _ in named_leaves(abstract)]  # fmt: skip
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
+
+
+def _load(path: Path, abstract: TrainState, claims: Any) -> Arrays:
+    """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`."""
+    wanted = _abstract_arrays(abstract)
+    size = sum(array.size * array.dtype.itemsize for array in wanted.values())
+    try:
+        there = sum(file.stat().st_size for file in path.rglob("*"))
+    except OSError as error:
+        raise _DamagedError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if there > 2 * size + _OVERHEAD or size > _MOST_COMPRESSED * there + _OVERHEAD:
+        raise _DamagedError(f"its {there:,} bytes cannot be a state of {size:,} bytes")
+    _silence_late_reports()
+    try:
+        _check_claims(claims, wanted)
+        # Orbax restores into NumPy arrays.
+        empty = {name: np.empty(array.shape, array.dtype) for name, array in wanted.items()}
+        return ocp.load(str(path.absolute()), empty)
+    except _DamagedError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise whatever the damage leads them to.
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _DamagedError(problem[:200]) from error
+
+
+def _check_claims(claims: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises `_DamagedError` unless the arrays on disk say that they have the shapes wanted.
+
+    TensorStore allocates what they claim before it reads, and ends the process where it cannot.
+    """
+    for name, array in wanted.items():
+        claim = claims[name]
+        if (claim.shape, claim.dtype) != (array.shape, array.dtype):
+            raise _DamagedError(
+                f"{name} is {claim.dtype}{claim.shape}, not {array.dtype}{array.shape}"
+            )
+        if claim.storage_metadata.chunk_shape != array.shape:
+            raise _DamagedError(f"{name} is in chunks of {claim.storage_metadata.chunk_shape}")
+
+
+@functools.cache
+def _silence_late_reports() -> None:
+    """Keeps quiet what TensorStore's threads have to say after a save or a load has failed.
+
+    They report to an event loop that Orbax has closed by then, and Python prints each of the
+    errors that this raises, long after the one that matters.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _read_facts(path: Path) -> Facts:
+    """The facts of one checkpoint, verified; raises `_DamagedError`."""
+    return _read_metadata(path)[0]
+
+
+def _read_metadata(path: Path) -> tuple[Facts, Any]:
+    """The facts of one checkpoint, verified, and what its arrays claim to be, by name.
+
+    Raises `_DamagedError`.
+    """
+    try:
+        files.require_plain(path)
+        for file in path.rglob("*"):
+            if file.parent.name != "d" and file.stat().st_size > files.MOST_BYTES:
+                raise _DamagedError(f"{file.name} is too large to be metadata")
+    except (RunError, OSError) as error:
+        raise _DamagedError(str(error)) from error
+    try:
+        metadata: Any = ocp.metadata(str(path.absolute()))
+        text = metadata.custom_metadata["facts"]
+        intact = _sha256(text.encode()) == metadata.custom_metadata["facts_sha256"]
+        facts = files.parse_json(text)
+    except Exception as error:  # As above: damaged files raise anything.
+        raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
+    if not intact:
+        raise _DamagedError("its metadata does not match its SHA-256")
+    if not isinstance(facts, dict):
+        raise _DamagedError("its metadata is no table of facts")
+    return facts, metadata.metadata
+
+
+def _candidates(directory: Path, which: str) -> list[Path]:
+    """The checkpoints to try, in this order."""
+    paths = _steps(directory)
+    if which == "last" or not paths:
+        return paths
+    if which == "best":
+        scored = {path: _validation_accuracy(path) for path in paths}
+        best = max(paths, key=lambda path: scored[path])
+        if scored[best] < 0:
+            raise RunError(
+                f"{directory} has no best checkpoint: nothing in it was evaluated on a "
+                "validation part (data.validation_size); take last, or a step"
+            )
+        return [best]
+    chosen = [path for path in paths if path.name == which]
+    if not chosen:
+        steps = ", ".join(path.name for path in reversed(paths))
+        raise RunError(f"{directory} has no checkpoint {which}; there are {steps}, last and best")
+    return chosen
+
+
+def _validation_accuracy(path: Path) -> float:
+    """The accuracy a checkpoint was saved with; -1 where there was none."""
+    try:
+        accuracy = _read_facts(path).get("validation_accuracy")
+    except _DamagedError as error:
+        warnings.warn(f"checkpoint {path} is damaged: {error}; left out", stacklevel=2)
+        return -1.0
+    return float(accuracy) if isinstance(accuracy, int | float) else -1.0
+
+
+def _steps(directory: Path) -> list[Path]:
+    """The finished checkpoints, newest first."""
+    if not directory.is_dir():
+        return []
+    paths = [path for path in directory.iterdir() if path.name.isascii() and path.name.isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name), reverse=True)
+
+
+def _abstract_arrays(abstract: TrainState) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of what `to_arrays` gives, the key as its raw data."""
+    key_data = jax.eval_shape(jax.random.key_data, abstract.key)
+    return {name: key_data if name == _KEY else leaf for name, leaf in named_leaves(abstract)}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,515 @@
+"""The run directory: one writer at a time, and every file in it complete or absent."""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.config import Config
+from rowrnn.errors import RunError, StoppedError
+from rowrnn.store import logs
+from rowrnn.store.loggers import Logger, Outcome
+from rowrnn.store.logs import Log
+from rowrnn.store.members import Member, Spec, Vary
+
+_Result = TypeVar("_Result")
+
+_MARK = "config.toml"
+_SWEEP_MARK = "sweep.json"
+_LOCK_FILES = {".lock", "lock.json"}
+# Beside the mark, one of these is in every run, also in one that a sweep has kept.
+_EVIDENCE = {".lock", "environment.json", "checkpoints"}
+_PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
+             "tensorflow-datasets")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Who writes to a run directory; ``lock.json`` says it while the lock is held."""
+
+    host: str
+    pid: int
+    since: str
+
+
+class RunDir:
+    """A run directory that this process alone writes to, until it is closed.
+
+    Use `create` or `reopen`; as a context manager it lets go of the lock at the end.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path):
+        """Takes the lock of an existing directory; raises `RunError` where another holds it."""
+        files.require_plain(path)
+        self.path = path
+        self._log: Log | None = None
+        self._logger: Logger | None = None
+        self._lock = _take_lock(path)
+        holder = _Holder(socket.gethostname(), os.getpid(), _now())
+        self.write("lock.json", json.dumps(dataclasses.asdict(holder)))
+
+    @classmethod
+    def create(cls, path: Path, config: Config, *, overwrite: bool = False) -> "RunDir":
+        """Makes a new run directory and writes its config and environment.
+
+        Raises `RunError` where the directory is not empty, unless `overwrite` is given and what
+        lies there is a run.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"run directory {path}: {error.strerror}; choose another with --run-dir"
+            ) from error
+        # Before anything is put into it, and again when nobody else can.
+        _check_may_begin(path, overwrite)
+        run = cls(path)
+        try:
+            _check_may_begin(path, overwrite)
+            run._clear()
+            run.write(_MARK, configs.dump(config))
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDir":
+        """Opens an existing run directory to go on writing."""
+        require_run(path)
+        return cls(path)
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, StoppedError)
+        try:
+            self.finish_logger("stopped" if stopped else "failed")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        try:
+            if self._log is not None:
+                self._log.close()
+        finally:
+            # Where it cannot be removed, it says nothing: the lock itself is free.
+            with contextlib.suppress(OSError):
+                (self.path / "lock.json").unlink(missing_ok=True)
+            self._lock.release()
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a whole file, which appears complete or not at all."""
+        try:
+            files.write_whole(self.path / name, text)
+        except OSError as error:
+            raise RunError(f"{self.path / name} was not written: {error.strerror}") from error
+
+    def remove(self, *names: str) -> None:
+        """Removes files that are not true any more, where they are there."""
+        for name in names:
+            try:
+                (self.path / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"{self.path / name} cannot be removed: {error.strerror}") from error
+
+    def write_environment(self, devices: dict[str, object]) -> None:
+        """Records what the run ran on: versions, git commit, devices, flags."""
+        self.write("environment.json", json.dumps(environment() | devices, indent=2))
+
+    def log(self, place: dict[str, float], values: dict[str, float]) -> None:
+        """Appends a line to ``metrics.jsonl`` and the same values to the TensorBoard events.
+
+        Args:
+            place: where in the run; "step" is what TensorBoard counts by.
+            values: the figures.
+        """
+        # What an earlier process logged after this step has been taken back.
+        log = self._log = self._log or Log(self.path, purge_step=int(place["step"]))
+        log.append([place | values], [(name, v, int(place["step"])) for name, v in values.items()])
+        self._check_logger()
+
+    def start_logger(self, kind: str) -> None:
+        """Lets a logger follow what is logged from now on; "none" does not."""
+        if kind != "none":
+            self._logger = Logger(kind, self.path)
+
+    def finish_logger(self, outcome: Outcome) -> None:
+        """Tells the logger how the run has ended, and waits for it, but not for ever."""
+        logger, self._logger = self._logger, None
+        if logger is not None:
+            logger.finish(outcome)
+
+    def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
+        log = self._log = self._log or Log(self.path)
+        points = [(name, step, value) for name, part in curve.items() for step, value in part]
+        log.append(
+            [{"member": member, "step": step, name: value} for name, step, value in points],
+            [(f"{name}/{member}", value, step) for name, step, value in points],
+        )
+        self._check_logger()
+
+    def _check_logger(self) -> None:
+        if self._logger is not None:
+            self._logger.check()
+
+    def restart_log(self) -> None:
+        """Drops all that was logged, by which the ledger of a sweep is told again."""
+        self._change_log(logs.remove)
+
+    def rewind_log(self, step: int) -> None:
+        """Drops what was logged after `step` and a torn last line, so that no step comes twice."""
+        self._change_log(lambda path: logs.rewind(path, step))
+
+    def _change_log(self, change: Callable[[Path], None]) -> None:
+        try:
+            change(self.path)
+        except OSError as error:
+            raise RunError(f"{self.path}: the log was not written: {error.strerror}") from error
+
+    def _clear(self) -> None:
+        """Empties the directory of everything but the lock that is held."""
+        try:
+            for entry in self.path.iterdir():
+                if entry.name in _LOCK_FILES:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        except OSError as error:
+            raise RunError(f"{error.filename} cannot be removed: {error.strerror}") from error
+
+
+class WatchedRunDir(RunDir):
+    """A run directory that another process of the same job writes to: nothing is written here.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path):
+        files.require_plain(path)
+        self.path = path
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def write(self, name: str, text: str) -> None:
+        """Left to the other."""
+
+    def remove(self, *names: str) -> None:
+        """Left to the other."""
+
+    def log(self, place: dict[str, float], values: dict[str, float]) -> None:
+        """Left to the other."""
+
+    def start_logger(self, kind: str) -> None:
+        """Left to the other."""
+
+    def finish_logger(self, outcome: Outcome) -> None:
+        """Left to the other."""
+
+    def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Left to the other."""
+
+    def _change_log(self, change: Callable[[Path], None]) -> None:
+        """Left to the other."""
+
+
+def default_path(name: str) -> Path:
+    """``runs/<name>-<time>``, a name that is not taken."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / f"{name}-{stamp}"
+    suffix = 2
+    while os.path.exists(path):
+        path = Path("runs") / f"{name}-{stamp}-{suffix}"
+        suffix += 1
+    return path
+
+
+def require_run(path: Path) -> None:
+    """Raises `RunError` where a directory is not a run, or holds links or special files."""
+    try:
+        marked = stat.S_ISREG(os.stat(path / _MARK).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        marked = False
+    except OSError as error:  # A directory that may not be searched, a name that is too long.
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    if not marked:
+        what = "holds no run" if path.is_dir() else "does not exist"
+        raise RunError(
+            f"{path} {what} (a run directory has a {_MARK}); give the directory that "
+            "`rowrnn train` named at its end"
+        )
+    files.require_plain(path)
+
+
+def require_free(path: Path) -> None:
+    """Raises `RunError` where another process writes to a directory now.
+
+    What is free here may be taken a moment later: `RunDir` decides. This only tells it before jax
+    is loaded.
+    """
+    # Whoever holds it has said so; and two that only look would be in each other's way.
+    if os.path.exists(path / "lock.json"):
+        files.require_plain(path)
+        _take_lock(path).release()
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a directory has the files that mark a run or a sweep, sound or not."""
+    if os.path.lexists(path / _SWEEP_MARK):
+        return True
+    evidence = any(os.path.lexists(path / name) for name in _EVIDENCE)
+    return evidence and os.path.lexists(path / _MARK)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process writes to a directory now; nothing is changed by asking."""
+    try:
+        holder = files.build(_Holder, files.read_json(path / "lock.json"))
+        # To ask is to hold the lock for a moment, in which nobody else can take it; so not of one
+        # that a killed process has left.
+        if holder.host == socket.gethostname() and not _is_alive(holder.pid):
+            return False
+        with files.open_plain(path / ".lock", follow=False) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a run directory is that of a sweep."""
+    return os.path.isfile(path / _SWEEP_MARK)
+
+
+def require_single(path: Path) -> None:
+    """Raises `RunError` where a directory is not that of a single run."""
+    require_run(path)
+    if is_sweep(path):
+        raise RunError(
+            f"{path} is a sweep, not a single run; the runs that it kept the states of are in "
+            f"{path / 'states'}, and rowrnn sweep --resume {path} goes on with it"
+        )
+
+
+@dataclass(frozen=True)
+class SweepStart:
+    """What a sweep was started with; ``sweep.json`` holds it.
+
+    Attributes:
+        seeds: of its members.
+        grid: values of each field that varies, by dotted name.
+        vary: what a seed decides.
+        settings: how it is run.
+    """
+
+    seeds: list[int]
+    grid: dict[str, list[str | int | float | bool | None]]
+    vary: Vary
+    settings: dict[str, Any]
+
+    def spec(self, config: Config) -> Spec:
+        """The sweep in words, with the configuration that its members have in common."""
+        grid = {name: tuple(values) for name, values in self.grid.items()}
+        return Spec(config, tuple(self.seeds), grid, self.vary)
+
+
+def read_sweep(path: Path) -> SweepStart:
+    """What a sweep was started with; raises `RunError` where the directory does not say it."""
+    require_run(path)
+    try:
+        start = files.build(SweepStart, files.read_json(path / _SWEEP_MARK))
+        unknown = [name for name in start.grid if name not in configs.fields()]
+        if unknown:
+            raise ValueError(f"its grid has an unknown name, {unknown[0]}")
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path / _SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
+        ) from error
+    return start
+
+
+def kept_state(sweep_dir: Path, member: Member) -> Path | None:
+    """Where a sweep has kept the state of a member, a run of its own; None where it has not.
+
+    A sweep that went on with another config may still have the state of another member of that
+    name, which is none of this one's.
+    """
+    path = sweep_dir / "states" / member.directory
+    if not any((path / "checkpoints").glob("[0-9]*")):
+        return None
+    return path if configs.digest(read_config(path)) == configs.digest(member.config) else None
+
+
+def read_config(path: Path) -> Config:
+    """The configuration that a run was started with."""
+    require_run(path)
+    return configs.load(path / _MARK)
+
+
+def read_result(path: Path, kind: type[_Result]) -> _Result | None:
+    """``result.json`` of a finished run, as a dataclass; None of one that is not finished."""
+    try:
+        return files.build(kind, files.read_json(path / "result.json"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
+            f"rowrnn train --resume {path} makes it anew"
+        ) from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit, processor, flags and command of this process."""
+    return {
+        "time": _now(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "system": platform.system(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "flags": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("XLA_", "JAX_")) or name == "NPROC"
+        },
+    }
+
+
+def _processor() -> str:
+    """The model of the CPU; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that rowrnn runs from, marked where it has been changed."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        # An environment may lie in the checkout of something else.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _check_may_begin(path: Path, overwrite: bool) -> None:
+    """Raises `RunError` where a run must not begin in a directory."""
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        raise RunError(
+            f"run directory {path}: {error.strerror}; choose another with --run-dir"
+        ) from error
+    if names <= _LOCK_FILES:
+        return
+    # Many a project has a file of that name.
+    if _MARK not in names or not names & _EVIDENCE:
+        raise RunError(
+            f"run directory {path} is not empty and holds no run, so that even --overwrite leaves "
+            "it alone; choose another --run-dir"
+        )
+    if not overwrite:
+        raise RunError(
+            f"run directory {path} is not empty; go on with --resume {path}, "
+            "replace it with --overwrite, or choose another --run-dir"
+        )
+
+
+def _take_lock(path: Path) -> FileLock:
+    """Takes the lock of a directory; raises `RunError`, naming the holder, where it is held."""
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{path} is being written by {_read_holder(path)}; wait for it or stop it, "
+            "or choose another --run-dir"
+        ) from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be written to: {error.strerror}") from error
+    return lock
+
+
+def _read_holder(path: Path) -> str:
+    """Who holds the lock, in words."""
+    # Who has just taken it may not have said so yet, and one who was killed may still be named.
+    for _ in range(10):
+        with contextlib.suppress(OSError, ValueError):
+            holder = files.build(_Holder, files.read_json(path / "lock.json"))
+            if holder.host != socket.gethostname() or _is_alive(holder.pid):
+                return f"process {holder.pid} on {holder.host[:100]} since {holder.since[:40]}"
+        time.sleep(0.05)
+    return "another process"
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,120 @@
+"""Parameters in the layout of Hugging Face: ``model.safetensors`` and ``config.json``.
+
+The only user of safetensors. A tensor has its dotted name (``lstm_0.kernel``) and is float32;
+``config.json`` says what a reader needs to rebuild the network, and under ``rowrnn`` where it comes
+from.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.core.model import PIXEL_SCALE, Params, RowRNN
+from rowrnn.core.state import named_leaves
+from rowrnn.errors import RunError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a network is and where it comes from, as ``config.json`` has it under ``rowrnn``.
+
+    Attributes:
+        config: the experiment, as nested tables.
+        dataset: name of the data it was trained on.
+        fingerprint: of the data.
+        shape: rows and pixels of an image, (T, F).
+        classes: number of classes, C.
+        step: updates done.
+    """
+
+    config: dict[str, Any]
+    dataset: str
+    fingerprint: str
+    shape: tuple[int, int]
+    classes: int
+    step: int
+
+
+def to_bytes(params: Params) -> bytes:
+    """The content of ``model.safetensors``."""
+    tensors = {
+        name: np.ascontiguousarray(np.asarray(leaf, np.float32))
+        for name, leaf in named_leaves(params)
+    }
+    return save(tensors, {"format": "np"})
+
+
+def to_document(origin: Origin) -> dict[str, Any]:
+    """The content of ``config.json``."""
+    model = configs.restore(origin.config).model
+    return {
+        "architectures": ["RowRNN"],
+        "model_type": "rowrnn",
+        "dtype": "float32",
+        "image_size": list(origin.shape),
+        "pixel_scale": PIXEL_SCALE,
+        "num_labels": origin.classes,
+        "num_hidden_layers": model.layers,
+        "hidden_size": model.hidden_size,
+        "projection_size": model.projection_size,
+        "forget_bias": model.forget_bias,
+        "pooling": model.pooling,
+        "gates": ["i", "j", "f", "o"],
+        "rowrnn": vars(origin),
+    }
+
+
+def is_export(directory: Path) -> bool:
+    """Whether a directory holds a network in this layout."""
+    return os.path.isfile(directory / WEIGHTS)
+
+
+def read(directory: Path) -> tuple[Params, Origin]:
+    """The network in a directory, its parameters on the host.
+
+    Raises `RunError` where files are missing or damaged, or the tensors are not those that the
+    config implies; no more memory is taken than these need.
+    """
+    files.require_plain(directory)
+    try:
+        origin = files.build(Origin, files.read_json(directory / CONFIG).get("rowrnn"))
+        if min(*origin.shape, origin.classes) < 1:
+            raise ValueError(f"shape {origin.shape}, {origin.classes} classes")
+        configs.require_data(origin.config, origin.dataset, origin.fingerprint)
+        wanted = _abstract(origin)
+        with safe_open(directory / WEIGHTS, framework="np") as tensors:
+            return _tensors(tensors, wanted), origin
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"{directory} holds no network that can be read ({problem}); export it again"
+        ) from error
+
+
+def _abstract(origin: Origin) -> Params:
+    model = RowRNN(configs.restore(origin.config).model, origin.classes)
+    images = jax.ShapeDtypeStruct((1, *origin.shape), np.uint8)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+
+
+def _tensors(found: Any, wanted: Params) -> Params:
+    shapes = {name: leaf.shape for name, leaf in named_leaves(wanted)}
+    if set(found.keys()) != set(shapes):
+        raise ValueError(f"it has other tensors than {', '.join(sorted(shapes))}")
+    tensors = []
+    for name, shape in shapes.items():
+        claim = found.get_slice(name)
+        if (tuple(claim.get_shape()), claim.get_dtype()) != (shape, "F32"):
+            raise ValueError(f"{name} is {claim.get_dtype()}{claim.get_shape()}, not {shape}")
+        tensors.append(found.get_tensor(name))
+    return jax.tree.unflatten(jax.tree.structure(wanted), tensors)
