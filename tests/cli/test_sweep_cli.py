@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from original_files import TEST_DATA
+from data_files import TEST_DATA
 
 import rowrnn
 from rowrnn.cli import sweep as cli_sweep

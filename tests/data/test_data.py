@@ -14,13 +14,12 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from data_files import encode, originals, random_arrays, registered, write_set
 from hypothesis import example, given
 from hypothesis import strategies as st
-from original_files import TEST_DATA
 
 from rowrnn import data
 from rowrnn.config import DataConfig
@@ -31,12 +30,6 @@ FINGERPRINTS = {
     "mnist": "88d991fdc7ccde887ffc4f71beaebdea7f32713839bb7d725186db364a03b513",
     "fashion_mnist": "c3f4cde13deeccf1ae1f818f2defada1d666f122da5659277eaef7c56986cc50",
 }
-
-
-def originals(name):
-    if not (TEST_DATA / name).is_dir():
-        pytest.skip(f"no original files in {TEST_DATA / name}; set ROWRNN_TEST_DATA")
-    return TEST_DATA / name
 
 
 def parse_by_hand(directory):
@@ -53,31 +46,6 @@ def parse_by_hand(directory):
 def fingerprint_by_hand(arrays):
     content = b"".join(f"uint8 {a.shape}\n".encode() + a.tobytes() for a in arrays)
     return hashlib.sha256(content).hexdigest()
-
-
-def encode(array, code=0x08):
-    sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    return bytes([0, 0, code, array.ndim]) + sizes + array.tobytes()
-
-
-def random_arrays(train=70, test=30, shape=(28, 28), classes=10):
-    rng = np.random.default_rng(0)
-    for size in (train, test):
-        yield rng.integers(0, 256, (size, *shape), np.uint8)
-        labels = rng.integers(0, classes, size, np.uint8)
-        labels[0] = classes - 1
-        yield labels
-
-
-def write_set(directory, arrays=None, packed=True):
-    directory.mkdir(exist_ok=True)
-    for name, array in zip(idx.FILES, arrays or random_arrays(), strict=True):
-        content = encode(array)
-        if packed:
-            (directory / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
-        else:
-            (directory / name).write_bytes(content)
-    return directory
 
 
 def files_below(directory):
@@ -115,18 +83,6 @@ def serving(directory):
         finally:
             server.shutdown()
             thread.join()
-
-
-def registered(directory, base="http://127.0.0.1:1"):
-    """What TFDS would register for these files, were they served at `base`."""
-    return {
-        f"{base}/{path.name}": SimpleNamespace(
-            size=path.stat().st_size,
-            checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
-            filename=path.name,
-        )
-        for path in sorted(directory.glob("*.gz"))
-    }
 
 
 @pytest.fixture(autouse=True)

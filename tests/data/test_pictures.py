@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
+from data_files import TEST_DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from original_files import TEST_DATA
 from PIL import Image, ImageDraw
 
 from rowrnn.data.pictures import read_picture

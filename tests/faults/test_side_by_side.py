@@ -11,8 +11,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from data_files import originals, random_arrays, registered, write_set
 from jax._src.lru_cache import LRUCache
-from test_data import originals, random_arrays, registered, write_set
 
 from rowrnn.data import tfds_sets
 from rowrnn.parallel import program_cache

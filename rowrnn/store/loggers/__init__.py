@@ -2,8 +2,8 @@
 
 A logger is a process of its own, ``python -m rowrnn.store.loggers``, that follows
 ``metrics.jsonl``. It may fail to start, find no network, raise or hang: the run says so in one
-line and goes on. What it has told is in ``logger.json``, so that a run that is resumed goes on in the same run of the
-service, and repeats no step.
+line and goes on. What it has told is in ``logger.json``, so that a run that is resumed goes on in
+the same run of the service, and repeats no step.
 """
 
 import importlib.util
