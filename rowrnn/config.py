@@ -51,6 +51,8 @@ FREE = frozenset(
         "train.log_every_steps",
         "train.eval_every_steps",
         "checkpoint.every_steps",
+        "checkpoint.every_epoch",
+        "checkpoint.every_seconds",
         "checkpoint.keep",
         "parallel.devices",
         "parallel.data",
@@ -204,7 +206,11 @@ class CheckpointConfig:
     """When states are saved; a stop always saves."""
 
     every_steps: int = _between(0, 0, 1_000_000_000)
-    """Steps between two saves; 0: each epoch."""
+    """Steps between two saves; 0: by time."""
+    every_epoch: bool = False
+    """Save at the end of each epoch, where every_steps is 0."""
+    every_seconds: float = _between(60.0, 1e-3, 1e9)
+    """Seconds between two saves, where neither of the two is given."""
     keep: int = _between(2, 1, 1_000_000)
     """How many of the latest checkpoints stay, beside the best on validation."""
 

@@ -1,77 +1,122 @@
-"""A whole run inside a measuring process, stopped at the first step or watched epoch by epoch."""
+"""rowrnn itself in a measuring process: a trainer that is asked to train and to evaluate."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax
 import jax
 import numpy as np
+import optax
 
 from rowrnn import config as configs
 from rowrnn import parallel
 from rowrnn.bench import timing
-from rowrnn.core import metrics
-from rowrnn.core import state as states
-from rowrnn.core.experiment import Experiment
-from rowrnn.core.state import TrainState
-from rowrnn.lab import trainer
-from rowrnn.lab.trainer import Programs, Splits
+from rowrnn.config import Config
+from rowrnn.core.dataset import Dataset
+from rowrnn.core.metrics import Metrics
+from rowrnn.core.step import EVAL_BATCH
+from rowrnn.lab.trainer import Trainer, prepare, stack_members
 
 
-class _Ready(NamedTuple):
-    """What a run has before its first step."""
+class Program:
+    """A run, or members of a sweep that are sharded over the devices, ready to be timed.
 
-    prepared: Experiment
-    splits: Splits
-    state: TrainState
-    programs: Programs
-    device: dict[str, object]
+    Args:
+        config: of all members; seeds make no difference here.
+        dataset: where it is not that of the config.
+        members: of a sweep; 0 is a single run, whose batches all devices share.
+
+    Attributes:
+        facts: device, backend, versions, compile times and memory.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset | None = None, members: int = 0):
+        if members:
+            parallel.start_sweep(config.parallel, vmap=False)
+            mesh = parallel.make_sweep_mesh(config.parallel, vmap=False)
+        else:
+            parallel.start(config.parallel)
+            mesh = parallel.make_mesh(config.parallel)
+        parallel.check_divides(mesh, config.train.batch_size)
+        self.experiment = prepare(config, dataset)
+        with timing.compile_times() as compiled:
+            self.trainer = Trainer(self.experiment, mesh, members or 1)
+        seeds = np.arange(members or 1, dtype=np.uint32)
+        _, _, hyperparams = stack_members([self.experiment] * (members or 1))
+        self.state = self.trainer.init(seeds, seeds, hyperparams)
+        self._order = self.trainer.order(self.state, 0)
+        programs = self.trainer.programs
+        self.facts: dict[str, Any] = parallel.describe(mesh) | {
+            "device": mesh.devices.flat[0].device_kind,
+            "backend": config.model.backend,
+            "versions": {
+                "jax": jax.__version__,
+                "flax": flax.__version__,
+                "optax": optax.__version__,
+            },
+            "compile": {name: compiled[name] for name in ("chunk", "evaluate")},
+            "memory": {
+                "chunk": timing.memory(programs.chunk),
+                "evaluate": timing.memory(programs.test),
+            },
+        }
+
+    def train(self, steps: int) -> None:
+        """Takes steps with every member and waits for the last."""
+        jax.block_until_ready(self.take(steps))
+        # A member that diverges stops, and what was timed would not be all its steps.
+        if any(np.asarray(shard.data).any()
+               for shard in self.state.metrics.nonfinite.addressable_shards):  # fmt: skip
+            raise FloatingPointError("training has diverged: what was timed are not all its steps")
+
+    def take(self, steps: int) -> Metrics:
+        """Takes steps; the sums over all steps so far, [S], not waited for."""
+        self.state = self.trainer.run(self.state, self._order, steps)
+        return self.state.metrics
+
+    def evaluate(self, batches: int) -> int:
+        """Counts correct answers in as many batches of 1,000, a multiple of the whole test part."""
+        size = len(self.experiment.dataset.test.labels)
+        answers = [self.trainer.test(self.state) for _ in range(batches * EVAL_BATCH // size)]
+        jax.block_until_ready(answers)
+        return sum(int(np.asarray(sums.correct).sum()) for sums, _ in answers)
 
 
 class _Served:
-    def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
+    """Whole runs, stopped at the first step or at an accuracy."""
+
+    facts: dict[str, Any] = {}  # noqa: RUF012
 
     def train_to(self, path: str, target: float) -> dict[str, Any]:
         """Trains as a config says until the test accuracy is reached, or to the end."""
-        prepared, splits, state, programs, _ = _prepare(path)
+        config = configs.load(path)
+        parallel.start(config.parallel)
+        experiment = prepare(config)
+        with timing.compile_times() as compiled:
+            trainer = Trainer(experiment, parallel.make_mesh(config.parallel))
+        state = trainer.init(*stack_members([experiment]))
         accuracy, epoch = 0.0, 0
-        while accuracy < target and epoch < prepared.steps // prepared.epoch_steps:
-            order = programs.order(state.key, np.int32(epoch))
-            steps = np.int32(prepared.epoch_steps)
-            state, _ = programs.chunk(
-                state, metrics.zeros(), programs.values, splits.train, order, steps
-            )
-            sums, _ = programs.test(states.evaluation_params(state), programs.values, splits.test)
-            accuracy = int(sums.correct) / int(sums.count)
+        while accuracy < target and epoch < experiment.steps // experiment.epoch_steps:
+            state = trainer.run(state, trainer.order(state, epoch), experiment.epoch_steps)
+            sums, _ = trainer.test(state)
+            accuracy = int(sums.correct[0]) / int(sums.count[0])
             epoch += 1
         return {
             "reached": accuracy >= target,
             "epochs": epoch,
             "test_accuracy": accuracy,
-            "compile_s": programs.compile_s,
+            "compile_s": sum(sum(stages.values()) for stages in compiled.values()),
         }
 
     def first_step(self, path: str) -> dict[str, Any]:
         """Takes one step; the answer has the device and the compile times of each program."""
         with timing.compile_times() as compiled:
-            _, splits, state, programs, device = _prepare(path)
-            order = programs.order(state.key, np.int32(0))
-            sums = metrics.zeros()
-            jax.block_until_ready(
-                programs.chunk(state, sums, programs.values, splits.train, order, np.int32(1))
-            )
+            program = Program(configs.load(path))
+            program.train(1)
+        device = {
+            name: program.facts[name]
+            for name in ("platform", "kind", "devices", "processes", "cores")
+        }
         return {"device": device, "compile": compiled}
-
-
-def _prepare(path: str) -> _Ready:
-    """Everything that `rowrnn train` does before its first step, but for the run directory."""
-    config = configs.load(path)
-    parallel.start(config.parallel)
-    prepared = trainer.prepare(config)
-    mesh = parallel.make_mesh(config.parallel)
-    splits = trainer.put_splits(prepared.dataset, mesh)
-    state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
-    programs = trainer.compile_programs(prepared, mesh, splits, state)
-    return _Ready(prepared, splits, state, programs, parallel.describe(mesh))
 
 
 def start() -> _Served:

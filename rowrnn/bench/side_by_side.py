@@ -14,7 +14,6 @@ from rowrnn.bench.child import Child, can_pin, cores
 from rowrnn.bench.turns import Contender, ratio_interval, take_turns
 
 _OWN = "rowrnn.bench.peers.rowrnn"
-_SWEEP = "rowrnn.bench.stacked"
 
 
 def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | None:
@@ -28,15 +27,16 @@ def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | Non
     options = {"task": str(task), "batch": batch, "backend": suite.backend}
     with contextlib.ExitStack() as stack:
 
-        def start(role: str, devices: int, cpus: list[int] | None = None) -> Child:
-            return stack.enter_context(Child(role, options | {"devices": devices}, cpus=cpus))
+        def start(devices: int, cpus: list[int] | None = None, *, sweep: bool = False) -> Child:
+            chosen = options | {"devices": devices, "sweep": sweep}
+            return stack.enter_context(Child(_OWN, chosen, cpus=cpus))
 
         # Of which each does an equal share of the batch.
         shared = max(n for n in range(1, count + 1) if batch % n == 0)
         contenders = [
-            Contender("a sweep", [start(_SWEEP, count)], "train"),
-            Contender("a process on each core", [start(_OWN, 1, [c]) for c in cores()], "train"),
-            Contender(f"one run on {shared} devices", [start(_OWN, shared)], "train"),
+            Contender("a sweep", [start(count, sweep=True)], "train"),
+            Contender("a process on each core", [start(1, [c]) for c in cores()], "train"),
+            Contender(f"one run on {shared} devices", [start(shared)], "train"),
         ]
         for contender in contenders:
             contender.calibrate(suite.sample_s)

@@ -219,16 +219,6 @@ def _report(result: "SweepResult") -> None:
                 f"Of the variance over seeds, {min(1.0, share):.0%} is what a test part of this "
                 "size would show alone"
             )
-    if summary["vmap_difference"]:
-        found = summary["vmap_difference"]
-        apart = found["largest_parameter_difference"]
-        difference = "one has diverged alone"
-        if apart is not None:
-            difference = f"largest parameter difference {apart:.1e}"
-        screen.print(
-            f"vmap against solo runs, {found['members']} member(s): {difference}, same predictions "
-            f"{found['same_predictions']:.2%}"
-        )
     if summary["examples_per_s"]:
         throughput, time = summary["examples_per_s"], duration(summary["wall_s"])
         screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")

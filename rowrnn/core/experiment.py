@@ -10,16 +10,12 @@ import numpy as np
 
 from rowrnn import config as configs
 from rowrnn.config import Config
-from rowrnn.core import metrics, step
 from rowrnn.core import state as states
+from rowrnn.core import step
 from rowrnn.core.dataset import Dataset
 from rowrnn.core.metrics import Metrics
-from rowrnn.core.state import TrainState
-from rowrnn.core.step import Batch, Divide, GradFn
-
-Values = dict[str, Any]
-"""Numbers of a config that compiled programs take as an argument, by dotted name; see
-`rowrnn.config.traced`. Arrays [], or [S] where there are many members."""
+from rowrnn.core.state import Hyperparams, TrainState
+from rowrnn.core.step import Batch, ShardBatches, ShardGrads
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,21 @@ class Experiment:
         # jax takes a Python int for an int32.
         return np.uint32(train.seed), np.uint32(init_seed)
 
+    @property
+    def hyperparams(self) -> dict[str, np.float32]:
+        """The numbers of the config that ride along in the state."""
+        return {name: np.float32(value) for name, value in configs.traced(self.config).items()}
+
     def create_state(
-        self, seed: np.uint32 | jax.Array, init_seed: np.uint32 | jax.Array | None = None
+        self,
+        seed: np.uint32 | jax.Array,
+        init_seed: np.uint32 | jax.Array | None = None,
+        hyperparams: Hyperparams | None = None,
     ) -> TrainState:
-        """The state before the first step; the seeds may be traced."""
-        shape, classes = self.shape, self.dataset.classes
-        return states.create(self.config, self.steps, shape, classes, seed, init_seed)
+        """The state before the first step; all arguments may be traced."""
+        return states.create(
+            self.config, self.steps, self.shape, self.dataset.classes, seed, init_seed, hyperparams
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -79,15 +84,9 @@ class Experiment:
             "config": configs.to_dict(self.config),
         }
 
-    @property
-    def values(self) -> Values:
-        """The numbers of the config that the programs take as an argument."""
-        return {name: np.float32(value) for name, value in configs.traced(self.config).items()}
 
-
-@dataclass(frozen=True)
-class Events:
-    """At which steps a host loop has something to do, as multiples of these.
+class Events(NamedTuple):
+    """At which steps a host loop has something to do, as multiples of these; 0 is never.
 
     Attributes:
         total: length of the run.
@@ -107,72 +106,72 @@ class Events:
     def of(cls, experiment: Experiment) -> "Events":
         """The events of an experiment."""
         config, epoch = experiment.config, experiment.epoch_steps
+        every_epoch = epoch if config.checkpoint.every_epoch else 0
         return cls(
             total=experiment.steps,
             epoch=epoch,
             log=config.train.log_every_steps,
             evaluate=config.train.eval_every_steps or epoch,
-            save=config.checkpoint.every_steps or epoch,
+            save=config.checkpoint.every_steps or every_epoch,
         )
 
     def after(self, step: int) -> int:
         """The next step at which something is due; a chunk never crosses it."""
-        periods = (self.epoch, self.log, self.evaluate, self.save)
+        periods = filter(None, (self.epoch, self.log, self.evaluate, self.save))
         return min(self.total, *(step - step % period + period for period in periods))
 
     def due(self, step: int, period: int) -> bool:
         """Whether an event of this period falls on a step; all fall on the last."""
-        return step % period == 0 or step == self.total
+        return step == self.total or (period > 0 and step % period == 0)
 
 
-@dataclass(frozen=True)
-class Functions:
-    """What a run computes, as pure functions; `Values` are the traced numbers of its config.
+class Functions(NamedTuple):
+    """What a run computes, as pure functions of one member's state.
 
     Attributes:
         order: (key, epoch) -> order of the epoch, [N].
-        chunk: (state, sums, values, train, order, steps) -> (state, sums), see `step.run_chunk`.
-        last_batch: (state, values, train, order) -> metrics on the batch of the step just done.
-        evaluate: (params, values, split) -> (metrics, logits [N, C]).
+        chunk: (state, train, order, steps) -> state, see `step.run_chunk`.
+        last_batch: (state, train, order) -> metrics on the batch of the step just done.
+        evaluate: (state, split) -> (metrics, predicted classes [N]).
     """
 
     order: Callable[[jax.Array, jax.Array], jax.Array]
-    chunk: Callable[..., tuple[TrainState, Metrics]]
-    last_batch: Callable[..., Metrics]
-    evaluate: Callable[..., tuple[Metrics, jax.Array]]
+    chunk: Callable[[TrainState, Batch, jax.Array, jax.Array], TrainState]
+    last_batch: Callable[[TrainState, Batch, jax.Array], Metrics]
+    evaluate: Callable[[TrainState, Batch], tuple[Metrics, jax.Array]]
 
 
 def make_functions(
     experiment: Experiment,
-    divide_grads: Callable[[GradFn], GradFn] = step.as_it_is,
-    divide_batches: Divide = step.as_it_is,
+    shard_grads: ShardGrads = step.unsharded,
+    shard_batches: ShardBatches = step.unsharded,
 ) -> Functions:
     """The functions of an experiment.
 
     Args:
-        experiment: gives the config, whose traced numbers are not read.
-        divide_grads: lets every device work on its share of a batch, in training.
-        divide_batches: the same in evaluation.
+        experiment: gives the config, of which the numbers in ``state.hyperparams`` are not read.
+        shard_grads: lets every device work on a shard of each batch, in training.
+        shard_batches: the same in evaluation.
     """
-    classes = experiment.dataset.classes
-    size, batch_size = len(experiment.dataset.train.labels), experiment.config.train.batch_size
+    config, classes = experiment.config, experiment.dataset.classes
+    size, batch_size = len(experiment.dataset.train.labels), config.train.batch_size
+    train_step = step.make_train_step(config, experiment.steps, classes, shard_grads)
 
     def order(key, epoch):
         return step.epoch_order(key, epoch, size)
 
-    def chunk(state, sums, values, train, order, steps):
-        config = configs.replace(experiment.config, values)
-        train_step = step.make_train_step(config, experiment.steps, classes, divide_grads)
-        return step.run_chunk(train_step, state, sums, train, order, steps, batch_size)
+    def chunk(state, train, order, steps):
+        return step.run_chunk(train_step, state, train, order, steps, batch_size)
 
-    def last_batch(state, values, train, order):
-        config = configs.replace(experiment.config, values)
+    def last_batch(state, train, order):
         batch = step.take_batch(train, order, state.step - 1, batch_size)
-        return step.evaluate(config, state.params, batch, classes)[0]
+        traced = configs.replace(config, state.hyperparams)
+        return step.evaluate(traced, state.params, batch, classes)[0]
 
-    def evaluate(params, values, split):
-        config = configs.replace(experiment.config, values)
-        return step.evaluate(config, params, split, classes, divide_batches)
+    def evaluate(state, split):
+        params, traced = states.evaluation_params(state), configs.replace(config, state.hyperparams)
+        sums, logits = step.evaluate(traced, params, split, classes, shard_batches)
+        return sums, logits.argmax(axis=-1)
 
     return Functions(order, chunk, last_batch, evaluate)
 
@@ -215,7 +214,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
     """
     configs.check(config)
     experiment = Experiment.of(config, dataset)
-    functions, values = make_functions(experiment), experiment.values
+    functions = make_functions(experiment)
     init_seed = None if config.train.init_seed is None else np.uint32(config.train.init_seed)
     whole_epochs, remainder = divmod(experiment.steps, experiment.epoch_steps)
     train_split = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
@@ -223,7 +222,9 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
 
     def run_epoch(state, epoch, steps):
         order = functions.order(state.key, epoch)
-        return functions.chunk(state, metrics.zeros(), values, train_split, order, steps)
+        state = state._replace(metrics=Metrics.zeros())
+        state = functions.chunk(state, train_split, order, steps)
+        return state, state.metrics
 
     def train(seed: int | jax.Array) -> Trained:
         with jax.default_matmul_precision(config.train.precision):
@@ -237,8 +238,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
             if remainder:
                 state, last = run_epoch(state, whole_epochs, remainder)
                 curve = jax.tree.map(jnp.append, curve, last)
-            params = states.evaluation_params(state)
-            test, _ = functions.evaluate(params, values, test_split)
+            test, _ = functions.evaluate(state, test_split)
         return Trained(state, curve, test)
 
     return train

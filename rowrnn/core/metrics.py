@@ -24,14 +24,21 @@ class Metrics:
     count: jax.Array
     nonfinite: jax.Array
 
+    @classmethod
+    def zeros(cls) -> "Metrics":
+        """The sums over no examples."""
+        none = jnp.zeros((), jnp.int32)
+        return cls(jnp.zeros(()), none, none, none)
+
+    @classmethod
+    def of(cls, logits: jax.Array, losses: jax.Array, labels: jax.Array) -> "Metrics":
+        """The sums over one batch: logits [B, C], losses [B], labels [B]."""
+        correct = (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32)
+        count = jnp.asarray(labels.shape[0], jnp.int32)
+        return cls(losses.sum(), correct, count, jnp.zeros((), jnp.int32))
+
     def __add__(self, other: "Metrics") -> "Metrics":
         return jax.tree.map(jnp.add, self, other)
-
-
-def zeros() -> Metrics:
-    """The sums over no examples."""
-    none = jnp.zeros((), jnp.int32)
-    return Metrics(jnp.zeros(()), none, none, none)
 
 
 def cross_entropy(
@@ -45,10 +52,3 @@ def cross_entropy(
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
     return (1 - smoothing) * loss + smoothing * uniform
-
-
-def from_logits(logits: jax.Array, losses: jax.Array, labels: jax.Array) -> Metrics:
-    """The sums over one batch: logits [B, C], losses [B], labels [B]."""
-    correct = (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32)
-    count = jnp.asarray(labels.shape[0], jnp.int32)
-    return Metrics(losses.sum(), correct, count, jnp.zeros((), jnp.int32))

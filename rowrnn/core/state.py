@@ -1,6 +1,6 @@
 """What a run carries from step to step, and how it begins."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -8,13 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rowrnn import config as configs
 from rowrnn.config import Config
+from rowrnn.core.metrics import Metrics
 from rowrnn.core.model import Params, RowRNN
 from rowrnn.core.optimizer import make_optimizer
+
+Hyperparams = dict[str, Any]
+"""Numbers of a config that ride along in the state, by dotted name; see `rowrnn.config.traced`."""
 
 
 class TrainState(NamedTuple):
     """The state of one run; every field is an array or a tree of arrays.
+
+    Of many runs at once, the *members* of a sweep, every array has a leading axis [S].
 
     Attributes:
         step: updates done, int32.
@@ -22,6 +29,9 @@ class TrainState(NamedTuple):
         opt_state: state of the Optax transformation.
         key: typed key that data order, augmentation and dropout are drawn from.
         ema: moving average of the parameters, or None where the config keeps none.
+        hyperparams: numbers of the config that members may differ in, such as the learning rate,
+            so that one compiled program serves them all.
+        metrics: sums over the training batches since they were last set to zero.
     """
 
     step: jax.Array
@@ -29,6 +39,8 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     key: jax.Array
     ema: Params | None
+    hyperparams: Hyperparams
+    metrics: Metrics
 
 
 def create(
@@ -38,6 +50,7 @@ def create(
     classes: int,
     seed: int | np.uint32 | jax.Array,
     init_seed: int | np.uint32 | jax.Array | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """The state before the first step, a pure function of its arguments.
 
@@ -48,16 +61,19 @@ def create(
         classes: number of classes.
         seed: may be traced, so that `vmap` makes many states at once.
         init_seed: what the parameters are drawn from; `seed` where not given.
+        hyperparams: numbers that take the place of the config's; those of the config where not
+            given.
 
     >>> state = create(Config(), 100, (28, 28), 10, seed=0)
-    >>> state.params["lstm_0"].kernel.shape
-    (256, 512)
+    >>> state.params["lstm_0"].kernel.shape, float(state.hyperparams["optimizer.momentum"])
+    ((256, 512), 0.8999999761581421)
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     if init_seed is not None:
         init_key, _ = jax.random.split(jax.random.key(init_seed))
     images = jnp.zeros((1, *shape), jnp.uint8)
     params = cast(Params, RowRNN(config.model, classes).init(init_key, images)["params"])
+    hyperparams = configs.traced(config) if hyperparams is None else hyperparams
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -65,6 +81,8 @@ def create(
         key=key,
         # A copy: the state is donated, and one buffer cannot be donated twice.
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+        hyperparams={name: jnp.float32(value) for name, value in hyperparams.items()},
+        metrics=Metrics.zeros(),
     )
 
 

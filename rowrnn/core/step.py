@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rowrnn import config as configs
 from rowrnn.config import Config, DataConfig, is_off
-from rowrnn.core import metrics
 from rowrnn.core.augment import random_shift, random_warp
-from rowrnn.core.metrics import Metrics
+from rowrnn.core.metrics import Metrics, cross_entropy
 from rowrnn.core.model import Params, RowRNN
 from rowrnn.core.optimizer import make_optimizer
 from rowrnn.core.state import TrainState
@@ -34,56 +34,55 @@ class Batch(NamedTuple):
     labels: jax.Array
 
 
-Divide = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
-"""From a function of arrays [B, ...] to the same function, of which each device does a share."""
-
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 GradFn = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
 """(params, batch, a key for each example) -> (gradients, metrics), both sums over the examples."""
+ShardGrads = Callable[[GradFn], GradFn]
+"""Makes a gradient function work on a shard of each batch and sum over the shards."""
+ShardBatches = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+"""Makes a function of arrays [B, ...] work on a shard of them and gather what it gives."""
 
 
-def as_it_is(function: Any) -> Any:
-    """What a single device makes of a function that many would divide."""
+def unsharded(function: Any) -> Any:
+    """The function itself: a single device works on whole batches."""
     return function
 
 
 def make_train_step(
-    config: Config,
-    total_steps: int,
-    classes: int,
-    divide: Callable[[GradFn], GradFn] = as_it_is,
+    config: Config, total_steps: int, classes: int, shard_grads: ShardGrads = unsharded
 ) -> TrainStep:
     """The pure function ``train_step(state, batch) -> (state, metrics)`` of an experiment.
 
     One step augments the batch, computes loss and gradients, updates the parameters through Optax
     and, where asked for, their moving average. The metrics are those of the forward pass, before
-    the update.
+    the update; ``state.metrics`` is left as it is.
 
     Args:
-        config: the experiment. Its numbers that `rowrnn.config.traced` lists may be traced arrays,
-            so that one compiled program serves many of them.
+        config: the experiment. The numbers of it that are in ``state.hyperparams`` are read there.
         total_steps: length of the run, for the schedule.
         classes: number of classes.
-        divide: lets every device work on its share of the batch; nothing on a single one.
+        shard_grads: lets every device work on a shard of the batch; nothing on a single one.
     """
-    tx = make_optimizer(config.optimizer, total_steps)
-    grad_fn = divide(_make_grad_fn(config, classes))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        batch = batch._replace(images=_augment(config.data, state.key, state.step, batch.images))
+        traced = configs.replace(config, state.hyperparams)
+        tx = make_optimizer(traced.optimizer, total_steps)
+        grad_fn = shard_grads(_make_grad_fn(traced, classes))
+        batch = batch._replace(images=_augment(traced.data, state.key, state.step, batch.images))
         dropout_key = _stream(state.key, _DROPOUT, state.step)
         example_keys = jax.random.split(dropout_key, batch.labels.shape[0])
-        grads, sums = grad_fn(state.params, batch, example_keys)
+        grads, metrics = grad_fn(state.params, batch, example_keys)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = state.ema
         if ema is not None:
-            decay = config.optimizer.ema_decay
+            decay = traced.optimizer.ema_decay
             ema = cast(Params, optax.incremental_update(params, ema, 1 - decay))
         # A gradient that is not finite shows in the update, and so does a division by zero in it.
-        finite = jnp.isfinite(sums.loss_sum) & jnp.isfinite(optax.tree.norm(updates))
-        sums = dataclasses.replace(sums, nonfinite=1 - finite.astype(jnp.int32))
-        return TrainState(state.step + 1, params, opt_state, state.key, ema), sums
+        finite = jnp.isfinite(metrics.loss_sum) & jnp.isfinite(optax.tree.norm(updates))
+        metrics = dataclasses.replace(metrics, nonfinite=1 - finite.astype(jnp.int32))
+        state = state._replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+        return state, metrics
 
     return train_step
 
@@ -105,8 +104,8 @@ def _make_grad_fn(config: Config, classes: int) -> GradFn:
     def loss_fn(params, batch, keys):
         dropout_keys = None if is_off(config.model.dropout) else keys
         logits, _ = model.apply({"params": params}, batch.images, dropout_keys=dropout_keys)
-        losses = metrics.cross_entropy(logits, batch.labels, config.train.label_smoothing)
-        sums = metrics.from_logits(logits, losses, batch.labels)
+        losses = cross_entropy(logits, batch.labels, config.train.label_smoothing)
+        sums = Metrics.of(logits, losses, batch.labels)
         # Not the mean: that over a share of the batch is not a share of the mean.
         return losses.sum() / config.train.batch_size, sums
 
@@ -135,25 +134,23 @@ def take_batch(train: Batch, order: jax.Array, step: jax.Array, batch_size: int)
 def run_chunk(
     train_step: TrainStep,
     state: TrainState,
-    sums: Metrics,
     train: Batch,
     order: jax.Array,
     steps: int | jax.Array,
     batch_size: int,
-) -> tuple[TrainState, Metrics]:
-    """Runs `steps` steps of one epoch on the device and adds their metrics to `sums`.
+) -> TrainState:
+    """Runs `steps` steps of one epoch on the device and adds their metrics to ``state.metrics``.
 
     The number of steps is an array, not a constant, so that one compiled program runs chunks of
     every length; and the metrics are added up one step at a time. So a run that is cut elsewhere
     executes the same instructions and gives the same bits.
 
-    The step after which `sums.nonfinite` is not 0 is the last: a run that has diverged stays as it
-    is, also where others that have not go on beside it.
+    The step after which ``state.metrics.nonfinite`` is not 0 is the last: a run that has diverged
+    stays as it is, also where others go on beside it.
 
     Args:
         train_step: what `make_train_step` gave.
         state: the state before the chunk.
-        sums: the metrics of the steps before that are added up with these.
         train: the training part, on the device.
         order: the order of the epoch that all these steps belong to, [N].
         steps: how many steps.
@@ -161,26 +158,24 @@ def run_chunk(
     """
     end = state.step + steps
 
-    def goes_on(carried):
-        state, sums = carried
-        return (state.step < end) & (sums.nonfinite == 0)
+    def goes_on(state):
+        return (state.step < end) & (state.metrics.nonfinite == 0)
 
-    def body(carried):
-        state, sums = carried
+    def body(state):
         batch = take_batch(train, order, state.step, batch_size)
-        state, step_sums = train_step(state, batch)
-        return state, sums + step_sums
+        state, metrics = train_step(state, batch)
+        return state._replace(metrics=state.metrics + metrics)
 
-    return jax.lax.while_loop(goes_on, body, (state, sums))
+    return jax.lax.while_loop(goes_on, body, state)
 
 
 def predict_logits(
-    config: Config, params: Params, images: jax.Array, classes: int, divide: Divide = as_it_is
+    config: Config, params: Params, images: jax.Array, classes: int, shard: ShardBatches = unsharded
 ) -> jax.Array:
     """Logits [N, C] of any number of images [N, T, F], in batches of `EVAL_BATCH`."""
     model = RowRNN(config.model, classes)
 
-    @divide
+    @shard
     def batch_logits(batch):
         return model.apply({"params": params}, batch)[0]
 
@@ -195,12 +190,12 @@ def predict_logits(
 
 
 def evaluate(
-    config: Config, params: Params, split: Batch, classes: int, divide: Divide = as_it_is
+    config: Config, params: Params, split: Batch, classes: int, shard: ShardBatches = unsharded
 ) -> tuple[Metrics, jax.Array]:
     """The sums over a split and its logits [N, C]; no smoothing, augmentation or dropout."""
-    logits = predict_logits(config, params, split.images, classes, divide)
-    losses = metrics.cross_entropy(logits, split.labels)
-    return metrics.from_logits(logits, losses, split.labels), logits
+    logits = predict_logits(config, params, split.images, classes, shard)
+    losses = cross_entropy(logits, split.labels)
+    return Metrics.of(logits, losses, split.labels), logits
 
 
 def _stream(key: jax.Array, purpose: int, index: int | jax.Array) -> jax.Array:

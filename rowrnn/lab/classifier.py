@@ -20,7 +20,7 @@ from rowrnn.core.state import TrainState
 from rowrnn.data import Split
 from rowrnn.errors import DataError, RunError
 from rowrnn.store import checkpoint, rundir, weights
-from rowrnn.store.checkpoint import Facts, RunFacts
+from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
 
 # The beliefs after every row take 28 times the memory of an answer.
@@ -164,10 +164,11 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
             f"rowrnn train --resume {path}"
         )
     state, facts = restored
-    return _make(path, RunFacts.of(facts), int(state.step), states.evaluation_params(state))
+    state = jax.tree.map(lambda leaf: leaf[0], state)
+    return _make(path, facts, int(state.step), states.evaluation_params(state))
 
 
-def _make(path: Path, run: RunFacts | Origin, step: int, params: Params) -> Classifier:
+def _make(path: Path, run: Facts | Origin, step: int, params: Params) -> Classifier:
     """The network of a directory, from what is written there."""
     rows, pixels = run.shape
     return Classifier(
@@ -182,17 +183,19 @@ def _make(path: Path, run: RunFacts | Origin, step: int, params: Params) -> Clas
     )
 
 
-def _config_of(run: RunFacts | Origin) -> Config:
+def _config_of(run: Facts | Origin) -> Config:
     """The config of a run, with a backend that computes the same on every device."""
     return configs.replace(configs.restore(run.config), {"model.backend": "fast"})
 
 
 def _make_abstract(facts: Facts) -> TrainState:
-    """Shapes and dtypes of a state, from the facts saved with it; `ValueError` of bad ones."""
-    run = RunFacts.of(facts)
-    config, (rows, pixels) = _config_of(run), run.shape
+    """Shapes and dtypes of the state of a single run, from the facts saved with it."""
+    if facts.members != 1:
+        raise ValueError(f"it holds {facts.members} members, and not a run")
+    config, (rows, pixels) = _config_of(facts), facts.shape
 
-    def create():
-        return states.create(config, run.steps, (rows, pixels), run.classes, seed=0)
+    def create(seed):
+        return states.create(config, facts.steps, (rows, pixels), facts.classes, seed)
 
-    return jax.eval_shape(create)
+    state = jax.eval_shape(create, jax.ShapeDtypeStruct((), np.uint32))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), state)

@@ -168,14 +168,19 @@ def _draw_rows(evaluation: Evaluation, accuracy: np.ndarray, path: Path) -> None
 
 
 def _logits(classifier: Classifier, mesh: Mesh, images: np.ndarray) -> np.ndarray:
-    """Logits [N, C] of images [N, T, F], with each batch divided over the devices."""
+    """Logits [N, C] of images [N, T, F], with each batch sharded over the devices."""
     config = classifier.config
 
     def logits(params, images):
-        divide = functools.partial(parallel.divide_batches, mesh)
-        return step.predict_logits(config, params, images, classifier.classes, divide)
+        shard = functools.partial(parallel.shard_batches, mesh)
+        return step.predict_logits(config, params, images, classifier.classes, shard)
 
-    arguments = parallel.put_replicated(mesh, (classifier.params, images))
+    # A network is a stack of one.
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], classifier.params)
+    params = parallel.shard_members(mesh, params)
+    images = parallel.replicate(mesh, images)
     with jax.default_matmul_precision(config.train.precision):
-        compiled = parallel.compile_replicated(mesh, logits, *arguments, dtype=config.model.dtype)
-    return parallel.fetch(mesh, compiled(*arguments))
+        compiled = parallel.compile_members(
+            mesh, logits, (True, False), params, images, vmap=False, dtype=config.model.dtype
+        )
+    return parallel.fetch(mesh, compiled(params, images))[0]

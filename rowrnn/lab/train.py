@@ -1,36 +1,31 @@
-"""The host loop of one training run: chunks on the device, events between them, files, clocks."""
+"""One training run: a stack of one member, its directory and its result."""
 
 import contextlib
 import dataclasses
 import json
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
-from rowrnn import files, parallel
+from rowrnn import parallel
 from rowrnn.config import Config
-from rowrnn.core import state as states
-from rowrnn.core.experiment import Events, Experiment
+from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
-from rowrnn.lab import trainer
+from rowrnn.lab import loop
 from rowrnn.lab.display import Display, NotebookDisplay, make_display
 from rowrnn.lab.interrupt import StopRequest
-from rowrnn.lab.trainer import Programs, Splits
+from rowrnn.lab.loop import Job, Loop, Progress
+from rowrnn.lab.trainer import Trainer, prepare, stack_members
 from rowrnn.store import checkpoint, loggers, rundir
-from rowrnn.store.checkpoint import CheckpointWriter, Facts, RunFacts
-from rowrnn.store.rundir import RunDir, WatchedRunDir
-
-# Between two looks at the signals and the display; chunks are cut to about this length.
-CHUNK_SECONDS = 0.5
+from rowrnn.store.checkpoint import CheckpointWriter, Facts
+from rowrnn.store.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -105,9 +100,9 @@ def train(
     with parallel.waiting_for_others():
         parallel.require_same(config=configs.dump(config))
         # Process 0 comes first, and prepares a dataset that is not there yet.
-        prepared = parallel.first_then_others(lambda: trainer.prepare(config))
+        experiment = parallel.first_then_others(lambda: prepare(config))
         # All that can be refused is refused before a run is overwritten.
-        mesh = _make_mesh(prepared)
+        mesh = _make_mesh(experiment)
         if resume is None:
             path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
             path = Path(parallel.from_first(str(path)))
@@ -115,265 +110,136 @@ def train(
         else:
             path = Path(resume)
             run = parallel.on_first(lambda: RunDir.reopen(path))
-        with run or WatchedRunDir(path) as run, StopRequest() as stop:
+        with run or RunDir.follow(path) as run, StopRequest() as stop:
             finished = rundir.read_result(path, TrainResult)
-            return finished or _run(prepared, mesh, run, stop, began)
+            return finished or _run(experiment, mesh, run, stop, began)
 
 
-def _make_mesh(prepared: Experiment) -> Mesh:
+def _make_mesh(experiment: Experiment) -> Mesh:
     """The devices of a run; raises `ConfigError` where the config does not fit them."""
-    mesh = parallel.make_mesh(prepared.config.parallel)
-    parallel.check_divides(mesh, prepared.config.train.batch_size)
+    mesh = parallel.make_mesh(experiment.config.parallel)
+    parallel.check_divides(mesh, experiment.config.train.batch_size)
     # Traces the model, which finds out whether its backend can run here.
-    jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
+    jax.eval_shape(lambda: experiment.create_state(*experiment.seeds))
     return mesh
 
 
 @dataclass
-class _Progress:
-    """Where a run stands, on the host; a checkpoint keeps all of it.
+class Run(Job):
+    """A run that is trained: its log, and what is shown of it."""
 
-    Attributes:
-        step: updates done.
-        loss_sum: of the training batches since the last log entry, likewise `correct`, `count`.
-        train_loss: of the last log entry.
-        validation_accuracy: of the last evaluation, which was at `validation_step`.
-        best_accuracy: the highest so far; -1 before the first evaluation.
-        train_s: seconds spent in chunks, over all sessions of the run.
-        wall_s: seconds from the start to the last save, over all sessions.
-    """
+    experiment: Experiment
+    trainer: Trainer
+    directory: RunDir
+    display: Display
 
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    count: int = 0
-    train_loss: float = 0.0
-    validation_accuracy: float | None = None
-    validation_step: int | None = None
-    best_accuracy: float = -1.0
-    train_s: float = 0.0
-    wall_s: float = 0.0
-
-    @property
-    def sums(self) -> Metrics:
-        """The metrics since the last log entry, to which a chunk adds its own."""
-        return Metrics(
-            loss_sum=jnp.float32(self.loss_sum),
-            correct=jnp.int32(self.correct),
-            count=jnp.int32(self.count),
-            nonfinite=jnp.int32(0),
+    def advanced(self, progress: Progress, sums: Metrics, steps: int, seconds: float) -> None:
+        """Shows the means since the last log entry."""
+        count = int(sums.count[0])
+        self.display.advance(
+            progress.step,
+            loss=float(sums.loss_sum[0]) / count,
+            accuracy=int(sums.correct[0]) / count,
+            examples_per_s=steps * self.experiment.config.train.batch_size / seconds,
         )
 
-    def take(self, sums: Metrics, steps: int, seconds: float) -> None:
-        """Takes in what a chunk has made of `sums`."""
-        self.step += steps
-        self.loss_sum = float(sums.loss_sum)
-        self.correct = int(sums.correct)
-        self.count = int(sums.count)
-        self.train_s += seconds
+    def logged(self, progress: Progress, index: int, values: dict[str, float]) -> None:
+        """Appends the figures to the log."""
+        step = progress.step
+        place = {
+            "step": step,
+            "examples": step * self.experiment.config.train.batch_size,
+            "epoch": step / self.experiment.epoch_steps,
+            "seconds": round(progress.train_s, 3),
+        }
+        self.directory.log(place, values)
+        if "validation_accuracy" in values:
+            self.display.validation(values["validation_accuracy"])
 
-    def end_interval(self) -> dict[str, float]:
-        """The means since the last log entry, from where the sums begin anew."""
-        self.train_loss = self.loss_sum / self.count
-        accuracy = self.correct / self.count
-        self.loss_sum, self.correct, self.count = 0.0, 0, 0
-        return {"train_loss": self.train_loss, "train_accuracy": accuracy}
+    def interval_ended(self, progress: Progress, state: TrainState, order: jax.Array) -> None:
+        """Prints the notebook's line, where it is asked for."""
+        whole = progress.step % self.experiment.config.train.log_every_steps == 0
+        if isinstance(self.display, NotebookDisplay) and whole:
+            # Both figures are taken after the update, on the batch it was made from.
+            after = self.trainer.fetch(self.trainer.last_batch(state, order))
+            count = after.count[0]
+            self.display.batch(progress.step, after.loss_sum[0] / count, after.correct[0] / count)
 
+    def diverged(self, progress: Progress, what: str) -> None:
+        """Raises `DivergedError`."""
+        step = progress.diverged[0] or 0
+        # In the log too, so that `rowrnn runs` can tell; but what has happened matters more.
+        with contextlib.suppress(RunError):
+            self.directory.log({"step": step}, {"diverged": 1.0})
+        rate = self.experiment.config.optimizer.learning_rate
+        raise DivergedError(
+            f"{what} was not finite at step {step} (learning rate {rate:g}); what was "
+            f"saved in {self.directory.path / 'checkpoints'} before is good. Try a lower "
+            "optimizer.learning_rate or optimizer.clip_norm = 1"
+        )
 
-@dataclass(frozen=True)
-class _Loop:
-    """What the loop works with and does not change."""
-
-    prepared: Experiment
-    run: RunDir
-    splits: Splits
-    programs: Programs
-    writer: CheckpointWriter
-    display: Display
-    stop: StopRequest
-    began: float
+    def stopped(self, progress: Progress, by: str) -> StoppedError:
+        """See `Job.stopped`."""
+        return StoppedError(
+            f"stopped by {by} after step {progress.step} of {self.experiment.steps}, which is "
+            f"saved; go on with: rowrnn train --resume {self.directory.path}"
+        )
 
 
 def _run(
-    prepared: Experiment, mesh: Mesh, run: RunDir, stop: StopRequest, began: float
+    experiment: Experiment, mesh: Mesh, directory: RunDir, stop: StopRequest, began: float
 ) -> TrainResult:
     """Trains from the newest intact checkpoint, or from the start, and evaluates."""
-    config = prepared.config
-    run.write_environment(parallel.describe(mesh))
-    state, progress = _first_state(prepared, run, mesh)
-    run.start_logger(config.train.logger)
-    splits = trainer.put_splits(prepared.dataset, mesh)
+    config = experiment.config
+    directory.write_environment(parallel.describe(mesh))
+    state, progress = _restore(experiment, directory)
+    directory.start_logger(config.train.logger)
     display = Display()
     if parallel.is_first():
-        display = make_display(config.train, prepared.steps, progress.step)
-    writer = CheckpointWriter(run.path / "checkpoints", config.checkpoint.keep)
-    try:
-        programs = trainer.compile_programs(prepared, mesh, splits, state)
-        began -= progress.wall_s
-        loop = _Loop(prepared, run, splits, programs, writer, display, stop, began)
-        state = _train_steps(loop, state, progress)
-    finally:
-        display.close()
-        writer.close()
-    result = _finish(loop, mesh, state, progress)
-    run.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
+        display = make_display(config.train, experiment.steps, progress.step)
+    writer = CheckpointWriter(directory.path / "checkpoints", config.checkpoint.keep)
+    with contextlib.closing(display), contextlib.closing(writer):
+        compiling = time.perf_counter()
+        trainer = Trainer(experiment, mesh)
+        compile_s = time.perf_counter() - compiling
+        state = trainer.init(*stack_members([experiment])) if state is None else trainer.put(state)
+        job = Run(experiment, trainer, directory, display)
+        train = Loop(trainer, job, writer, stop, began - progress.wall_s, keeps_best=True)
+        state = train.run(state, progress)
+        train.save(state, progress)
+    result = _evaluate(train, job, state, progress, compile_s)
+    directory.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
     with parallel.busy():
-        run.finish_logger("finished")
+        directory.finish_logger("finished")
     if isinstance(display, NotebookDisplay):
         display.finish(result.first256_accuracy)
     return result
 
 
-def _train_steps(loop: _Loop, state: TrainState, progress: _Progress) -> TrainState:
-    """Runs chunk after chunk to the last step; keeps `progress` up to date."""
-    events = Events.of(loop.prepared)
-    order, steps_at_once = None, 1
-    (stopped_by,) = parallel.largest(loop.stop.number)
-    _leave_if_stopped(loop, state, progress, stopped_by)
-    while progress.step < events.total:
-        began = time.perf_counter()
-        if order is None or progress.step % events.epoch == 0:
-            order = loop.programs.order(state.key, np.int32(progress.step // events.epoch))
-        steps = min(events.after(progress.step) - progress.step, steps_at_once)
-        state, sums = loop.programs.chunk(
-            state, progress.sums, loop.programs.values, loop.splits.train, order, np.int32(steps)
-        )
-        sums = jax.device_get(sums)
-        seconds = time.perf_counter() - began
-        _stop_if_diverged(loop, sums, int(state.step))
-        progress.take(sums, steps, seconds)
-        loop.display.advance(
-            progress.step,
-            loss=progress.loss_sum / progress.count,
-            accuracy=progress.correct / progress.count,
-            examples_per_s=steps * loop.prepared.config.train.batch_size / seconds,
-        )
-        _handle_events(loop, events, state, order, progress)
-        longest, stopped_by = parallel.largest(seconds, loop.stop.number)
-        steps_at_once = max(1, int(CHUNK_SECONDS / longest * steps))
-        _leave_if_stopped(loop, state, progress, stopped_by)
-    return state
-
-
-def _handle_events(
-    loop: _Loop, events: Events, state: TrainState, order: jax.Array, progress: _Progress
-) -> None:
-    """Logs, evaluates and saves, as is due after this step."""
-    if events.due(progress.step, events.log):
-        _log(loop, progress, progress.end_interval())
-        if isinstance(loop.display, NotebookDisplay) and progress.step % events.log == 0:
-            # Both figures are taken after the update, on the batch it was made from.
-            after = jax.device_get(
-                loop.programs.last_batch(state, loop.programs.values, loop.splits.train, order)
-            )
-            loop.display.batch(
-                progress.step, after.loss_sum / after.count, after.correct / after.count
-            )
-    improved = False
-    if loop.programs.validation is not None and events.due(progress.step, events.evaluate):
-        params = states.evaluation_params(state)
-        sums, _ = loop.programs.validation(params, loop.programs.values, loop.splits.validation)
-        loss, accuracy = float(sums.loss_sum / sums.count), int(sums.correct) / int(sums.count)
-        if not np.isfinite(loss):
-            raise _diverged(loop, "the loss on the validation part", progress.step)
-        progress.validation_accuracy, progress.validation_step = accuracy, progress.step
-        _log(loop, progress, {"validation_loss": loss, "validation_accuracy": accuracy})
-        loop.display.validation(accuracy)
-        improved = accuracy > progress.best_accuracy
-        progress.best_accuracy = max(accuracy, progress.best_accuracy)
-    if improved or events.due(progress.step, events.save):
-        _save(loop, state, progress)
-
-
-def _log(loop: _Loop, progress: _Progress, values: dict[str, float]) -> None:
-    config = loop.prepared.config
-    place = {
-        "step": progress.step,
-        "examples": progress.step * config.train.batch_size,
-        "epoch": progress.step / loop.prepared.epoch_steps,
-        "seconds": round(progress.train_s, 3),
-    }
-    loop.run.log(place, values)
-
-
-def _save(loop: _Loop, state: TrainState, progress: _Progress) -> None:
-    """Saves the state; returns when it is durable."""
-    progress.wall_s = time.perf_counter() - loop.began
-    prepared = loop.prepared
-    evaluated_now = progress.validation_step == progress.step
-    accuracy = progress.validation_accuracy if evaluated_now else None
-    facts = prepared.facts | {
-        "progress": dataclasses.asdict(progress),
-        "validation_accuracy": accuracy,
-    }
-    try:
-        loop.writer.save(state, facts, accuracy)
-    except DivergedError as error:
-        raise _diverged(loop, "the state", progress.step) from error
-
-
-def _stop_if_diverged(loop: _Loop, sums: Metrics, step: int) -> None:
-    if int(sums.nonfinite):
-        raise _diverged(loop, "the loss or an update", step)
-
-
-def _diverged(loop: _Loop, what: str, step: int) -> DivergedError:
-    """The error, which is noted in the log too, so that `rowrnn runs` can tell."""
-    with contextlib.suppress(RunError):  # What has happened matters more than that it is kept.
-        loop.run.log({"step": step}, {"diverged": 1.0})
-    rate = loop.prepared.config.optimizer.learning_rate
-    return DivergedError(
-        f"{what} was not finite at step {step} (learning rate {rate:g}); what was "
-        f"saved in {loop.run.path / 'checkpoints'} before is good. Try a lower "
-        "optimizer.learning_rate or optimizer.clip_norm = 1"
+def _restore(experiment: Experiment, directory: RunDir) -> tuple[TrainState | None, Progress]:
+    """The newest intact checkpoint of a run, on the host; None before its first."""
+    restored = loop.restore(
+        directory.path / "checkpoints",
+        experiment,
+        lambda facts: _check_same(experiment, facts, directory.path),
     )
-
-
-def _leave_if_stopped(
-    loop: _Loop, state: TrainState, progress: _Progress, stopped_by: float
-) -> None:
-    """Saves and raises `StoppedError` where a signal has asked for it, in whatever process."""
-    if not stopped_by:
-        return
-    _save(loop, state, progress)
-    raise StoppedError(
-        f"stopped by {signal.Signals(int(stopped_by)).name} after step {progress.step} of "
-        f"{loop.prepared.steps}, which is saved; go on with: rowrnn train --resume {loop.run.path}"
-    )
-
-
-def _first_state(prepared: Experiment, run: RunDir, mesh: Mesh) -> tuple[TrainState, _Progress]:
-    """The newest intact checkpoint of a run, or its state before the first step."""
-
-    def make_abstract(facts: Facts) -> TrainState:
-        saved = RunFacts.of(facts)
-        files.build(_Progress, saved.progress)
-        _check_same(prepared, saved, run.path)
-        return jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
-
-    directory = run.path / "checkpoints"
-    restored = checkpoint.restore(directory, make_abstract)
     if restored is None:
-        run.rewind_log(0)
-        state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
-        return state, _Progress()
-    state, facts = restored
-    progress = files.build(_Progress, facts["progress"])
-    progress.step = int(state.step)
-    parallel.on_first(lambda: checkpoint.set_aside_newer(directory, progress.step))
-    run.rewind_log(progress.step)
-    return parallel.put_state(mesh, state), progress
+        directory.rewind_log(0)
+        return None, Progress.start(1)
+    state, progress, _ = restored
+    directory.rewind_log(progress.step)
+    return state, progress
 
 
-def _check_same(prepared: Experiment, saved: RunFacts, path: Path) -> None:
+def _check_same(experiment: Experiment, saved: Facts, path: Path) -> None:
     """Raises `RunError` where a checkpoint belongs to other data or another config."""
-    if saved.fingerprint != prepared.dataset.fingerprint:
+    if saved.fingerprint != experiment.dataset.fingerprint:
         raise RunError(
             f"{path} was trained on {saved.dataset} with fingerprint "
             f"{saved.fingerprint[:12]}…, but the data found now has "
-            f"{prepared.dataset.fingerprint[:12]}…; give the same data, or start a new run"
+            f"{experiment.dataset.fingerprint[:12]}…; give the same data, or start a new run"
         )
-    _check_resumable(configs.restore(saved.config), prepared.config, path)
+    _check_resumable(configs.restore(saved.config), experiment.config, path)
 
 
 def _config_to_resume(path: Path, asked: Config | None) -> Config:
@@ -395,36 +261,40 @@ def _check_resumable(saved: Config, asked: Config, path: Path) -> None:
             )
 
 
-def _finish(loop: _Loop, mesh: Mesh, state: TrainState, progress: _Progress) -> TrainResult:
+def _evaluate(
+    train: Loop, job: Run, state: TrainState, progress: Progress, compile_s: float
+) -> TrainResult:
     """Evaluates the last state on the test part and collects the result."""
-    prepared, config = loop.prepared, loop.prepared.config
-    params = states.evaluation_params(state)
-    test, logits = jax.device_get(
-        loop.programs.test(params, loop.programs.values, loop.splits.test)
-    )
-    if not np.isfinite(test.loss_sum):
-        raise _diverged(loop, "the loss on the test part", progress.step)
-    right = logits.argmax(axis=-1) == prepared.dataset.test.labels
-    examples = prepared.steps * config.train.batch_size
+    trainer, experiment = train.trainer, train.trainer.experiment
+    config, dataset = experiment.config, experiment.dataset
+    sums, predicted = trainer.fetch(trainer.test(state))
+    if not np.isfinite(sums.loss_sum[0]):
+        progress.diverged = [progress.step]
+        job.diverged(progress, "the loss on the test part")
+    params = jax.tree.map(lambda leaf: leaf[0], trainer.fetch(state.params))
+    right = predicted[0] == dataset.test.labels
+    examples = experiment.steps * config.train.batch_size
+    train_loss = progress.last(0, "train_loss")
+    assert train_loss is not None, "the last step is logged"
     return TrainResult(
-        run_dir=str(loop.run.path),
-        dataset=prepared.dataset.name,
-        fingerprint=prepared.dataset.fingerprint,
+        run_dir=str(job.directory.path),
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
         seed=config.train.seed,
-        steps=prepared.steps,
+        steps=experiment.steps,
         examples=examples,
-        epochs=prepared.steps / prepared.epoch_steps,
-        train_loss=progress.train_loss,
-        validation_accuracy=progress.validation_accuracy,
-        test_accuracy=float(test.correct / test.count),
-        test_loss=float(test.loss_sum / test.count),
+        epochs=experiment.steps / experiment.epoch_steps,
+        train_loss=train_loss,
+        validation_accuracy=progress.last(0, "validation_accuracy"),
+        test_accuracy=float(sums.correct[0] / sums.count[0]),
+        test_loss=float(sums.loss_sum[0] / sums.count[0]),
         first256_accuracy=float(right[:256].mean()),
         params=sum(leaf.size for leaf in jax.tree.leaves(params)),
         backend=config.model.backend,
-        devices=mesh.devices.size,
-        compile_s=loop.programs.compile_s,
+        devices=trainer.mesh.devices.size,
+        compile_s=compile_s,
         train_s=progress.train_s,
         examples_per_s=examples / progress.train_s,
-        wall_s=time.perf_counter() - loop.began,
-        params_sha256=checkpoint.params_digest(jax.device_get(state.params)),
+        wall_s=time.perf_counter() - train.began,
+        params_sha256=checkpoint.params_digest(params),
     )

@@ -1,8 +1,12 @@
-"""The compiled programs of a run and its data, on the devices of a mesh."""
+"""The trainer: members of one experiment on the devices of a mesh.
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+It prepares, places and compiles, and runs what the core computes: the order of an epoch, a chunk of
+steps, an evaluation. It knows no files and no clocks; `rowrnn.lab.loop` has these.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,12 +14,10 @@ from jax.sharding import Mesh
 
 from rowrnn import data, parallel
 from rowrnn.config import Config
-from rowrnn.core import metrics
-from rowrnn.core import state as states
 from rowrnn.core.dataset import Dataset, Split
-from rowrnn.core.experiment import Experiment, Functions, Values, make_functions
+from rowrnn.core.experiment import Experiment, make_functions
 from rowrnn.core.metrics import Metrics
-from rowrnn.core.state import TrainState
+from rowrnn.core.state import Hyperparams, TrainState
 from rowrnn.core.step import Batch
 
 
@@ -29,87 +31,190 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
     return Experiment.of(config, dataset or data.load(config.data))
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The parts of the data on the device; without a validation part it is None."""
+class Programs(NamedTuple):
+    """What is compiled for some members; states and what they give have a leading axis [S].
+
+    Attributes:
+        init: (seeds, init_seeds, hyperparams) -> state.
+        order: (keys, epoch) -> orders of the epoch, [S, N].
+        chunk: (state, train, orders, steps) -> state; the state given is donated.
+        validation: (state, split) -> (metrics, predicted classes [S, N]); None without that part.
+        test: the same on the test part.
+        last_batch: (state, train, orders) -> metrics on the batch of the step just done; None
+            unless the notebook's lines are shown, which nobody else needs it for.
+    """
+
+    init: jax.stages.Compiled
+    order: jax.stages.Compiled
+    chunk: jax.stages.Compiled
+    validation: jax.stages.Compiled | None
+    test: jax.stages.Compiled
+    last_batch: jax.stages.Compiled | None
+
+
+def compile_programs(
+    experiment: Experiment, mesh: Mesh, members: int = 1, *, vmap: bool = False
+) -> Programs:
+    """Compiles from shapes alone: the devices of the mesh are not touched, nor need they be there.
+
+    Args:
+        experiment: what the members have in common.
+        mesh: the devices.
+        members: S, a multiple of the devices on the axis "seed".
+        vmap: whether the members of a device run at once, and not one after the other.
+    """
+    config, dataset = experiment.config, experiment.dataset
+    functions = make_functions(
+        experiment,
+        shard_grads=lambda grad_fn: parallel.shard_grads(mesh, grad_fn),
+        shard_batches=lambda function: parallel.shard_batches(mesh, function),
+    )
+
+    def compiled(function, stacked, *arguments, donate=()):
+        with jax.default_matmul_precision(config.train.precision):
+            return parallel.compile_members(
+                mesh, function, stacked, *arguments,
+                vmap=vmap, dtype=config.model.dtype, donate=donate,
+            )  # fmt: skip
+
+    def evaluation(split: Split) -> jax.stages.Compiled:
+        return compiled(functions.evaluate, (True, False), state, _abstract(split))
+
+    state, seeds = abstract_state(experiment, members), np.zeros(members, np.uint32)
+    hyperparams = {name: np.zeros(members, np.float32) for name in experiment.hyperparams}
+    train, step = _abstract(dataset.train), np.int32(0)
+    orders = jax.eval_shape(jax.vmap(functions.order, (0, None)), state.key, step)
+    has_validation = len(dataset.validation.labels) > 0
+    shows_batches = config.train.display == "notebook"
+    return Programs(
+        init=compiled(experiment.create_state, (True,) * 3, seeds, seeds, hyperparams),
+        order=compiled(functions.order, (True, False), state.key, step),
+        chunk=compiled(
+            functions.chunk, (True, False, True, False), state, train, orders, step, donate=(0,)
+        ),
+        validation=evaluation(dataset.validation) if has_validation else None,
+        test=evaluation(dataset.test),
+        last_batch=compiled(functions.last_batch, (True, False, True), state, train, orders)
+        if shows_batches
+        else None,
+    )
+
+
+class Splits(NamedTuple):
+    """The parts of the data, whole on every device; without a validation part it is None."""
 
     train: Batch
     validation: Batch | None
     test: Batch
 
 
-def put_splits(dataset: Dataset, mesh: Mesh) -> Splits:
-    """Copies the data to every device of the mesh."""
+class Trainer:
+    """Trains members that differ in their seeds and hyperparameters alone; one run is one member.
 
-    def put(split: Split) -> Batch:
-        return parallel.put_split(mesh, split.images, split.labels)
+    Every array of a state has a leading axis of members, [S, ...], which is sharded over the mesh
+    axis "seed"; each batch is sharded over "data". On a device its members run one after the other,
+    bit for bit as each would alone, or with `vmap` all at once, the same but for rounding.
 
-    has_validation = len(dataset.validation.labels) > 0
-    return Splits(
-        put(dataset.train),
-        put(dataset.validation) if has_validation else None,
-        put(dataset.test),
-    )
+    Programs are compiled at once; the data is placed when it is first needed.
 
-
-def functions_on(mesh: Mesh, experiment: Experiment) -> Functions:
-    """The functions of an experiment, for the devices of a mesh to share each batch."""
-    return make_functions(
-        experiment,
-        divide_grads=lambda grad_fn: parallel.divide_grads(mesh, grad_fn),
-        divide_batches=lambda function: parallel.divide_batches(mesh, function),
-    )
-
-
-@dataclass(frozen=True)
-class Programs:
-    """The compiled programs of one run; see `Functions` for what they take and give.
-
-    Attributes:
-        values: the traced numbers of the config, on the mesh.
-        order: the order of an epoch.
-        chunk: steps; the state is donated.
-        last_batch: metrics on the batch of the step just done.
-        validation: evaluation on the validation part; None without that part.
-        test: evaluation on the test part.
-        compile_s: seconds that tracing, lowering and compiling took.
+    Args:
+        experiment, mesh, members, vmap: as for `compile_programs`.
+        splits: data of the experiment that lies on the mesh already.
     """
 
-    values: Values
-    order: Callable[[jax.Array, np.int32], jax.Array]
-    chunk: Callable[..., tuple[TrainState, Metrics]]
-    last_batch: Callable[..., Metrics]
-    validation: Callable[..., tuple[Metrics, jax.Array]] | None
-    test: Callable[..., tuple[Metrics, jax.Array]]
-    compile_s: float
+    def __init__(
+        self,
+        experiment: Experiment,
+        mesh: Mesh,
+        members: int = 1,
+        *,
+        vmap: bool = False,
+        splits: Splits | None = None,
+    ):
+        self.experiment, self.mesh, self.members = experiment, mesh, members
+        self.programs = compile_programs(experiment, mesh, members, vmap=vmap)
+        if splits is not None:
+            self.splits = splits
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data on the devices."""
+        dataset = self.experiment.dataset
+
+        def put(split: Split) -> Batch:
+            return parallel.replicate(self.mesh, Batch(split.images, split.labels))  # type: ignore[arg-type]
+
+        has_validation = len(dataset.validation.labels) > 0
+        validation = put(dataset.validation) if has_validation else None
+        return Splits(put(dataset.train), validation, put(dataset.test))
+
+    def init(
+        self, seeds: np.ndarray, init_seeds: np.ndarray, hyperparams: Hyperparams
+    ) -> TrainState:
+        """The state before the first step; arrays [S], as `stack_members` gives them."""
+        return self.programs.init(*self.put_members((seeds, init_seeds, hyperparams)))
+
+    def put(self, state: TrainState) -> TrainState:
+        """A state of the host, such as a restored one, on the devices."""
+        return parallel.shard_state(self.mesh, state)
+
+    def put_members(self, tree: Any) -> Any:
+        """Arrays [S, ...] of the host on the devices."""
+        return parallel.shard_members(self.mesh, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Copies of arrays on this host; all processes must ask for the same."""
+        return parallel.fetch(self.mesh, tree)
+
+    def order(self, state: TrainState, epoch: int) -> jax.Array:
+        """The order in which each member takes the training examples in an epoch, [S, N]."""
+        return self.programs.order(state.key, np.int32(epoch))
+
+    def run(self, state: TrainState, order: jax.Array, steps: int) -> TrainState:
+        """The state after some steps of the epoch of this order; the state given is used up."""
+        return self.programs.chunk(state, self.splits.train, order, np.int32(steps))
+
+    def validate(self, state: TrainState) -> tuple[Metrics, jax.Array] | None:
+        """Metrics [S] and predicted classes [S, N] on the validation part; None without one."""
+        if self.programs.validation is None:
+            return None
+        return self.programs.validation(state, self.splits.validation)
+
+    def test(self, state: TrainState) -> tuple[Metrics, jax.Array]:
+        """Metrics [S] and predicted classes [S, N] on the test part."""
+        return self.programs.test(state, self.splits.test)
+
+    def last_batch(self, state: TrainState, order: jax.Array) -> Metrics:
+        """Metrics [S] on the batch of the step just done, after its update."""
+        assert self.programs.last_batch is not None, "train.display is not 'notebook'"
+        return self.programs.last_batch(state, self.splits.train, order)
 
 
-def compile_programs(
-    experiment: Experiment, mesh: Mesh, splits: Splits, state: TrainState
-) -> Programs:
-    """Compiles what a run calls, for a state and data that lie on the mesh."""
-    config = experiment.config
-    functions = functions_on(mesh, experiment)
-    values = parallel.put_replicated(mesh, experiment.values)
+def stack_members(
+    experiments: Sequence[Experiment],
+) -> tuple[np.ndarray, np.ndarray, Hyperparams]:
+    """Seeds, seeds of the initial parameters and hyperparameters of many members, arrays [S]."""
+    seeds, init_seeds = zip(*(experiment.seeds for experiment in experiments), strict=True)
+    each = [experiment.hyperparams for experiment in experiments]
+    hyperparams = {name: np.stack([values[name] for values in each]) for name in each[0]}
+    return np.array(seeds), np.array(init_seeds), hyperparams
 
-    def compiled(function, *arguments, donate=()):
-        return parallel.compile_replicated(
-            mesh, function, *arguments, dtype=config.model.dtype, donate=donate
-        )
 
-    began = time.perf_counter()
-    params = states.evaluation_params(state)
-    with jax.default_matmul_precision(config.train.precision):
-        order = compiled(functions.order, state.key, np.int32(0))
-        an_order = order(state.key, np.int32(0))
-        chunk = compiled(
-            functions.chunk, state, metrics.zeros(), values, splits.train, an_order, np.int32(0),
-            donate=(0,),
-        )  # fmt: skip
-        last_batch = compiled(functions.last_batch, state, values, splits.train, an_order)
-        test = compiled(functions.evaluate, params, values, splits.test)
-        validation = None
-        if splits.validation is not None:
-            validation = compiled(functions.evaluate, params, values, splits.validation)
-    seconds = time.perf_counter() - began
-    return Programs(values, order, chunk, last_batch, validation, test, seconds)
+def abstract_state(experiment: Experiment, members: int) -> TrainState:
+    """Shapes and types of the state of some members.
+
+    The axis of members is put in front here: the backend of cuDNN cannot be traced under `vmap`.
+    """
+    seed = jax.ShapeDtypeStruct((), np.uint32)
+    state = jax.eval_shape(experiment.create_state, seed, seed)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype), state
+    )
+
+
+def _abstract(split: Split) -> Batch:
+    images, labels = split.images, split.labels
+    return Batch(
+        jax.ShapeDtypeStruct(images.shape, images.dtype),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct(labels.shape, labels.dtype),  # type: ignore[arg-type]
+    )

@@ -15,16 +15,7 @@ from rowrnn.parallel.mesh import (
     start,
     start_sweep,
 )
-from rowrnn.parallel.placement import (
-    create_state,
-    fetch,
-    put_replicated,
-    put_split,
-    put_stack,
-    put_state,
-    replicated,
-    stack_on,
-)
+from rowrnn.parallel.placement import fetch, replicate, shard_members, shard_state
 from rowrnn.parallel.processes import (
     busy,
     first_then_others,
@@ -38,25 +29,20 @@ from rowrnn.parallel.processes import (
 )
 from rowrnn.parallel.processes import count as process_count
 from rowrnn.parallel.programs import (
-    compile_for_seeds,
-    compile_replicated,
+    compile_members,
     device_bytes,
-    divide_batches,
-    divide_grads,
     free_bytes,
     is_out_of_memory,
+    shard_batches,
+    shard_grads,
 )
 
 __all__ = [
     "busy",
     "check_divides",
-    "compile_for_seeds",
-    "compile_replicated",
-    "create_state",
+    "compile_members",
     "describe",
     "device_bytes",
-    "divide_batches",
-    "divide_grads",
     "fetch",
     "first_then_others",
     "free_bytes",
@@ -70,13 +56,12 @@ __all__ = [
     "on_accelerator",
     "on_first",
     "process_count",
-    "put_replicated",
-    "put_split",
-    "put_stack",
-    "put_state",
-    "replicated",
+    "replicate",
     "require_same",
-    "stack_on",
+    "shard_batches",
+    "shard_grads",
+    "shard_members",
+    "shard_state",
     "start",
     "start_sweep",
     "waiting_for_others",

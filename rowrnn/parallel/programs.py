@@ -1,4 +1,4 @@
-"""Compiling for a mesh: the programs of one run or of many, and what they need."""
+"""Compiling for a mesh: programs of many members, each over shards of its batch."""
 
 import os
 from collections.abc import Callable
@@ -6,13 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rowrnn.core.step import GradFn
-from rowrnn.parallel import processes
-from rowrnn.parallel.placement import replicated
 
 # Told to the compiler on CPUs, by type of the operands, unless XLA_FLAGS says something about it:
 # without YNNPACK the small float32 products of a step are 15 to 20 % faster, and bfloat16 ones
@@ -20,41 +17,41 @@ from rowrnn.parallel.placement import replicated
 _CPU_OPTIONS = {"float32": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
-def divide_grads(mesh: Mesh, grad_fn: GradFn) -> GradFn:
-    """Runs a gradient function on each device's share of the batch and sums what it gives.
+def shard_grads(mesh: Mesh, grad_fn: GradFn) -> GradFn:
+    """Runs a gradient function on each device's shard of the batch and sums what it gives.
 
-    Said in so many words, inside `shard_map`: left to itself, the partitioner gathers the gates of
+    Inside `shard_map` and by an explicit sum: left to itself, the partitioner gathers the gates of
     all rows on every device, which then all compute the whole gradient of the kernel.
     """
     if mesh.shape["data"] == 1:
         return grad_fn
 
-    def share(params, batch, keys):
-        grads, sums = grad_fn(params, *_share(mesh, (batch, keys)))
+    def sharded(params, batch, keys):
+        grads, sums = grad_fn(params, *_shard(mesh, (batch, keys)))
         # The counts of a batch are exact in float32, and so all goes in one collective.
         floats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), sums)
         grads, floats = jax.lax.psum((grads, floats), "data")
         return grads, jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), floats, sums)
 
-    return share
+    return sharded
 
 
-def divide_batches(mesh: Mesh, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Runs a function of examples [B, ...] on each device's share of them, where they divide.
+def shard_batches(mesh: Mesh, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Runs a function of examples [B, ...] on each device's shard of them, where they divide.
 
     What it gives, [B, ...] as well, is whole on every device.
     """
     count = mesh.shape["data"]
 
-    def share(examples):
+    def sharded(examples):
         if any(array.shape[0] % count for array in jax.tree.leaves(examples)):
             return function(examples)
-        return jax.lax.all_gather(function(_share(mesh, examples)), "data", tiled=True)
+        return jax.lax.all_gather(function(_shard(mesh, examples)), "data", tiled=True)
 
-    return function if count == 1 else share
+    return function if count == 1 else sharded
 
 
-def _share(mesh: Mesh, tree: Any) -> Any:
+def _shard(mesh: Mesh, tree: Any) -> Any:
     """Of arrays [B, ...] the part that this device works on."""
     count, index = mesh.shape["data"], jax.lax.axis_index("data")
 
@@ -65,28 +62,7 @@ def _share(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(cut, tree)
 
 
-def compile_replicated(
-    mesh: Mesh, function: Callable, *arguments: Any, dtype: str, donate: tuple[int, ...] = ()
-) -> jax.stages.Compiled:
-    """Compiles a function whose arguments and results lie whole on every device of the mesh.
-
-    Args:
-        mesh: the devices.
-        function: what to compile; each device runs it, and it may divide work over "data".
-        arguments: what it will be called with, or others of the same shapes and types.
-        dtype: type of the operands of matrix products, as `model.dtype` says it.
-        donate: positions of the arguments whose memory the results may take over.
-    """
-    everywhere = replicated(mesh)
-    if mesh.size > 1:
-        function = _on_each_device(mesh, function, P(), P())
-    jitted = jax.jit(
-        function, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=donate
-    )
-    return _compile(mesh, jitted, arguments, dtype)
-
-
-def compile_for_seeds(
+def compile_members(
     mesh: Mesh,
     function: Callable,
     stacked: tuple[bool, ...],
@@ -95,17 +71,18 @@ def compile_for_seeds(
     dtype: str,
     donate: tuple[int, ...] = (),
 ) -> jax.stages.Compiled:
-    """Compiles a function of one member for many of them, divided over the axis "seed".
+    """Compiles a function of one member for many of them, sharded over the axis "seed".
 
-    On each device its members run one after the other, in the very loop that a solo run executes
-    (`lax.map`), or all at once (`vmap`).
+    On each device its members run one after the other (`lax.map`), each by the instructions that
+    it would run alone, or all at once (`vmap`). Only shapes are looked at: the devices of the mesh
+    need not be there.
 
     Args:
         mesh: the devices.
         function: of one member.
         stacked: which arguments have a leading axis of members, [S, ...], as all results have;
-            the others are the same for all.
-        arguments: what it will be called with, or others of the same shapes and types.
+            the others are the same for all, and lie whole on every device.
+        arguments: their shapes and types.
         vmap: whether the members of a device run at once.
         dtype: type of the operands of matrix products, as `model.dtype` says it.
         donate: positions of the arguments whose memory the results may take over.
@@ -125,42 +102,23 @@ def compile_for_seeds(
         members = tuple(a for a, is_stacked in zip(arguments, stacked, strict=True) if is_stacked)
         return jax.vmap(of_a_member)(members) if vmap else jax.lax.map(of_a_member, members)
 
-    of_a_device.__name__ = function.__name__
-    jitted = jax.jit(
-        _on_each_device(mesh, of_a_device, specs, P("seed")),
+    mapped = jax.shard_map(
+        of_a_device, mesh=mesh, in_specs=specs, out_specs=P("seed"), check_vma=False
+    )
+    mapped.__name__ = function.__name__  # For the log of compilations.
+    lowered = jax.jit(
+        mapped,
         in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
         out_shardings=NamedSharding(mesh, P("seed")),
         donate_argnums=donate,
-    )
-    return _compile(mesh, jitted, arguments, dtype)
-
-
-def _on_each_device(mesh: Mesh, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """A function that each device runs by itself, but where it says otherwise."""
-    mapped = jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-    )
-    mapped.__name__ = function.__name__  # For the log of compilations.
-    return mapped
-
-
-def _compile(mesh: Mesh, jitted: Any, arguments: Any, dtype: str) -> jax.stages.Compiled:
-    with processes.busy():
-        lowered = jitted.lower(*jax.tree.map(_abstract, arguments))
-        try:
-            return lowered.compile(compiler_options=_compiler_options(mesh, dtype))
-        except jax.errors.JaxRuntimeError as error:
-            # The options are of one XLA; another may know them no more.
-            if "No such compile option" not in str(error):
-                raise
-            return lowered.compile()
-
-
-def _abstract(argument: Any) -> Any:
-    """The shape of an array of the host, which stands for no place; others say theirs."""
-    if isinstance(argument, np.ndarray | np.generic):
-        return jax.ShapeDtypeStruct(argument.shape, argument.dtype)
-    return argument
+    ).lower(*arguments)
+    try:
+        return lowered.compile(compiler_options=_compiler_options(mesh, dtype))
+    except jax.errors.JaxRuntimeError as error:
+        # The options are of one XLA; another may know them no more.
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
 def device_bytes(compiled: jax.stages.Compiled) -> int:

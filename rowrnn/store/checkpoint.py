@@ -30,7 +30,6 @@ from rowrnn import files
 from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import DivergedError, RunError
 
-Facts = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 _KEY = "key"
@@ -42,8 +41,8 @@ _MOST_COMPRESSED = 16
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """What a checkpoint of a single run says of it, so that it can be loaded without it.
+class Facts:
+    """What a checkpoint says beside its arrays, so that it can be loaded without its run.
 
     Attributes:
         dataset: name of the data.
@@ -51,7 +50,9 @@ class RunFacts:
         shape: rows and pixels of an image, (T, F).
         classes: number of classes, C.
         steps: length of the run.
-        config: the experiment, as nested tables.
+        config: the experiment, as nested tables; of a sweep what its members have in common.
+        members: on the leading axis of all arrays, S.
+        keys: of their records in the ledger of a sweep; none for a single run.
         progress: where the host loop stood.
         validation_accuracy: at this step; None where it was not evaluated there.
         sha256: of each array, by name.
@@ -63,22 +64,29 @@ class RunFacts:
     classes: int
     steps: int
     config: dict[str, Any]
+    members: int
+    keys: list[dict[str, Any]]
     progress: dict[str, Any]
     validation_accuracy: float | None
     sha256: dict[str, str]
 
     @classmethod
-    def of(cls, facts: Facts) -> "RunFacts":
-        """From the facts of a checkpoint; raises `ValueError` where they are others."""
-        run = files.build(cls, facts)
-        if min(*run.shape, run.classes, run.steps) < 1:
-            raise ValueError(f"shape {run.shape}, {run.classes} classes, {run.steps} steps")
-        configs.require_data(run.config, run.dataset, run.fingerprint)
-        return run
+    def of(cls, values: Any) -> "Facts":
+        """From JSON; raises `ValueError` where it is none."""
+        facts = files.build(cls, values)
+        if min(*facts.shape, facts.classes, facts.steps, facts.members) < 1:
+            raise ValueError(
+                f"shape {facts.shape}, {facts.classes} classes, {facts.steps} steps, "
+                f"{facts.members} members"
+            )
+        configs.require_data(facts.config, facts.dataset, facts.fingerprint)
+        return facts
 
 
 class CheckpointWriter:
     """Saves states into one directory and keeps the latest few and the best.
+
+    The directory is made at the first save.
 
     Args:
         directory: where the checkpoints lie, one numbered directory for each step.
@@ -86,29 +94,34 @@ class CheckpointWriter:
     """
 
     def __init__(self, directory: Path, keep: int):
+        self._directory, self._keep = directory, keep
+        self._opened: ocp.training.Checkpointer | None = None
+        self._failed = False
+
+    def _open(self) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics["validation_accuracy"],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        self._failed = False
-        kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        kept: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
         try:
-            self._checkpointer = ocp.training.Checkpointer(
-                str(directory.absolute()),
+            return ocp.training.Checkpointer(
+                str(self._directory.absolute()),
                 preservation_policy=kept,
                 # What a killed save left behind.
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
-            raise RunError(f"{directory} cannot be written to: {error.strerror}") from error
+            raise RunError(f"{self._directory} cannot be written to: {error.strerror}") from error
 
-    def save(self, state: TrainState, facts: Facts, validation_accuracy: float | None) -> None:
+    def save(self, state: TrainState, facts: dict[str, Any]) -> None:
         """Saves a state and returns when it is durable; a step that is there already stays.
 
-        The state may be that of a stack, with a leading axis of members; its step is then that of
-        the furthest.
+        Args:
+            state: of members [S, ...]; its step is that of the furthest.
+            facts: what `Facts` holds, but for the digests.
 
         Raises `RunError` where the save fails and `DivergedError` where an array is not finite.
         """
@@ -117,16 +130,17 @@ class CheckpointWriter:
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
-        latest = self._checkpointer.latest
+        self._opened = self._opened or self._open()
+        latest = self._opened.latest
         if latest is not None and latest.step == step:
             return
         text = json.dumps(facts | {"sha256": {name: digest(a) for name, a in arrays.items()}})
         metrics: Any = None
-        if validation_accuracy is not None:
-            metrics = {"validation_accuracy": validation_accuracy}
+        if facts["validation_accuracy"] is not None:
+            metrics = {"validation_accuracy": facts["validation_accuracy"]}
         _silence_late_reports()
         try:
-            self._checkpointer.save(
+            self._opened.save(
                 step,
                 arrays,
                 metrics=metrics,
@@ -135,15 +149,16 @@ class CheckpointWriter:
         except (OSError, ValueError) as error:
             self._failed = True
             raise RunError(
-                f"{self._checkpointer.directory}: step {step} was not saved: {_reason(error)}; "
+                f"{self._directory}: step {step} was not saved: {_reason(error)}; "
                 "what was saved before is good"
             ) from error
 
     def close(self) -> None:
         """Lets go of the directory."""
-        # After a save that failed, Orbax raises its error once more.
-        with contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
-            self._checkpointer.close()
+        if self._opened is not None:
+            # After a save that failed, Orbax raises its error once more.
+            with contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
+                self._opened.close()
 
 
 def _reason(error: Exception) -> str:
@@ -158,7 +173,7 @@ def restore(
     make_abstract: Callable[[Facts], TrainState],
     which: str = "last",
 ) -> tuple[TrainState, Facts] | None:
-    """The newest intact state of a directory, its arrays on the host, and its facts.
+    """The newest intact state of a directory, its arrays [S, ...] on the host, and its facts.
 
     Args:
         directory: where a `CheckpointWriter` saved.
@@ -254,13 +269,12 @@ def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     """The state and facts of one checkpoint; raises `_DamagedError`."""
     facts, claims = _read_metadata(path)
     try:
-        digests = dict(facts["sha256"])
         abstract = make_abstract(facts)
     except (KeyError, TypeError, ValueError) as error:
         raise _DamagedError(f"its metadata says what cannot be: {error}") from error
     arrays = _load(path, abstract, claims)
     for name, array in arrays.items():
-        if digest(np.asarray(array)) != digests.get(name):
+        if digest(np.asarray(array)) != facts.sha256.get(name):
             raise _DamagedError(f"{name} does not match its SHA-256")
     if int(arrays["step"].max()) != int(path.name):
         raise _DamagedError(f"it holds step {int(arrays['step'].max())}")
@@ -344,14 +358,15 @@ def _read_metadata(path: Path) -> tuple[Facts, Any]:
         metadata: Any = ocp.metadata(str(path.absolute()))
         text = metadata.custom_metadata["facts"]
         intact = _sha256(text.encode()) == metadata.custom_metadata["facts_sha256"]
-        facts = files.parse_json(text)
+        values = files.parse_json(text)
     except Exception as error:  # As above: damaged files raise anything.
         raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
     if not intact:
         raise _DamagedError("its metadata does not match its SHA-256")
-    if not isinstance(facts, dict):
-        raise _DamagedError("its metadata is no table of facts")
-    return facts, metadata.metadata
+    try:
+        return Facts.of(values), metadata.metadata
+    except (TypeError, ValueError) as error:
+        raise _DamagedError(f"its metadata says what cannot be: {error}") from error
 
 
 def _candidates(directory: Path, which: str) -> list[Path]:
@@ -378,11 +393,11 @@ def _candidates(directory: Path, which: str) -> list[Path]:
 def _validation_accuracy(path: Path) -> float:
     """The accuracy a checkpoint was saved with; -1 where there was none."""
     try:
-        accuracy = _read_facts(path).get("validation_accuracy")
+        accuracy = _read_facts(path).validation_accuracy
     except _DamagedError as error:
         warnings.warn(f"checkpoint {path} is damaged: {error}; left out", stacklevel=2)
         return -1.0
-    return float(accuracy) if isinstance(accuracy, int | float) else -1.0
+    return -1.0 if accuracy is None else accuracy
 
 
 def _steps(directory: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from rowrnn.store.members import Member
 COMPLETED, DIVERGED = "completed", "diverged"
 
 # The rooms whose code decides what a run computes.
-DECIDING = ("core", "lab/stack.py", "lab/trainer.py", "parallel")
+DECIDING = ("core", "lab/trainer.py", "parallel")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 # What a file that is no record, or a forged one, may raise when it is read.

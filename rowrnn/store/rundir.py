@@ -53,18 +53,22 @@ class _Holder:
 class RunDir:
     """A run directory that this process alone writes to, until it is closed.
 
-    Use `create` or `reopen`; as a context manager it lets go of the lock at the end.
+    Use `create` or `reopen`; as a context manager it lets go of the lock at the end. Where process
+    0 of the same job has the lock, `follow` is for the others: what would write does nothing.
 
     Attributes:
         path: the directory.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, writes: bool = True):
         """Takes the lock of an existing directory; raises `RunError` where another holds it."""
         files.require_plain(path)
         self.path = path
+        self._writes = writes
         self._log: Log | None = None
         self._logger: Logger | None = None
+        if not writes:
+            return
         self._lock = _take_lock(path)
         holder = _Holder(socket.gethostname(), os.getpid(), _now())
         self.write("lock.json", json.dumps(dataclasses.asdict(holder)))
@@ -100,6 +104,11 @@ class RunDir:
         require_run(path)
         return cls(path)
 
+    @classmethod
+    def follow(cls, path: Path) -> "RunDir":
+        """The directory of a run that process 0 of this job writes to."""
+        return cls(path, writes=False)
+
     def __enter__(self) -> "RunDir":
         return self
 
@@ -112,6 +121,8 @@ class RunDir:
 
     def close(self) -> None:
         """Lets go of the directory."""
+        if not self._writes:
+            return
         try:
             if self._log is not None:
                 self._log.close()
@@ -123,6 +134,8 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """Writes a whole file, which appears complete or not at all."""
+        if not self._writes:
+            return
         try:
             files.write_whole(self.path / name, text)
         except OSError as error:
@@ -130,6 +143,8 @@ class RunDir:
 
     def remove(self, *names: str) -> None:
         """Removes files that are not true any more, where they are there."""
+        if not self._writes:
+            return
         for name in names:
             try:
                 (self.path / name).unlink(missing_ok=True)
@@ -147,6 +162,8 @@ class RunDir:
             place: where in the run; "step" is what TensorBoard counts by.
             values: the figures.
         """
+        if not self._writes:
+            return
         # What an earlier process logged after this step has been taken back.
         log = self._log = self._log or Log(self.path, purge_step=int(place["step"]))
         log.append([place | values], [(name, v, int(place["step"])) for name, v in values.items()])
@@ -154,7 +171,7 @@ class RunDir:
 
     def start_logger(self, kind: str) -> None:
         """Lets a logger follow what is logged from now on; "none" does not."""
-        if kind != "none":
+        if self._writes and kind != "none":
             self._logger = Logger(kind, self.path)
 
     def finish_logger(self, outcome: Outcome) -> None:
@@ -165,6 +182,8 @@ class RunDir:
 
     def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
+        if not self._writes:
+            return
         log = self._log = self._log or Log(self.path)
         points = [(name, step, value) for name, part in curve.items() for step, value in part]
         log.append(
@@ -186,6 +205,8 @@ class RunDir:
         self._change_log(lambda path: logs.rewind(path, step))
 
     def _change_log(self, change: Callable[[Path], None]) -> None:
+        if not self._writes:
+            return
         try:
             change(self.path)
         except OSError as error:
@@ -203,42 +224,6 @@ class RunDir:
                     entry.unlink()
         except OSError as error:
             raise RunError(f"{error.filename} cannot be removed: {error.strerror}") from error
-
-
-class WatchedRunDir(RunDir):
-    """A run directory that another process of the same job writes to: nothing is written here.
-
-    Args:
-        path: the directory.
-    """
-
-    def __init__(self, path: Path):
-        files.require_plain(path)
-        self.path = path
-
-    def close(self) -> None:
-        """There is nothing to let go of."""
-
-    def write(self, name: str, text: str) -> None:
-        """Left to the other."""
-
-    def remove(self, *names: str) -> None:
-        """Left to the other."""
-
-    def log(self, place: dict[str, float], values: dict[str, float]) -> None:
-        """Left to the other."""
-
-    def start_logger(self, kind: str) -> None:
-        """Left to the other."""
-
-    def finish_logger(self, outcome: Outcome) -> None:
-        """Left to the other."""
-
-    def log_member(self, member: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-        """Left to the other."""
-
-    def _change_log(self, change: Callable[[Path], None]) -> None:
-        """Left to the other."""
 
 
 def default_path(name: str) -> Path:

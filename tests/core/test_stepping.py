@@ -29,14 +29,13 @@ def train_chunks(config, chunks, seed=0):
 
     @jax.jit
     def chunk(state, order, steps):
-        return step.run_chunk(train_step, state, metrics.zeros(), train, order, steps, 16)
+        return step.run_chunk(train_step, state, train, order, steps, 16)
 
     state, done = states.create(config, steps, SHAPE, CLASSES, seed), 0
     for length in chunks:
         order = step.epoch_order(state.key, done // EPOCH_STEPS, SIZE)
-        state, sums = chunk(state, order, length)
-        assert int(sums.count) == 16 * length
-        done += length
+        state, done = chunk(state, order, length), done + length
+        assert int(state.metrics.count) == 16 * done
     return state
 
 

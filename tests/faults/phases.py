@@ -4,7 +4,6 @@ FILE holds the name of the phase, at any moment, so that a test can send its sig
 see which one a kill has hit. Nothing of what rowrnn does is changed.
 """
 
-import dataclasses
 import itertools
 import mmap
 import sys
@@ -59,22 +58,21 @@ class _Chunk:
 
 
 def _watch(within):
-    """Names the phases of what the host loops call."""
-    from rowrnn.core import experiment
-    from rowrnn.lab import stack, sweep
+    """Names the phases of what the host loop calls."""
+    from rowrnn.lab import sweep, trainer
     from rowrnn.store.checkpoint import CheckpointWriter
 
-    def marked(programs):
-        return dataclasses.replace(
-            programs,
+    real = within("compile", trainer.compile_programs)
+
+    def compile_programs(*given, **named):
+        programs = real(*given, **named)
+        return programs._replace(
             chunk=_Chunk(programs.chunk, within),
             validation=programs.validation and within("evaluate", programs.validation),
             test=within("end", programs.test),
         )
 
-    for module, name in ((experiment, "compile_programs"), (stack, "compile_stack")):
-        real = within("compile", getattr(module, name))
-        setattr(module, name, lambda *given, real=real, **named: marked(real(*given, **named)))
+    trainer.compile_programs = compile_programs
     CheckpointWriter.save = within("save", CheckpointWriter.save, then="train")
     sweep.Keeper.take = within("between", sweep.Keeper.take)
 

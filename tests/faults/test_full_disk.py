@@ -20,7 +20,7 @@ from in_process import command, compiled_once, last_json, steps_in
 import rowrnn
 from rowrnn.config import Config
 from rowrnn.errors import RunError
-from rowrnn.lab import train as runner
+from rowrnn.lab.train import Run
 from rowrnn.store import logs, rundir
 from rowrnn.store.checkpoint import CheckpointWriter
 
@@ -109,20 +109,20 @@ def left_over(path):
 def watched():
     """Within it: the step that training has reached, the steps whose save returned, the phase."""
     seen = {"step": 0, "saved": [], "phase": "start"}
-    take, save = runner._Progress.take, CheckpointWriter.save
+    advanced, save = Run.advanced, CheckpointWriter.save
 
-    def watched_take(progress, *arguments):
-        take(progress, *arguments)
+    def watched_advanced(run, progress, *arguments):
+        advanced(run, progress, *arguments)
         seen["step"], seen["phase"] = progress.step, "train"
 
-    def watched_save(writer, state, facts, accuracy):
+    def watched_save(writer, state, facts):
         seen["phase"] = "save"
-        save(writer, state, facts, accuracy)
-        seen["saved"].append(int(state.step))
+        save(writer, state, facts)
+        seen["saved"].append(int(state.step[0]))
         seen["phase"] = "train"
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runner._Progress, "take", watched_take)
+        patched.setattr(Run, "advanced", watched_advanced)
         patched.setattr(CheckpointWriter, "save", watched_save)
         yield seen
 

@@ -42,14 +42,14 @@ def main():
 
 
 def _watch(done, note):
-    """Counts what the host loops do."""
+    """Counts what the host loop does."""
     from rowrnn.lab import sweep, train
     from rowrnn.store.checkpoint import CheckpointWriter
 
-    take, save, keep = train._Progress.take, CheckpointWriter.save, sweep.Keeper.take
+    advanced, save, keep = train.Run.advanced, CheckpointWriter.save, sweep.Keeper.take
 
-    def counted_take(progress, sums, steps, seconds):
-        take(progress, sums, steps, seconds)
+    def counted_steps(run, progress, sums, steps, seconds):
+        advanced(run, progress, sums, steps, seconds)
         done["steps"] += steps
 
     def noted_save(writer, *arguments):
@@ -57,13 +57,13 @@ def _watch(done, note):
         done["saves"] += 1
         note()
 
-    def noted_keep(keeper, prepared, members, outcomes):
-        keep(keeper, prepared, members, outcomes)
+    def noted_keep(keeper, experiment, members, outcomes):
+        keep(keeper, experiment, members, outcomes)
         done["stacks"] += 1
-        done["steps"] += prepared.steps * len(members)
+        done["steps"] += experiment.steps * len(members)
         note()
 
-    train._Progress.take, CheckpointWriter.save = counted_take, noted_save
+    train.Run.advanced, CheckpointWriter.save = counted_steps, noted_save
     sweep.Keeper.take = noted_keep
 
 

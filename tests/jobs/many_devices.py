@@ -13,8 +13,7 @@ import numpy as np
 from rowrnn import config as configs
 from rowrnn import parallel
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from rowrnn.core import metrics
-from rowrnn.lab import trainer
+from rowrnn.lab.trainer import Trainer, prepare, stack_members
 
 # At three times this rate training itself makes a rounding error 10,000 times as large in 200
 # steps, on one device too.
@@ -28,26 +27,18 @@ CONFIG = Config(
 
 def compile_run(config):
     """A function that trains for 200 steps, and gives parameters, flat, and predictions."""
-    prepared = trainer.prepare(config)
+    experiment = prepare(config)
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_divides(mesh, config.train.batch_size)
-    splits = trainer.put_splits(prepared.dataset, mesh)
-
-    def create():
-        return parallel.create_state(mesh, prepared.create_state, prepared.seeds)
-
-    programs = trainer.compile_programs(prepared, mesh, splits, create())
+    trainer = Trainer(experiment, mesh)
 
     def run():
-        state = create()
-        for first in range(0, prepared.steps, prepared.epoch_steps):
-            order = programs.order(state.key, np.int32(first // prepared.epoch_steps))
-            steps = np.int32(min(prepared.epoch_steps, prepared.steps - first))
-            state, _ = programs.chunk(
-                state, metrics.zeros(), programs.values, splits.train, order, steps
-            )
-        _, logits = programs.test(state.params, programs.values, splits.test)
-        return flat(state.params), np.asarray(logits).argmax(axis=-1)
+        state = trainer.init(*stack_members([experiment]))
+        for first in range(0, experiment.steps, experiment.epoch_steps):
+            order = trainer.order(state, first // experiment.epoch_steps)
+            state = trainer.run(state, order, min(experiment.epoch_steps, experiment.steps - first))
+        _, predicted = trainer.test(state)
+        return flat(state.params), np.asarray(predicted[0])
 
     return run
 

@@ -7,26 +7,28 @@ import functools
 import json
 import os
 import shutil
-import signal
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import compiled_once
+from stopping import stop_at
 
 import rowrnn
 from rowrnn import config as configs
 from rowrnn.bench import timing
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from rowrnn.core import metrics, step
 from rowrnn.core import state as states
+from rowrnn.core import step
 from rowrnn.core.step import Batch
 from rowrnn.errors import ConfigError, RunError, StoppedError
-from rowrnn.lab import stack, trainer
 from rowrnn.lab import sweep as runner
+from rowrnn.lab import trainer
+from rowrnn.lab.loop import Loop
 from rowrnn.lab.rows import evaluate_rows
-from rowrnn.lab.sweep import SweepSettings, loop, outcome, plan
+from rowrnn.lab.sweep import SweepSettings
+from rowrnn.lab.sweep.stack import Stack
 from rowrnn.store import checkpoint, ledger, logs, members, rundir
 from rowrnn.store.members import Spec
 
@@ -80,21 +82,10 @@ def solo(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """No pictures, short estimates, and each stack of programs compiled once for all tests."""
+    """No pictures, short estimates, and each trainer's programs compiled once for all tests."""
     # Before a sweep can ask for fewer than the two that conftest.py asks for.
     assert len(jax.devices()) == 2
-    compiled, real = {}, stack.compile_stack
-
-    def compile_stack(prepared, mesh, splits, size, *, vmap):
-        key = (members.structure(prepared.config), mesh, size, vmap)
-        if key not in compiled:
-            compiled[key] = real(prepared, mesh, splits, size, vmap=vmap)
-        return compiled[key]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stack, "compile_stack", compile_stack)
-        patched.setattr(outcome, "draw", lambda *_, **__: None)
-        patched.setattr(plan, "_TIMED_SECONDS", 1e-3)
+    with compiled_once() as real:
         yield real
 
 
@@ -180,10 +171,9 @@ def params_after(values):
     # Nothing here depends on how fast the program is, only on what it computes.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(traced):
-        config = configs.replace(TRACED, values | traced)
-        train_step = step.make_train_step(config, 10, 4)
-        order = jnp.arange(20)
-        end, _ = step.run_chunk(train_step, state, metrics.zeros(), batch, order, 2, 10)
+        train_step = step.make_train_step(configs.replace(TRACED, values), 10, 4)
+        start = state._replace(hyperparams=traced)
+        end = step.run_chunk(train_step, start, batch, jnp.arange(20), 2, 10)
         return end.params, end.ema
 
     return run
@@ -240,7 +230,7 @@ def compilations(program):
     [({RATE: (1e-3, 3e-3, 1e-2)}, 1), ({"model.hidden_size": (4, 8)}, 2)],
 )
 def test_one_compilation_for_each_structure(tmp_path, monkeypatch, quick, grid, times):
-    monkeypatch.setattr(stack, "compile_stack", quick)
+    monkeypatch.setattr(trainer, "compile_programs", quick)
     config = configs.replace(SMALL, {"train.examples": 201})
     with compilations("chunk") as found:
         result = rowrnn.sweep(config, range(2), grid=grid, settings=MAP, run_dir=tmp_path / "sweep")
@@ -260,22 +250,21 @@ def test_vmap_is_refused_where_it_could_hang(tmp_path, monkeypatch):
 
 
 def test_vmap_is_the_same_but_for_rounding(tmp_path, solo):
-    result = rowrnn.sweep(
-        SMALL, (0, 1), settings=SweepSettings("vmap", 1, "all"), run_dir=tmp_path / "sweep"
-    )
-    found = result.summary["vmap_difference"]
-    assert found["members"] == 2
-    assert found["largest_parameter_difference"] < 1e-4
-    assert found["same_predictions"] > 0.99
-    assert not (tmp_path / "sweep" / "check").exists()
-    (state, *_) = (network.params for network in result.states.values())
-    pair = (SimpleNamespace(params=state), SimpleNamespace(params=state))
-    assert outcome.largest_difference([pair]) == 0.0
-    # A member may diverge alone and not under vmap; that is no reason to have no results.
-    assert outcome.largest_difference([pair, (pair[0], None)]) is None
-    for record in result.members:
-        expected = solo(SMALL, ("train.seed", record.seed))
-        assert record.train_loss == pytest.approx(expected["train_loss"], rel=1e-4)
+    for strategy in ("map", "vmap"):
+        rowrnn.sweep(
+            SMALL, (0, 1), settings=SweepSettings(strategy, 1, "all"), run_dir=tmp_path / strategy
+        )
+    for seed in (0, 1):
+        one, many = (
+            jax.tree.leaves(rowrnn.load(tmp_path / strategy / "states" / f"seed={seed}").params)
+            for strategy in ("map", "vmap")
+        )
+        for ours, theirs in zip(many, one, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    (record, _) = rowrnn.sweep(resume=tmp_path / "vmap").members
+    expected = solo(SMALL, ("train.seed", record.seed))
+    assert record.train_loss == pytest.approx(expected["train_loss"], rel=1e-4)
+    assert record.test_accuracy == pytest.approx(expected["test_accuracy"], abs=0.01)
 
 
 class OutOfMemoryOnce:
@@ -306,18 +295,18 @@ class OutOfMemoryOnce:
     ],
 )
 def test_out_of_memory_halves_the_stack(tmp_path, monkeypatch, solo, chunk, call):
-    sizes, real = [], stack.compile_stack
+    sizes, real = [], trainer.compile_programs
 
-    def compile_stack(prepared, mesh, splits, size, *, vmap):
-        programs = real(prepared, mesh, splits, size, vmap=vmap)
+    def compile_programs(experiment, mesh, members=1, *, vmap=False):
+        programs = real(experiment, mesh, members, vmap=vmap)
         if not vmap:
             return programs
-        sizes.append(size)
+        sizes.append(members)
         if len(sizes) > 1:
             return programs
-        return dataclasses.replace(programs, chunk=OutOfMemoryOnce(programs.chunk, call))
+        return programs._replace(chunk=OutOfMemoryOnce(programs.chunk, call))
 
-    monkeypatch.setattr(stack, "compile_stack", compile_stack)
+    monkeypatch.setattr(trainer, "compile_programs", compile_programs)
     result = rowrnn.sweep(
         SMALL,
         range(4),
@@ -335,7 +324,7 @@ def test_out_of_memory_with_a_single_member_is_an_error(tmp_path, monkeypatch):
     def train(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory on a test")
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(Stack, "train", train)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         rowrnn.sweep(SMALL, (0, 1), settings=MAP, run_dir=tmp_path / "sweep")
 
@@ -354,13 +343,13 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def trained(monkeypatch):
     """Names of the members that are trained from here on."""
-    names, real = [], loop.train
+    names, real = [], Stack.train
 
-    def train(worker, members, keys):
-        names.extend(member.name for member in members)
-        return real(worker, members, keys)
+    def train(stack, stop):
+        names.extend(member.name for member in stack.members)
+        return real(stack, stop)
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(Stack, "train", train)
     return names
 
 
@@ -376,7 +365,7 @@ def assert_same(result, whole):
 
 def fail_after(monkeypatch, stacks):
     """Makes a sweep fail, as by a kill, when it has recorded some stacks."""
-    real, calls = loop.train, []
+    real, calls = Stack.train, []
 
     def train(*arguments):
         calls.append(1)
@@ -384,7 +373,7 @@ def fail_after(monkeypatch, stacks):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(Stack, "train", train)
 
 
 def test_resuming_runs_what_is_missing_and_more_seeds(tmp_path, monkeypatch, whole, trained):
@@ -434,18 +423,16 @@ def test_a_damaged_record_is_run_again(tmp_path, whole, trained):
     assert_same(result, whole)
 
 
-def stop_at(monkeypatch, at):
-    """Makes a sweep receive a SIGTERM when a stack has reached a step."""
-    real = loop._handle_events
+def noted_starts(monkeypatch):
+    """Where each loop begins from here on: members, step, devices on the axis of seeds."""
+    starts, real = [], Loop.run
 
-    def handle_events(worker, events, members, state, values, progress):
-        real(worker, events, members, state, values, progress)
-        if progress.step >= at:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def run(loop, state, progress):
+        starts.append((progress.members, progress.step, loop.trainer.mesh.shape["seed"]))
+        return real(loop, state, progress)
 
-    monkeypatch.setattr(loop, "_handle_events", handle_events)
-    # Chunks of a few steps, so that a stop can fall anywhere.
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(Loop, "run", run)
+    return starts
 
 
 # Without a save before, and just after one.
@@ -462,15 +449,9 @@ def test_a_stack_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, whole,
             rowrnn.sweep(config, range(4), settings=MAP, run_dir=path)
     assert stopped.value.exit_code == 75
     assert not (path / "members").exists()
-    starts, real = [], loop._train_steps
-
-    def train_steps(worker, count, keys, state, values, progress, began):
-        starts.append(progress.step)
-        return real(worker, count, keys, state, values, progress, began)
-
-    monkeypatch.setattr(loop, "_train_steps", train_steps)
+    starts = noted_starts(monkeypatch)
     result = rowrnn.sweep(resume=path)
-    assert starts == [cut, 0]
+    assert [step for _, step, _ in starts] == [cut, 0]
     assert_same(result, whole)
     assert not (path / "partial").exists()
 
@@ -487,13 +468,7 @@ def test_a_stack_goes_on_on_another_number_of_devices(
         stop_at(patched, 3)
         with pytest.raises(StoppedError):
             rowrnn.sweep(with_devices(SMALL, before), range(count), settings=settings, run_dir=path)
-    starts, real = [], loop._train_steps
-
-    def train_steps(worker, members, keys, state, values, progress, began):
-        starts.append((members, progress.step, worker.mesh.shape["seed"]))
-        return real(worker, members, keys, state, values, progress, began)
-
-    monkeypatch.setattr(loop, "_train_steps", train_steps)
+    starts = noted_starts(monkeypatch)
     result = rowrnn.sweep(with_devices(SMALL, after), resume=path)
     assert starts == [(count, 3, after)]
     assert_same(result, whole)
@@ -723,15 +698,15 @@ def test_the_table_and_the_document_say_the_same(tmp_path, whole):
 
 def test_a_member_that_diverges_is_marked_and_counted_apart(tmp_path, monkeypatch, solo):
     path, saved = tmp_path / "sweep", []
-    real = loop.CheckpointWriter.save
+    real = checkpoint.CheckpointWriter.save
 
-    def save(writer, state, facts, accuracy):
+    def save(writer, state, facts):
         # Not those of the solo runs.
-        if "keys" in facts:
+        if facts["keys"]:
             saved.append(checkpoint.to_arrays(state))
-        real(writer, state, facts, accuracy)
+        real(writer, state, facts)
 
-    monkeypatch.setattr(loop.CheckpointWriter, "save", save)
+    monkeypatch.setattr(checkpoint.CheckpointWriter, "save", save)
     # Pixels at the border are always zero, and so is their gradient: 0 / (sqrt(0) + 0).
     result = rowrnn.sweep(
         configs.replace(SMALL, {"checkpoint.every_steps": 4}),

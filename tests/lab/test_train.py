@@ -2,13 +2,13 @@ import dataclasses
 import functools
 import json
 import os
-import signal
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stopping import stop_at
 
 import rowrnn
 from rowrnn import config as configs
@@ -25,7 +25,7 @@ from rowrnn.config import (
 from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
-from rowrnn.lab import train as runner
+from rowrnn.lab import loop
 from rowrnn.lab.train import TrainResult
 from rowrnn.store import checkpoint, logs, rundir
 
@@ -37,7 +37,7 @@ CONFIG = Config(
     TrainConfig(
         batch_size=100, examples=10_001, display="none", log_every_steps=20, eval_every_steps=30
     ),
-    CheckpointConfig(keep=3),
+    CheckpointConfig(every_epoch=True, keep=3),
 )
 
 
@@ -47,8 +47,7 @@ def log_of(path):
 
 def final_digests(path):
     """SHA-256 of every array of the last checkpoint."""
-    newest = max((path / "checkpoints").iterdir(), key=lambda entry: int(entry.name))
-    return checkpoint._read_facts(newest)["sha256"]
+    return checkpoint.newest_facts(path / "checkpoints").sha256
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +90,6 @@ def test_the_saved_config_repeats_the_run_to_the_bit(whole, tmp_path):
     again = rowrnn.train(configs.load(whole[0] / "config.toml"), tmp_path / "again")
     assert again.params_sha256 == whole[1].params_sha256
     assert again.test_loss == whole[1].test_loss
-
-
-def stop_at(monkeypatch, step):
-    """Makes the loop receive a SIGTERM when it has reached a step."""
-    real = runner._Progress.take
-
-    def take(progress, *arguments):
-        real(progress, *arguments)
-        if progress.step >= step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(runner._Progress, "take", take)
-    # Chunks of a few steps, so that a stop can fall anywhere.
-    monkeypatch.setattr(runner, "CHUNK_SECONDS", 1e-6)
 
 
 def assert_same_log(path, other):
@@ -234,7 +219,7 @@ def test_divergence_that_shows_when_it_is_saved_is_noted(tmp_path, monkeypatch):
         return broken
 
     monkeypatch.setattr(step, "make_train_step", make_train_step)
-    monkeypatch.setattr(runner, "CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
     with pytest.raises(DivergedError, match=r"state was not finite at step 50 .*Try a lower"):
         rowrnn.train(changed("checkpoint", every_steps=25), tmp_path / "run")
     assert 25 <= rowrnn.load(tmp_path / "run").step < 50

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
+from stopping import stop_at
 
 import rowrnn
 from rowrnn import cli, data, files
@@ -313,15 +314,10 @@ def test_a_run_that_diverged_says_at_which_step(tmp_path):
 
 
 def test_a_run_that_was_stopped_is_judged_by_what_it_saved(tmp_path, monkeypatch):
-    real = rowrnn.lab.train._handle_events
-
-    def stop_at_the_first(loop, *arguments):
-        real(loop, *arguments)
-        loop.stop.number = 15
-
-    monkeypatch.setattr(rowrnn.lab.train, "_handle_events", stop_at_the_first)
-    with pytest.raises(StoppedError):
-        rowrnn.train(SMALL, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        stop_at(patched, 1)
+        with pytest.raises(StoppedError):
+            rowrnn.train(SMALL, tmp_path / "run")
     step = rowrnn.load(tmp_path / "run").step
     report = rowrnn.report(tmp_path / "run")
     assert report.verdict.startswith(f"Stopped before its end; saved at step {step} of 39: ")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rowrnn import config as configs
 from rowrnn.config import Config, ModelConfig, OptimizerConfig
 from rowrnn.core import state as states
 from rowrnn.errors import DivergedError, RunError
@@ -17,8 +18,24 @@ from rowrnn.store.checkpoint import CheckpointWriter
 CONFIG = Config(ModelConfig(8, 32), optimizer=OptimizerConfig("adamw", ema_decay=0.9))
 
 
-def create(seed=0):
-    return states.create(CONFIG, 10, (6, 5), 3, seed)
+FACTS = {
+    "dataset": "mnist_sample",
+    "fingerprint": "0" * 64,
+    "shape": (6, 5),
+    "classes": 3,
+    "steps": 10,
+    "config": configs.to_dict(CONFIG),
+    "members": 1,
+    "keys": [],
+    "progress": {},
+    "validation_accuracy": None,
+}
+
+
+def create(seed=0, step=0):
+    """The state of a single member."""
+    state = states.create(CONFIG, 10, (6, 5), 3, seed)
+    return jax.tree.map(lambda leaf: leaf[None], state._replace(step=jnp.int32(step)))
 
 
 def abstract(_facts):
@@ -37,8 +54,7 @@ def save(directory, steps, accuracies=None, keep=10):
     writer = CheckpointWriter(directory, keep)
     for position, step in enumerate(steps):
         accuracy = accuracies[position] if accuracies else None
-        state = create(seed=step)._replace(step=jnp.asarray(step, jnp.int32))
-        writer.save(state, {"name": "a", "validation_accuracy": accuracy}, accuracy)
+        writer.save(create(step, step), FACTS | {"validation_accuracy": accuracy})
     writer.close()
 
 
@@ -51,12 +67,13 @@ def assert_equal(ours, theirs):
 
 def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     save(tmp_path, [7])
-    expected = checkpoint.to_arrays(create(seed=7)._replace(step=jnp.asarray(7, jnp.int32)))
+    expected = checkpoint.to_arrays(create(7, 7))
     state, facts = checkpoint.restore(tmp_path, abstract)
     assert_equal(checkpoint.to_arrays(state), expected)
-    assert facts["name"] == "a"
+    assert facts.dataset == "mnist_sample"
+    assert facts.sha256.keys() == expected.keys()
     # The key still draws the same numbers.
-    assert jax.random.uniform(state.key) == jax.random.uniform(create(seed=7).key)
+    assert jax.random.uniform(state.key[0]) == jax.random.uniform(create(seed=7).key[0])
 
 
 def test_nothing_saved_is_not_an_error(tmp_path):
@@ -121,7 +138,7 @@ def test_damage_of_every_kind_is_noticed(tmp_path, damage):
         shutil.copytree(tmp_path / "c" / "1" / "state", newest / "state")
     elif damage == "metadata":
         path = newest / "_CHECKPOINT_METADATA"
-        path.write_text(path.read_text().replace('\\"name\\": \\"a\\"', '\\"name\\": \\"b\\"'))
+        path.write_text(path.read_text().replace('\\"steps\\": 10', '\\"steps\\": 11'))
     else:
         moved = largest.rename(tmp_path / "outside")
         largest.symlink_to(moved)
@@ -147,7 +164,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     }
     writer = CheckpointWriter(tmp_path, 2)
     with pytest.raises(DivergedError, match=r"params\..*\.bias is not finite"):
-        writer.save(state._replace(params=broken), {}, None)
+        writer.save(state._replace(params=broken), FACTS)
     writer.close()
     assert checkpoint.restore(tmp_path, abstract) is None
 

@@ -1,92 +1,53 @@
-"""rowrnn itself, through the same door as its peers: the programs that `rowrnn train` runs."""
+"""rowrnn itself, through the same door as its peers: the trainer of `rowrnn train`."""
 
 import dataclasses
 
-import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
-from rowrnn import parallel
 from rowrnn.bench import timing
 from rowrnn.bench.oracle import Weights
-from rowrnn.bench.peers.task import EVAL_BATCH, RATE, Task
+from rowrnn.bench.peers.task import RATE, Task
+from rowrnn.bench.program import Program
 from rowrnn.config import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
-from rowrnn.core import metrics
+from rowrnn.core import step
+from rowrnn.core.dataset import Dataset, Split
 from rowrnn.core.lstm import Affine
-from rowrnn.core.metrics import Metrics
 from rowrnn.core.model import Params
-from rowrnn.data import Dataset, Split
-from rowrnn.lab import trainer
 
 
-class _Loop:
-    def __init__(self, task: Task, config: Config):
-        parallel.start(config.parallel)
-        mesh = parallel.make_mesh(config.parallel)
-        parallel.check_divides(mesh, config.train.batch_size)
-        prepared = trainer.prepare(config, make_dataset(task))
-        self._splits = trainer.put_splits(prepared.dataset, mesh)
-        self._order = jax.device_put(task.order, parallel.replicated(mesh))
-        state = parallel.create_state(mesh, prepared.create_state, prepared.seeds)
-        self._state = parallel.put_state(mesh, state._replace(params=_params(task.weights)))
-        with timing.without_compilation_cache(), timing.compile_times() as compiled:
-            programs = trainer.compile_programs(prepared, mesh, self._splits, self._state)
-        self._chunk, self._test = programs.chunk, programs.test
-        self._values = programs.values
-        self.facts = parallel.describe(mesh) | {
-            "device": mesh.devices.flat[0].device_kind,
-            "backend": config.model.backend,
-            "versions": {
-                "jax": jax.__version__,
-                "flax": flax.__version__,
-                "optax": optax.__version__,
-            },
-            "compile": {name: compiled[name] for name in ("chunk", "evaluate")},
-            "memory": {
-                "chunk": timing.memory(self._chunk),
-                "evaluate": timing.memory(self._test),
-            },
-        }
+class _Peer(Program):
+    """A run with the weights and the order of a task."""
+
+    def __init__(self, task: Task, config: Config, members: int):
+        with timing.without_compilation_cache():
+            super().__init__(config, make_dataset(task), members)
+        self._images = task.images[task.order]
+        if not members:
+            params = jax.tree.map(lambda leaf: leaf[None], _params(task.weights))
+            self.state = self.trainer.put(self.state._replace(params=params))
+            self._order = self.trainer.put_members(task.order[None])
 
     def first_logits(self) -> list:
         """Logits [B][C] of the first batch, followed by those of all the others."""
-        # The program takes only whole splits.
-        _, logits = self._test(self._state.params, self._values, self._splits.test)
-        return np.asarray(logits)[np.asarray(self._order)].tolist()
+        config, classes = self.experiment.config, self.experiment.dataset.classes
+        params = jax.tree.map(lambda leaf: leaf[0], self.trainer.fetch(self.state.params))
+        with jax.default_matmul_precision(config.train.precision):
+            return step.predict_logits(config, params, jnp.asarray(self._images), classes).tolist()
 
     def losses(self, steps: int) -> list[float]:
         """Takes steps one by one and returns the loss of each before its update."""
-        chunks = (self._take(1) for _ in range(steps))
-        return [float(sums.loss_sum / sums.count) for sums in chunks]
-
-    def train(self, steps: int) -> None:
-        """Takes steps and waits for the last."""
-        jax.block_until_ready((self._take(steps), self._state))
-
-    def evaluate(self, batches: int) -> int:
-        """Counts the correct answers in as many batches of 1,000, a multiple of a whole split."""
-        answers = [
-            self._test(self._state.params, self._values, self._splits.test)
-            for _ in range(batches * EVAL_BATCH // len(self._splits.test.labels))
-        ]
-        jax.block_until_ready(answers)
-        return sum(int(sums.correct) for sums, _ in answers)
-
-    def _take(self, steps: int) -> Metrics:
-        self._state, sums = self._chunk(
-            self._state,
-            metrics.zeros(),
-            self._values,
-            self._splits.train,
-            self._order,
-            np.int32(steps),
-        )
-        return sums
+        before, found = 0.0, []
+        for _ in range(steps):
+            loss_sum = float(self.take(1).loss_sum[0])
+            found.append((loss_sum - before) / self.experiment.config.train.batch_size)
+            before = loss_sum
+        return found
 
 
-def start(task: str, batch: int, devices: int = 1, backend: str = "") -> _Loop:
+def start(
+    task: str, batch: int, devices: int = 1, backend: str = "", *, sweep: bool = False
+) -> _Peer:
     """rowrnn with the weights of the task.
 
     Args:
@@ -94,25 +55,21 @@ def start(task: str, batch: int, devices: int = 1, backend: str = "") -> _Loop:
         batch: examples in a step.
         devices: how many share a batch; 0 as the config has it.
         backend: of the recurrence; empty for the default.
+        sweep: whether each device trains a member of a sweep instead, of any weights.
     """
     given = Task.load(task, batch)
     hidden = given.weights["cell_bias"].size // 4
-    projection = given.weights["projection_bias"].size
-    return _Loop(given, make_config(batch, hidden, projection, devices, backend))
-
-
-def make_config(batch: int, hidden: int, projection: int, devices: int, backend: str) -> Config:
-    """The config of a task; an empty backend is the default."""
-    model = ModelConfig(projection_size=projection, hidden_size=hidden)
+    model = ModelConfig(given.weights["projection_bias"].size, hidden)
     if backend:
         model = dataclasses.replace(model, backend=backend)  # type: ignore[arg-type]
-    return Config(
+    config = Config(
         model=model,
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE),
         train=TrainConfig(batch_size=batch, precision="highest"),
         # Whatever cluster has started the benchmark, its children are not a job.
         parallel=ParallelConfig(devices=devices, processes=1),
     )
+    return _Peer(given, config, devices if sweep else 0)
 
 
 def make_dataset(task: Task) -> Dataset:

@@ -9,28 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, RunError
-from rowrnn.lab import stack, trainer
 from rowrnn.lab.display import SweepDisplay
 from rowrnn.lab.interrupt import StopRequest
-from rowrnn.lab.stack import StackPrograms
-from rowrnn.lab.sweep import extract as extracting
-from rowrnn.lab.sweep import loop, outcome, plan
-from rowrnn.lab.sweep.keep import KEEP, Keeper
-from rowrnn.lab.sweep.loop import Clock, Loop, Outcome
+from rowrnn.lab.sweep import outcome, plan, states
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.lab.sweep.plan import Group, Plan
-from rowrnn.lab.trainer import Splits
+from rowrnn.lab.sweep.stack import Outcome, Stack, discard, saved_keys
+from rowrnn.lab.sweep.states import KEEP, Keeper
+from rowrnn.lab.trainer import Trainer
 from rowrnn.store import ledger, loggers, members, rundir
 from rowrnn.store.ledger import Ledger, Record
 from rowrnn.store.members import Member, Spec, Vary
-from rowrnn.store.rundir import RunDir, WatchedRunDir
+from rowrnn.store.rundir import RunDir
 
 __all__ = [
     "STRATEGIES", "Plan", "SweepResult", "SweepSettings", "extract", "make_plan", "reopen", "sweep",
@@ -120,7 +116,7 @@ def sweep(
         else:
             groups = None
             run = parallel.on_first(lambda: RunDir.reopen(path))
-        with run or WatchedRunDir(path) as run, StopRequest() as stop:
+        with run or RunDir.follow(path) as run, StopRequest() as stop:
             groups = groups or _make_groups(everyone, mesh, Ledger(path / "members"))
             return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
 
@@ -131,13 +127,10 @@ def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -
     everyone, mesh, strategy = _prepare(spec, settings)
     groups = _make_groups(everyone, mesh, found)
     first = next((group for group in groups if group.pending), None)
-    if first is None:
-        return plan.make(groups, mesh, None, None, strategy=strategy)
-    splits = trainer.put_splits(first.prepared.dataset, mesh)
-    programs = plan.compile_group(
-        first, mesh, splits, vmap=strategy == "vmap", chunk=settings.chunk
-    )
-    return plan.make(groups, mesh, splits, programs, strategy=strategy)
+    trainer = None
+    if first is not None:
+        trainer = plan.make_trainer(first, mesh, vmap=strategy == "vmap", chunk=settings.chunk)
+    return plan.make(groups, mesh, trainer, strategy=strategy)
 
 
 def reopen(
@@ -179,7 +172,7 @@ def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
         RunError: there is no intact state of it, or a directory cannot be used.
     """
     spec, _ = reopen(Path(sweep_dir))
-    extracting.extract(Path(sweep_dir), spec, member, Path(to))
+    states.extract(Path(sweep_dir), spec, member, Path(to))
     return Path(to)
 
 
@@ -245,57 +238,42 @@ class _Sweep:
         self._stop, self._began = stop, began
         self._ledger = Ledger(run.path / "members")
         self._partial = run.path / "partial"
-        self._saved = loop.saved(self._partial)
+        self._saved = saved_keys(self._partial)
         # First the group of what was saved in progress, which would be lost to any other.
         self._groups = sorted(
             groups, key=lambda group: not any(key in group.keys for key in self._saved)
         )
-        self._clock = Clock()
         self._reused = [record for group in groups for record in group.records if record]
         self._keeper = Keeper(run.path / "states", settings.keep, self._reused)
+        self._train_s, self._examples = 0.0, 0
         self._compilations = 0
         self._most: int | None = None
-        self._difference: dict[str, Any] | None = None
+        self._trainer: Trainer | None = None
         self._shown_at = 0.0
 
     def run(self, tell: Callable[[Plan], None] | None) -> SweepResult:
         """Trains what is missing, group by group, and writes what came out."""
         self._write_start()
         groups = [group for group in self._groups if group.pending]
-        splits = None
-        if groups:
-            splits = trainer.put_splits(groups[0].prepared.dataset, self._mesh)
-        programs, made = self._plan(groups, splits)
+        made = self._plan(groups)
         if tell is not None and parallel.is_first():
             tell(made)
         shown = self._spec.config.train.display != "none" and parallel.is_first()
         display = SweepDisplay(made.examples, made.members, made.reused, shown=shown)
         with contextlib.closing(display):
-            on_devices = groups[0].prepared.dataset if groups else None
             for group in groups:
-                if splits is None or group.prepared.dataset is not on_devices:
-                    on_devices = group.prepared.dataset
-                    splits = trainer.put_splits(on_devices, self._mesh)
-                self._train_group(group, splits, programs, display)
-                programs = None
+                self._train_group(group, display)
         with parallel.busy():
             return self._finish()
 
-    def _plan(
-        self, groups: list[Group], splits: Splits | None
-    ) -> tuple[StackPrograms | None, Plan]:
-        """The programs of the first group and the plan, for which they run a moment."""
+    def _plan(self, groups: list[Group]) -> Plan:
+        """The plan, for which the trainer of the first group runs a moment."""
         while True:
-            programs = None
             try:
-                if splits is not None:
-                    programs = self._compile(groups[0], splits)
-                return programs, plan.make(
-                    self._groups, self._mesh, splits, programs, strategy=self._strategy
-                )
+                trainer = self._make_trainer(groups[0]) if groups else None
+                return plan.make(self._groups, self._mesh, trainer, strategy=self._strategy)
             except Exception as error:
-                if not parallel.is_out_of_memory(error) or not self._halve(programs):
-                    raise
+                self._halve_or_raise(error)
 
     def _write_start(self) -> None:
         spec, settings = self._spec, self._settings
@@ -317,53 +295,52 @@ class _Sweep:
             self._run.log_member(record.name, record.curve)
         self._run.start_logger(spec.config.train.logger)
 
-    def _compile(self, group: Group, splits: Splits) -> StackPrograms:
+    def _make_trainer(self, group: Group) -> Trainer:
+        """The trainer of a group: the last one where it is that, otherwise a new one."""
+        last = self._trainer
+        if last is not None and last.experiment is group.prepared:
+            return last
+        same_data = last is not None and last.experiment.dataset is group.prepared.dataset
+        splits = last.splits if last is not None and same_data else None
+        # Before the next is made, for whose memory it would be in the way.
+        self._trainer = last = None
         self._compilations += 1
         in_progress = len(self._saved) if self._saved and self._saved[0] in group.keys else 0
-        return plan.compile_group(
+        self._trainer = plan.make_trainer(
             group,
             self._mesh,
-            splits,
             vmap=self._strategy == "vmap",
             chunk=self._settings.chunk,
             most=self._most,
             in_progress=in_progress,
+            splits=splits,
         )
+        return self._trainer
 
-    def _train_group(
-        self, group: Group, splits: Splits, programs: StackPrograms | None, display: SweepDisplay
-    ) -> None:
+    def _train_group(self, group: Group, display: SweepDisplay) -> None:
         """Trains what is missing of a group, and what was in progress first."""
         while group.pending:
             try:
-                programs = programs or self._compile(group, splits)
-                places = _next_stack(group, programs.size, self._saved)
-                worker = Loop(
-                    group.prepared, self._mesh, splits, programs, self._partial, display,
-                    self._stop, self._clock,
-                )  # fmt: skip
-                outcomes = self._train_stack(worker, group, places)
+                trainer = self._make_trainer(group)
+                self._train_stack(group, trainer, display)
             except Exception as error:
-                if not parallel.is_out_of_memory(error) or not self._halve(programs):
-                    raise
-                programs = None
-                continue
-            if self._strategy == "vmap" and self._difference is None:
-                self._difference = self._compare_with_map(group, places, outcomes, worker)
+                self._halve_or_raise(error)
 
-    def _train_stack(self, worker: Loop, group: Group, places: list[int]) -> list[Outcome]:
-        chosen = [group.members[place] for place in places]
-        outcomes = loop.train(worker, chosen, [group.keys[place] for place in places])
+    def _train_stack(self, group: Group, trainer: Trainer, display: SweepDisplay) -> None:
+        places = _next_stack(group, trainer.members, self._saved)
+        chosen, keys = [group.members[k] for k in places], [group.keys[k] for k in places]
+        stack = Stack(trainer, chosen, keys, self._partial, display, self._train_s, self._examples)
+        outcomes: list[Outcome] = stack.train(self._stop)
+        self._train_s, self._examples = stack.train_s, stack.examples
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
             if parallel.is_first():
                 self._ledger.write(record)
             group.records[place] = record
             self._run.log_member(record.name, record.curve)
-        loop.discard(self._partial)
-        failed = sum(record.status == ledger.DIVERGED for record, _, _ in outcomes)
-        worker.display.record(len(outcomes) - failed, failed, self._estimate())
-        return outcomes
+        discard(self._partial)
+        failed = sum(outcome.record.status == ledger.DIVERGED for outcome in outcomes)
+        display.record(len(outcomes) - failed, failed, self._estimate())
 
     def _estimate(self) -> str | None:
         """Of all members so far, at most once a second: a bootstrap of many takes a while."""
@@ -372,44 +349,14 @@ class _Sweep:
         self._shown_at = time.perf_counter()
         return outcome.estimate(self._records())
 
-    def _halve(self, programs: StackPrograms | None) -> bool:
-        """Allows half as many members at once; False where it was one already."""
+    def _halve_or_raise(self, error: Exception) -> None:
+        """Allows half as many members at once where memory was too small; otherwise raises."""
         devices = self._mesh.shape["seed"]
-        each = (programs.size // devices if programs else self._most or 1) // 2
-        self._most = max(1, each)
+        each = (self._trainer.members // devices if self._trainer else self._most or 1) // 2
+        if not parallel.is_out_of_memory(error) or each < 1:
+            raise error
+        self._most, self._trainer = each, None
         self._saved = []  # It is too large as well.
-        return each >= 1
-
-    def _compare_with_map(
-        self, group: Group, places: list[int], outcomes: list[Outcome], worker: Loop
-    ) -> dict[str, Any] | None:
-        """How far a member under vmap is from the same one as a solo run, which it trains."""
-        chosen = [
-            index for index, end in enumerate(outcomes) if end.state is not None
-        ][: self._mesh.shape["seed"]]  # fmt: skip
-        if not chosen:
-            return None
-        programs = stack.compile_stack(
-            group.prepared, self._mesh, worker.splits, self._mesh.shape["seed"], vmap=False
-        )
-        hidden = SweepDisplay(1, 1, 0, shown=False)
-        alone = loop.train(
-            dataclasses.replace(
-                worker, programs=programs, display=hidden, clock=Clock(),
-                partial=self._run.path / "check",
-            ),
-            [group.members[places[index]] for index in chosen],
-            [group.keys[places[index]] for index in chosen],
-        )  # fmt: skip
-        loop.discard(self._run.path / "check")
-        pairs = [(outcomes[index], other) for index, other in zip(chosen, alone, strict=True)]
-        return {
-            "members": len(pairs),
-            "largest_parameter_difference": outcome.largest_difference(
-                [(a.state, b.state) for a, b in pairs]
-            ),
-            "same_predictions": float(np.mean([a.predicted == b.predicted for a, b in pairs])),
-        }
 
     def _records(self) -> list[Record]:
         """What is known, in the order of the sweep."""
@@ -435,9 +382,8 @@ class _Sweep:
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
             "compilations": self._compilations,
-            "examples_per_s": self._clock.examples_per_s,
+            "examples_per_s": self._examples / self._train_s if self._train_s else 0.0,
             "wall_s": time.perf_counter() - self._began,
-            "vmap_difference": self._difference,
             "groups": [
                 {"point": point, **of_point[0].varied, **outcome.summarize(of_point),
                  "reused": sum(record.name in reused for record in of_point),

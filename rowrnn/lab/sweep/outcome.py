@@ -9,13 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from rowrnn import config as configs
 from rowrnn import figures
 from rowrnn.config import Config
-from rowrnn.core.state import TrainState
 from rowrnn.errors import RunError
 from rowrnn.figures import Target
 from rowrnn.lab import stats
@@ -292,19 +290,6 @@ def _curve(records: Sequence[Record], name: str) -> tuple[list[int], np.ndarray]
         for step, value in record.curve.get(name, []):
             row[index[step]] = value
     return steps, values
-
-
-def largest_difference(
-    pairs: Sequence[tuple[TrainState | None, TrainState | None]],
-) -> float | None:
-    """Between the states of each pair, over all parameters; None where one has diverged."""
-    largest = 0.0
-    for left, right in pairs:
-        if left is None or right is None:
-            return None
-        leaves = zip(jax.tree.leaves(left.params), jax.tree.leaves(right.params), strict=True)
-        largest = max(largest, *(float(np.abs(np.float64(a) - b).max()) for a, b in leaves))
-    return largest
 
 
 def estimate(records: Sequence[Record]) -> str:

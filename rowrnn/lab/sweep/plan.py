@@ -1,29 +1,25 @@
 """What a sweep is going to do: groups, compilations, examples, memory and time."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import data, parallel
 from rowrnn.config import DataConfig
-from rowrnn.core import experiment
-from rowrnn.core import state as states
-from rowrnn.core.experiment import Experiment
-from rowrnn.data import Dataset
-from rowrnn.lab import stack, trainer
-from rowrnn.lab.stack import StackPrograms
-from rowrnn.lab.trainer import Splits
+from rowrnn.core.dataset import Dataset
+from rowrnn.core.experiment import Events, Experiment
+from rowrnn.lab.trainer import Splits, Trainer, prepare, stack_members
 from rowrnn.store import members as members_
 from rowrnn.store.ledger import Key, Ledger, Record, make_key
 from rowrnn.store.members import Member
 
-# Of what a device has left, what a stack under vmap may take: allocators need room to move.
+# Share of a device's free memory that a stack under vmap may take: allocators need room to move.
 _SHARE_OF_MEMORY = 0.8
 # Several members at once gain nothing on a CPU, and lose the whole stack where it is cut.
 _MOST_AT_ONCE_ON_CPU = 8
@@ -108,28 +104,25 @@ class Plan:
     groups: list[GroupPlan]
 
 
-class Datasets:
-    """The data of the groups, each loaded once."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[object, ...], Dataset] = {}
-
-    def load(self, config: DataConfig) -> Dataset:
-        """What `data.load` gives; the augmentation has no part in it."""
-        key = (config.dataset, config.dir, config.manual_dir, config.validation_size)
-        if key not in self._loaded:
-            self._loaded[key] = data.load(config)
-        return self._loaded[key]
-
-
 def make_groups(members: Sequence[Member], ledger: Ledger) -> list[Group]:
     """The members by the programs they run in, with what the ledger has of them.
 
     Raises `ConfigError` where a config does not fit its data, and `DataError`.
     """
-    datasets, found = Datasets(), []
+    found = []
+
+    # Each data set is loaded once; the augmentation has no part in it.
+    @functools.cache
+    def load(**place) -> Dataset:
+        return data.load(DataConfig(**place))
+
     for group in members_.groups(members):
-        prepared = trainer.prepare(group[0].config, datasets.load(group[0].config.data))
+        config = group[0].config.data
+        dataset = load(
+            dataset=config.dataset, dir=config.dir, manual_dir=config.manual_dir,
+            validation_size=config.validation_size,
+        )  # fmt: skip
+        prepared = prepare(group[0].config, dataset)
         # Traces the model, which finds out whether its backend can run here.
         jax.eval_shape(lambda prepared=prepared: prepared.create_state(*prepared.seeds))
         keys = [make_key(member, prepared.dataset.fingerprint) for member in group]
@@ -141,61 +134,59 @@ def make_groups(members: Sequence[Member], ledger: Ledger) -> list[Group]:
     return found
 
 
-def compile_group(
+def make_trainer(
     group: Group,
     mesh: Mesh,
-    splits: Splits,
     *,
     vmap: bool,
     chunk: int | None,
     most: int | None = None,
     in_progress: int = 0,
-) -> StackPrograms:
-    """Compiles a stack of the right size for what is left of a group.
+    splits: Splits | None = None,
+) -> Trainer:
+    """A trainer of the right size for what is left of a group.
 
     Args:
         group: with at least one member that is still to be run.
         mesh: the devices.
-        splits: the data on them.
         vmap: whether the members of a device run at once.
         chunk: members of a device; None chooses: with `vmap` as many as fit its memory, otherwise
             one, so that each is recorded when it is done.
         most: the most members of a device that memory has been found to allow.
         in_progress: members of a stack that was saved, which goes on in one that takes them all;
             0 where there is none.
+        splits: the data, where it lies on the mesh already.
     """
     devices = mesh.shape["seed"]
     needed = math.ceil(len(group.pending) / devices)
     limit = min(needed, most or needed)
 
-    def compiled(each: int) -> StackPrograms:
-        return stack.compile_stack(group.prepared, mesh, splits, each * devices, vmap=vmap)
+    def trainer(each: int) -> Trainer:
+        return Trainer(group.prepared, mesh, each * devices, vmap=vmap, splits=splits)
 
     if in_progress:
-        return compiled(math.ceil(in_progress / devices))
+        return trainer(math.ceil(in_progress / devices))
     if chunk is not None or not vmap:
-        return compiled(min(limit, chunk or 1))
+        return trainer(min(limit, chunk or 1))
     if mesh.devices.flat[0].platform == "cpu":
         limit = min(limit, _MOST_AT_ONCE_ON_CPU)
-    trial = min(limit, 4)
-    programs = compiled(trial)
-    for_one = parallel.device_bytes(programs.chunk) / trial
+    trial = trainer(min(limit, 4))
+    splits = trial.splits  # What is left is told when the data lies there.
+    each = trial.members // devices
+    for_one = parallel.device_bytes(trial.programs.chunk) / each
     # Of the process that has least, since all run the same program.
     (used,) = parallel.largest(-parallel.free_bytes(mesh))
     fit = max(1, int(_SHARE_OF_MEMORY * -used / for_one))
-    return programs if min(limit, fit) == trial else compiled(min(limit, fit))
+    return trial if min(limit, fit) == each else trainer(min(limit, fit))
 
 
-def make(
-    groups: Sequence[Group], mesh: Mesh, splits: Splits | None, programs: StackPrograms | None,
-    *, strategy: str,
-) -> Plan:  # fmt: skip
-    """The plan for groups of which the first with something left to do is compiled."""
+def make(groups: Sequence[Group], mesh: Mesh, trainer: Trainer | None, *, strategy: str) -> Plan:
+    """The plan for groups, with the trainer of the first that has something left to do."""
     first = next((group for group in groups if group.pending), None)
     per_member, size, needs = 0.0, 0, None
-    if first is not None and programs is not None and splits is not None:
-        size, needs = programs.size, parallel.device_bytes(programs.chunk)
-        seconds = _seconds_of_a_stack(first, mesh, splits, programs)
+    if first is not None and trainer is not None:
+        size, needs = trainer.members, parallel.device_bytes(trainer.programs.chunk)
+        seconds = _seconds_of_a_stack(trainer)
         per_member = seconds / min(size, len(first.pending))
     parts = []
     for group in groups:
@@ -232,32 +223,27 @@ def _work(group: Group) -> float:
     return group.examples * sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def _seconds_of_a_stack(group: Group, mesh: Mesh, splits: Splits, programs: StackPrograms) -> float:
+def _seconds_of_a_stack(trainer: Trainer) -> float:
     """How long a whole stack takes, from some steps and an evaluation that are thrown away."""
-    prepared, size = group.prepared, programs.size
-    seeds = parallel.stack_on(mesh, np.zeros(size, np.uint32))
-    values = parallel.stack_on(mesh, stack.stack_values([prepared.values] * size))
-    state = programs.create(seeds, seeds)
-    orders = programs.order(state.key, np.int32(0))
+    experiment = trainer.experiment
+    state = trainer.init(*stack_members([experiment] * trainer.members))
+    order = trainer.order(state, 0)
 
     def run(steps: int) -> float:
         nonlocal state
-        sums, of_each = parallel.stack_on(mesh, (stack.zeros(size), np.full(size, steps, np.int32)))
         began = time.perf_counter()
-        state, sums = programs.chunk(state, sums, values, splits.train, orders, of_each)
-        jax.block_until_ready(sums)
+        state = jax.block_until_ready(trainer.run(state, order, steps))
         (seconds,) = parallel.largest(time.perf_counter() - began)
         return seconds
 
     run(1)
     once = run(1)
-    steps = max(1, min(prepared.steps, int(_TIMED_SECONDS / once)))
+    steps = max(1, min(experiment.steps, int(_TIMED_SECONDS / once)))
     per_step = run(steps) / steps
-    params = states.evaluation_params(state)
     began = time.perf_counter()
-    jax.block_until_ready(programs.test(params, values, splits.test))
-    per_image = (time.perf_counter() - began) / len(prepared.dataset.test.labels)
-    events = experiment.Events.of(prepared)
-    looks = math.ceil(prepared.steps / events.evaluate)
-    images = len(prepared.dataset.test.labels) + looks * len(prepared.dataset.validation.labels)
-    return prepared.steps * per_step + images * per_image
+    jax.block_until_ready(trainer.test(state))
+    dataset = experiment.dataset
+    per_image = (time.perf_counter() - began) / len(dataset.test.labels)
+    looks = math.ceil(experiment.steps / Events.of(experiment).evaluate)
+    images = len(dataset.test.labels) + looks * len(dataset.validation.labels)
+    return experiment.steps * per_step + images * per_image

@@ -24,7 +24,6 @@ from rowrnn.show.report import page
 from rowrnn.show.report.page import Content, Figure
 from rowrnn.show.report.strips import Strip
 from rowrnn.store import checkpoint, logs, rundir
-from rowrnn.store.checkpoint import RunFacts
 
 WORST, WATCHED = 24, 256
 
@@ -426,7 +425,7 @@ def _planned_steps(path: Path) -> int | None:
     """The length of a run that is not finished, as its newest checkpoint says it."""
     facts = checkpoint.newest_facts(path / "checkpoints")
     try:
-        return RunFacts.of(facts).steps if facts else None
+        return facts.steps if facts else None
     except ValueError:
         return None
 

@@ -1,7 +1,6 @@
 """rowrnn's commands in the process of the tests, so that what they compile is compiled once."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import logging
@@ -9,11 +8,10 @@ import warnings
 
 import pytest
 
-from rowrnn import cli, parallel
-from rowrnn.core import experiment
-from rowrnn.lab import stack, trainer
+from rowrnn import cli
+from rowrnn.lab import trainer
 from rowrnn.lab.sweep import outcome, plan
-from rowrnn.store import members
+from rowrnn.store.members import structure
 
 
 def command(*arguments):
@@ -44,29 +42,20 @@ def steps_in(checkpoints):
 
 @contextlib.contextmanager
 def compiled_once():
-    """Within it, configs that differ in seeds and traced numbers alone share their programs.
+    """Within it, configs that differ in seeds and hyperparameters alone share their programs.
 
     No pictures are drawn.
     """
-    programs, stacks = {}, {}
-    real_programs, real_stack = trainer.compile_programs, stack.compile_stack
+    compiled, real = {}, trainer.compile_programs
 
-    def compile_programs(prepared, mesh, splits, state):
-        key = (members.structure(prepared.config), mesh)
-        if key not in programs:
-            programs[key] = real_programs(prepared, mesh, splits, state)
-        values = parallel.put_replicated(mesh, prepared.values)
-        return dataclasses.replace(programs[key], values=values)
-
-    def compile_stack(prepared, mesh, splits, size, *, vmap):
-        key = (members.structure(prepared.config), mesh, size, vmap)
-        if key not in stacks:
-            stacks[key] = real_stack(prepared, mesh, splits, size, vmap=vmap)
-        return stacks[key]
+    def compile_programs(experiment, mesh, members=1, *, vmap=False):
+        key = (structure(experiment.config), mesh, members, vmap)
+        if key not in compiled:
+            compiled[key] = real(experiment, mesh, members, vmap=vmap)
+        return compiled[key]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(experiment, "compile_programs", compile_programs)
-        patched.setattr(stack, "compile_stack", compile_stack)
+        patched.setattr(trainer, "compile_programs", compile_programs)
         patched.setattr(outcome, "draw", lambda *_, **__: None)
         patched.setattr(plan, "_TIMED_SECONDS", 1e-3)
-        yield
+        yield real

@@ -1,0 +1,149 @@
+"""The states that a sweep keeps, and members that are taken out: each a run of its own."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import jax
+
+from rowrnn import config as configs
+from rowrnn import parallel
+from rowrnn.core.experiment import Experiment
+from rowrnn.core.state import TrainState
+from rowrnn.errors import ConfigError, RunError
+from rowrnn.lab import loop
+from rowrnn.lab.loop import Curve, Progress
+from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
+from rowrnn.lab.trainer import prepare
+from rowrnn.store import ledger, members, rundir
+from rowrnn.store.checkpoint import CheckpointWriter
+from rowrnn.store.ledger import Record, make_key
+from rowrnn.store.members import Member, Spec
+from rowrnn.store.rundir import RunDir
+
+KEEP = ("best", "all", "none")
+
+
+class Keeper:
+    """Writes the states that are to be kept, a directory for each member.
+
+    Args:
+        directory: where they go.
+        keep: "all", "best" or "none"; best is the highest validation accuracy, or without a
+            validation part the lowest training loss. The test part has no say in it.
+        records: what is known from before.
+    """
+
+    def __init__(self, directory: Path, keep: str, records: Sequence[Record]):
+        self._directory, self._keep = directory, keep
+        completed = [record for record in records if record.status == ledger.COMPLETED]
+        self._best = max(map(_merit, completed), default=float("-inf"))
+
+    def take(
+        self, group: Experiment, members: Sequence[Member], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Keeps what is to be kept of a stack; called before its members are recorded."""
+        for member, (record, state, progress) in zip(members, outcomes, strict=True):
+            if state is None or self._keep == "none":
+                continue
+            if self._keep == "best":
+                if _merit(record) <= self._best:
+                    continue
+                self._best = _merit(record)
+            before = parallel.on_first(lambda: list(self._directory.glob("*"))) or []
+            path = self._directory / member.directory
+            parallel.on_first(lambda path=path, member=member: _begin(path, member))
+            _save(path, experiment_of(group, member), state, progress)
+            if self._keep == "best":
+                for other in before:
+                    if other.name != member.directory:
+                        shutil.rmtree(other)
+
+
+def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:
+    """See `rowrnn.extract`; `spec` is what the sweep was started with."""
+    everyone = {member.name: member for member in members.make_members(spec)}
+    if name not in everyone:
+        hint = configs.nearest(
+            name, everyone, f"; its members are named like {next(iter(everyone))}"
+        )
+        raise ConfigError(f"{sweep_dir} has no member {configs.shown(name)}{hint}")
+    member = everyone[name]
+    # Whoever trains it at the moment would change it meanwhile.
+    with RunDir.reopen(sweep_dir):
+        kept = rundir.kept_state(sweep_dir, member)
+        if kept is not None:
+            _copy(kept, member, to)
+        else:
+            _take_from_stack(sweep_dir, member, to)
+
+
+def _copy(kept: Path, member: Member, to: Path) -> None:
+    """Copies the state of a member that has ended, which is a run already."""
+    with RunDir.create(to, member.config) as run:
+        try:
+            shutil.copytree(kept / "checkpoints", run.path / "checkpoints")
+        except OSError as error:
+            raise RunError(f"{to} was not written: {error}") from error
+
+
+def _take_from_stack(sweep_dir: Path, member: Member, to: Path) -> None:
+    """Takes a member out of the stack that was in progress when the sweep was stopped."""
+    partial = sweep_dir / "partial"
+    experiment = prepare(member.config)
+    key = make_key(member, experiment.dataset.fingerprint)
+    restored = loop.restore(partial, experiment) if key in saved_keys(partial) else None
+    if restored is None:
+        train = member.config.train
+        seeds = f"--train.seed {train.seed}"
+        if train.init_seed is not None:
+            seeds += f" --train.init-seed {train.init_seed}"
+        raise RunError(
+            f"{sweep_dir} holds no state of {member.name}: it was not in progress when the sweep "
+            "was last saved, and not kept when it ended (rowrnn sweep --keep all keeps every "
+            f"one); rowrnn train {seeds} with its values trains it"
+        )
+    state, progress, facts = restored
+    index = facts.keys.index(key)
+    if progress.diverged[index] is not None:
+        raise RunError(f"{member.name} has diverged at step {progress.diverged[index]}")
+    with RunDir.create(to, member.config) as run:
+        _log(run, progress.curves[index], experiment)
+        alone = jax.tree.map(lambda leaf: leaf[index : index + 1], state)
+        _save(to, experiment, alone, progress.only(index))
+
+
+def _save(path: Path, experiment: Experiment, state: TrainState, progress: Progress) -> None:
+    """Writes a state [1, ...] into a run directory that has its config."""
+    with closing(CheckpointWriter(path / "checkpoints", keep=1)) as writer:
+        writer.save(state, loop.facts_of(experiment, 1, progress))
+
+
+def _begin(path: Path, member: Member) -> None:
+    """Makes a new directory for a member."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir(parents=True)
+        (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+
+
+def _log(run: RunDir, curve: Curve, experiment: Experiment) -> None:
+    """Logs the curve so far, as a single run does but for the seconds, which nobody knows."""
+    by_step: dict[int, dict[str, float]] = {}
+    for name, points in curve.items():
+        for step, value in points:
+            by_step.setdefault(step, {})[name] = value
+    for step, values in sorted(by_step.items()):
+        examples = step * experiment.config.train.batch_size
+        run.log(
+            {"step": step, "examples": examples, "epoch": step / experiment.epoch_steps}, values
+        )
+
+
+def _merit(record: Record) -> float:
+    if record.validation_accuracy is not None:
+        return record.validation_accuracy
+    return -(record.train_loss or 0.0)
