@@ -1,5 +1,6 @@
 """One experiment: a config and its data, and the pure functions that a run consists of."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -160,9 +161,6 @@ def make_functions(
     def order(key, epoch):
         return step.epoch_order(key, epoch, size)
 
-    def chunk(state, train, order, steps):
-        return step.run_chunk(train_step, state, train, order, steps, batch_size)
-
     def last_batch(state, train, order):
         batch = step.take_batch(train, order, state.step - 1, batch_size)
         traced = configs.replace(config, state.hyperparams)
@@ -173,6 +171,7 @@ def make_functions(
         sums, logits = step.evaluate(traced, params, split, classes, shard_batches)
         return sums, logits.argmax(axis=-1)
 
+    chunk = functools.partial(step.run_chunk, train_step, batch_size=batch_size)
     return Functions(order, chunk, last_batch, evaluate)
 
 

@@ -97,14 +97,13 @@ def evaluate(
     """
     devices = devices or ParallelConfig()
     parallel.start(devices)
-    with parallel.waiting_for_others():
-        parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
-        mesh = parallel.make_mesh(devices)
-        classifier = load(run_dir, which)
-        part = classifier.load_split(split, data_dir)
-        labels = part.labels
-        logits = _logits(classifier, mesh, part.images)
-        after_rows = classifier.correct_after_rows(part.images, labels) if rows else None
+    parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
+    mesh = parallel.make_mesh(devices)
+    classifier = load(run_dir, which)
+    part = classifier.load_split(split, data_dir)
+    labels = part.labels
+    logits = _logits(classifier, mesh, part.images)
+    after_rows = classifier.correct_after_rows(part.images, labels) if rows else None
     predicted = logits.argmax(axis=1)
     confusion = stats.confusion_matrix(labels, predicted, classifier.classes)
     correct, of_class = confusion.diagonal(), confusion.sum(axis=1)

@@ -25,7 +25,6 @@ from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.trainer import Trainer, abstract_state
 from rowrnn.store import checkpoint
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
-from rowrnn.store.ledger import Key
 
 CHUNK_SECONDS = 0.5
 """Between two looks at signals and display; chunks are cut to about this length."""
@@ -147,7 +146,7 @@ class Loop:
     writer: CheckpointWriter
     stop: StopRequest
     began: float
-    keys: Sequence[Key] = ()
+    keys: Sequence[dict[str, Any]] = ()
     keeps_best: bool = False
     saved: float = field(default_factory=time.perf_counter)
     best: tuple[TrainState, dict[str, Any]] | None = None
@@ -258,7 +257,7 @@ class Loop:
 
 
 def facts_of(
-    experiment: Experiment, members: int, progress: Progress, keys: Sequence[Key] = ()
+    experiment: Experiment, members: int, progress: Progress, keys: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
     """What a checkpoint of so many members says beside its arrays."""
     accuracy = progress.accuracy_now(0) if progress.members == 1 else None

@@ -1,9 +1,9 @@
 """One training run: a stack of one member, its directory and its result."""
 
-import contextlib
 import dataclasses
 import json
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
-from rowrnn.lab import loop
 from rowrnn.lab.display import Display, NotebookDisplay, make_display
 from rowrnn.lab.interrupt import StopRequest
-from rowrnn.lab.loop import Job, Loop, Progress
+from rowrnn.lab.loop import Job, Loop, Progress, restore
 from rowrnn.lab.trainer import Trainer, prepare, stack_members
 from rowrnn.store import checkpoint, loggers, rundir
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
@@ -89,6 +88,43 @@ def train(
     process 0 writes the directory, which all must see, and all get the result.
     """
     began = time.perf_counter()
+    experiment, mesh, directory = _open(config, run_dir, resume, overwrite)
+    with directory, StopRequest() as stop:
+        finished = rundir.read_result(directory.path, TrainResult)
+        if finished is not None:
+            return finished
+        directory.write_environment(parallel.describe(mesh))
+        state, progress = _restore(experiment, directory)
+        directory.start_logger(experiment.config.train.logger)
+        began -= progress.wall_s
+        with (
+            closing(_display(experiment, progress)) as display,
+            closing(_writer(experiment, directory)) as writer,
+        ):
+            compiling = time.perf_counter()
+            trainer = Trainer(experiment, mesh)
+            compile_s = time.perf_counter() - compiling
+            if state is None:
+                state = trainer.init(*stack_members([experiment]))
+            else:
+                state = trainer.put(state)
+            job = Run(experiment, trainer, directory, display)
+            loop = Loop(trainer, job, writer, stop, began, keeps_best=True)
+            state = loop.run(state, progress)
+            loop.save(state, progress)
+        result = _evaluate(job, state, progress, compile_s, began)
+        directory.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
+        directory.finish_logger("finished")
+    if isinstance(display, NotebookDisplay):
+        display.finish(result.first256_accuracy)
+    return result
+
+
+def _open(
+    config: Config | None, run_dir: str | Path | None, resume: str | Path | None, overwrite: bool
+) -> tuple[Experiment, Mesh, RunDir]:
+    """The experiment, its devices and its directory; all that can be refused is refused before a
+    run is overwritten."""
     if resume is not None:
         rundir.require_single(Path(resume))
         config = _config_to_resume(Path(resume), config)
@@ -97,31 +133,17 @@ def train(
     loggers.require(config.train.logger)
     parallel.start(config.parallel)
     config = configs.without_job(config)
-    with parallel.waiting_for_others():
-        parallel.require_same(config=configs.dump(config))
-        # Process 0 comes first, and prepares a dataset that is not there yet.
-        experiment = parallel.first_then_others(lambda: prepare(config))
-        # All that can be refused is refused before a run is overwritten.
-        mesh = _make_mesh(experiment)
-        if resume is None:
-            path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
-            path = Path(parallel.from_first(str(path)))
-            run = parallel.on_first(lambda: RunDir.create(path, config, overwrite=overwrite))
-        else:
-            path = Path(resume)
-            run = parallel.on_first(lambda: RunDir.reopen(path))
-        with run or RunDir.follow(path) as run, StopRequest() as stop:
-            finished = rundir.read_result(path, TrainResult)
-            return finished or _run(experiment, mesh, run, stop, began)
-
-
-def _make_mesh(experiment: Experiment) -> Mesh:
-    """The devices of a run; raises `ConfigError` where the config does not fit them."""
-    mesh = parallel.make_mesh(experiment.config.parallel)
-    parallel.check_divides(mesh, experiment.config.train.batch_size)
+    parallel.require_same(config=configs.dump(config))
+    # Process 0 comes first, and prepares a dataset that is not there yet.
+    experiment = parallel.first_then_others(lambda: prepare(config))
+    mesh = parallel.make_mesh(config.parallel)
+    parallel.check_divides(mesh, config.train.batch_size)
     # Traces the model, which finds out whether its backend can run here.
     jax.eval_shape(lambda: experiment.create_state(*experiment.seeds))
-    return mesh
+    if resume is not None:
+        return experiment, mesh, RunDir.open(Path(resume))
+    path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
+    return experiment, mesh, RunDir.open(path, config, overwrite=overwrite)
 
 
 @dataclass
@@ -169,7 +191,7 @@ class Run(Job):
         """Raises `DivergedError`."""
         step = progress.diverged[0] or 0
         # In the log too, so that `rowrnn runs` can tell; but what has happened matters more.
-        with contextlib.suppress(RunError):
+        with suppress(RunError):
             self.directory.log({"step": step}, {"diverged": 1.0})
         rate = self.experiment.config.optimizer.learning_rate
         raise DivergedError(
@@ -186,39 +208,19 @@ class Run(Job):
         )
 
 
-def _run(
-    experiment: Experiment, mesh: Mesh, directory: RunDir, stop: StopRequest, began: float
-) -> TrainResult:
-    """Trains from the newest intact checkpoint, or from the start, and evaluates."""
-    config = experiment.config
-    directory.write_environment(parallel.describe(mesh))
-    state, progress = _restore(experiment, directory)
-    directory.start_logger(config.train.logger)
-    display = Display()
+def _display(experiment: Experiment, progress: Progress) -> Display:
     if parallel.is_first():
-        display = make_display(config.train, experiment.steps, progress.step)
-    writer = CheckpointWriter(directory.path / "checkpoints", config.checkpoint.keep)
-    with contextlib.closing(display), contextlib.closing(writer):
-        compiling = time.perf_counter()
-        trainer = Trainer(experiment, mesh)
-        compile_s = time.perf_counter() - compiling
-        state = trainer.init(*stack_members([experiment])) if state is None else trainer.put(state)
-        job = Run(experiment, trainer, directory, display)
-        train = Loop(trainer, job, writer, stop, began - progress.wall_s, keeps_best=True)
-        state = train.run(state, progress)
-        train.save(state, progress)
-    result = _evaluate(train, job, state, progress, compile_s)
-    directory.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
-    with parallel.busy():
-        directory.finish_logger("finished")
-    if isinstance(display, NotebookDisplay):
-        display.finish(result.first256_accuracy)
-    return result
+        return make_display(experiment.config.train, experiment.steps, progress.step)
+    return Display()
+
+
+def _writer(experiment: Experiment, directory: RunDir) -> CheckpointWriter:
+    return CheckpointWriter(directory.path / "checkpoints", experiment.config.checkpoint.keep)
 
 
 def _restore(experiment: Experiment, directory: RunDir) -> tuple[TrainState | None, Progress]:
     """The newest intact checkpoint of a run, on the host; None before its first."""
-    restored = loop.restore(
+    restored = restore(
         directory.path / "checkpoints",
         experiment,
         lambda facts: _check_same(experiment, facts, directory.path),
@@ -262,10 +264,10 @@ def _check_resumable(saved: Config, asked: Config, path: Path) -> None:
 
 
 def _evaluate(
-    train: Loop, job: Run, state: TrainState, progress: Progress, compile_s: float
+    job: Run, state: TrainState, progress: Progress, compile_s: float, began: float
 ) -> TrainResult:
     """Evaluates the last state on the test part and collects the result."""
-    trainer, experiment = train.trainer, train.trainer.experiment
+    trainer, experiment = job.trainer, job.experiment
     config, dataset = experiment.config, experiment.dataset
     sums, predicted = trainer.fetch(trainer.test(state))
     if not np.isfinite(sums.loss_sum[0]):
@@ -295,6 +297,6 @@ def _evaluate(
         compile_s=compile_s,
         train_s=progress.train_s,
         examples_per_s=examples / progress.train_s,
-        wall_s=time.perf_counter() - train.began,
+        wall_s=time.perf_counter() - began,
         params_sha256=checkpoint.params_digest(params),
     )

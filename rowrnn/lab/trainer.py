@@ -70,11 +70,11 @@ def compile_programs(
         shard_batches=lambda function: parallel.shard_batches(mesh, function),
     )
 
-    def compiled(function, stacked, *arguments, donate=()):
+    def compiled(function, stacked, *arguments, **named):
         with jax.default_matmul_precision(config.train.precision):
             return parallel.compile_members(
                 mesh, function, stacked, *arguments,
-                vmap=vmap, dtype=config.model.dtype, donate=donate,
+                vmap=vmap, dtype=config.model.dtype, **named,
             )  # fmt: skip
 
     def evaluation(split: Split) -> jax.stages.Compiled:
@@ -90,7 +90,14 @@ def compile_programs(
         init=compiled(experiment.create_state, (True,) * 3, seeds, seeds, hyperparams),
         order=compiled(functions.order, (True, False), state.key, step),
         chunk=compiled(
-            functions.chunk, (True, False, True, False), state, train, orders, step, donate=(0,)
+            functions.chunk,
+            (True, False, True, False),
+            state,
+            train,
+            orders,
+            step,
+            donate=(0,),
+            name="chunk",
         ),
         validation=evaluation(dataset.validation) if has_validation else None,
         test=evaluation(dataset.test),

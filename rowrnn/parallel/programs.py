@@ -70,6 +70,7 @@ def compile_members(
     vmap: bool,
     dtype: str,
     donate: tuple[int, ...] = (),
+    name: str = "",
 ) -> jax.stages.Compiled:
     """Compiles a function of one member for many of them, sharded over the axis "seed".
 
@@ -86,6 +87,7 @@ def compile_members(
         vmap: whether the members of a device run at once.
         dtype: type of the operands of matrix products, as `model.dtype` says it.
         donate: positions of the arguments whose memory the results may take over.
+        name: of the program in jax's log; that of the function where not given.
     """
     specs = tuple(P("seed") if is_stacked else P() for is_stacked in stacked)
 
@@ -105,7 +107,7 @@ def compile_members(
     mapped = jax.shard_map(
         of_a_device, mesh=mesh, in_specs=specs, out_specs=P("seed"), check_vma=False
     )
-    mapped.__name__ = function.__name__  # For the log of compilations.
+    mapped.__name__ = name or function.__name__
     lowered = jax.jit(
         mapped,
         in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),

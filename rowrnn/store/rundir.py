@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from rowrnn import config as configs
-from rowrnn import files
+from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.errors import RunError, StoppedError
 from rowrnn.store import logs
@@ -53,8 +53,8 @@ class _Holder:
 class RunDir:
     """A run directory that this process alone writes to, until it is closed.
 
-    Use `create` or `reopen`; as a context manager it lets go of the lock at the end. Where process
-    0 of the same job has the lock, `follow` is for the others: what would write does nothing.
+    Use `create` or `reopen`, or `open` in a job of several processes, in which what would write
+    does nothing but in process 0. As a context manager it lets go of the lock at the end.
 
     Attributes:
         path: the directory.
@@ -105,9 +105,22 @@ class RunDir:
         return cls(path)
 
     @classmethod
-    def follow(cls, path: Path) -> "RunDir":
-        """The directory of a run that process 0 of this job writes to."""
-        return cls(path, writes=False)
+    def open(cls, path: Path, config: Config | None = None, *, overwrite: bool = False) -> "RunDir":
+        """Opens a directory in every process of a job, of which process 0 alone writes to it.
+
+        Args:
+            path: the directory; that of process 0 counts.
+            config: of a new run, as for `create`; without it the directory is reopened.
+            overwrite: as for `create`.
+        """
+        path = Path(parallel.from_first(str(path)))
+
+        def on_process_0() -> RunDir:
+            if config is None:
+                return cls.reopen(path)
+            return cls.create(path, config, overwrite=overwrite)
+
+        return parallel.on_first(on_process_0) or cls(path, writes=False)
 
     def __enter__(self) -> "RunDir":
         return self

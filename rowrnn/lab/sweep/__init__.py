@@ -101,24 +101,22 @@ def sweep(
         raise ConfigError("seeds: must be given, such as range(64) or --seeds 0:64")
     everyone, mesh, strategy = _prepare(spec, settings)
     spec = dataclasses.replace(spec, config=configs.without_job(spec.config))
-    with parallel.waiting_for_others():
-        parallel.require_same(
-            config=configs.dump(spec.config),
-            seeds=str(spec.seeds),
-            grid=str(spec.grid),
-            settings=str((spec.vary, settings)),
-        )
-        path = Path(parallel.from_first(str(path)))
-        if resume is None:
-            # All that can be refused is refused before a run is overwritten.
-            groups = _make_groups(everyone, mesh, Ledger())
-            run = parallel.on_first(lambda: RunDir.create(path, spec.config, overwrite=overwrite))
-        else:
-            groups = None
-            run = parallel.on_first(lambda: RunDir.reopen(path))
-        with run or RunDir.follow(path) as run, StopRequest() as stop:
-            groups = groups or _make_groups(everyone, mesh, Ledger(path / "members"))
-            return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
+    parallel.require_same(
+        config=configs.dump(spec.config),
+        seeds=str(spec.seeds),
+        grid=str(spec.grid),
+        settings=str((spec.vary, settings)),
+    )
+    groups = None
+    if resume is None:
+        # All that can be refused is refused before a run is overwritten.
+        groups = _make_groups(everyone, mesh, Ledger())
+        run = RunDir.open(path, spec.config, overwrite=overwrite)
+    else:
+        run = RunDir.open(path)
+    with run, StopRequest() as stop:
+        groups = groups or _make_groups(everyone, mesh, Ledger(run.path / "members"))
+        return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
 
 
 def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -> Plan:
@@ -263,8 +261,7 @@ class _Sweep:
         with contextlib.closing(display):
             for group in groups:
                 self._train_group(group, display)
-        with parallel.busy():
-            return self._finish()
+        return self._finish()
 
     def _plan(self, groups: list[Group]) -> Plan:
         """The plan, for which the trainer of the first group runs a moment."""
