@@ -1,5 +1,6 @@
 """Watch it read: what the network holds after each row, as arrays, lines and pictures."""
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -13,6 +14,7 @@ from oracle import network_logits
 from PIL import Image
 
 import rowrnn
+from rowrnn import config as configs
 from rowrnn import data
 from rowrnn.cli import evaluate as eval_command
 from rowrnn.cli import read as read_command
@@ -22,8 +24,9 @@ from rowrnn.core.model import RowRNN, watch
 from rowrnn.errors import ConfigError, DataError, RunError
 from rowrnn.figures import ReadingArrays, reading_animation, reading_strip
 from rowrnn.lab import stats, trainer
-from rowrnn.lab.sweep import keep
+from rowrnn.lab.loop import Progress, facts_of
 from rowrnn.store import members
+from rowrnn.store.checkpoint import CheckpointWriter
 from rowrnn.store.members import Spec
 from rowrnn.store.rundir import RunDir
 
@@ -44,15 +47,15 @@ def random_like(tree, seed):
 
 def kept(path, member):
     """A run directory of a network that nobody has trained."""
-    prepared = trainer.prepare(member.config)
-    state = jax.eval_shape(lambda: prepared.create_state(*prepared.seeds))
+    experiment = trainer.prepare(member.config)
+    state = trainer.abstract_state(experiment, 1)
     state = random_like(state._replace(key=()), member.seed)._replace(
-        step=np.int32(0), key=jax.random.key(0)
+        step=np.zeros(1, np.int32), key=jax.random.key(0)[None]
     )
-    progress = {"step": 0, "train_loss": None, "validation_accuracy": None,
-                "validation_step": None, "train_s": 0.0, "wall_s": 0.0}  # fmt: skip
-    keep._begin(path, member)
-    keep.save(path, prepared, member, state, progress, None)
+    path.mkdir(parents=True)
+    (path / "config.toml").write_text(configs.dump(member.config))
+    with contextlib.closing(CheckpointWriter(path / "checkpoints", keep=1)) as writer:
+        writer.save(state, facts_of(experiment, 1, Progress.start(1)))
     return path
 
 
