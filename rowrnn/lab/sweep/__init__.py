@@ -318,8 +318,7 @@ class _Sweep:
         """Trains what is missing of a group, and what was in progress first."""
         while group.pending:
             try:
-                trainer = self._make_trainer(group)
-                self._train_stack(group, trainer, display)
+                self._train_stack(group, self._make_trainer(group), display)
             except Exception as error:
                 self._halve_or_raise(error)
 
