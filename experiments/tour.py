@@ -61,15 +61,15 @@ print(f"{result.test_accuracy:.4f} of the test images, {result.examples_per_s:,.
 # %% [markdown]
 # ## Watch it read
 #
-# What does it believe after each row? Here is a test image, and beside it the belief in each digit
-# from the first row to the last.
+# What does it predict after each row? Here is a test image, and beside it the probability of each
+# digit from the first row to the last.
 
 # %%
 reading = rowrnn.read(place / "run", 8)
-figure, (picture, belief) = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
+figure, (picture, probability) = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
 picture.imshow(reading.image, cmap="gray")
-belief.imshow(reading.beliefs, cmap="Greys", aspect="auto")
-belief.set(xlabel="digit", ylabel="row", xticks=range(10))
+probability.imshow(reading.probabilities, cmap="Greys", aspect="auto")
+probability.set(xlabel="digit", ylabel="row", xticks=range(10))
 plt.show()
 print(reading.words())
 

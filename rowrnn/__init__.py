@@ -3,8 +3,8 @@
 The same jobs as on the command line, as functions:
 
 - `train` trains one run and keeps it in a directory; `evaluate`, `predict` and `export` use it,
-  `export_web` puts it in a page, and `read` shows what it believes and holds after each row of one
-  image;
+  `export_web` puts it in a page, and `read` shows probabilities, hidden states and gates after each
+  row of one image;
 - `sweep` trains many seeds and says how they are distributed; `compare` holds two sweeps against
   each other; `extract` takes a member out as a run of its own;
 - `runs` lists what lies under a directory, with results and differences;

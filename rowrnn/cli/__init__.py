@@ -51,7 +51,7 @@ commands:
   runs [DIR]               runs and sweeps, what they gave and how they differ
   eval RUN                 loss, accuracy by class and confusion matrix of a run
   predict RUN PICTURE ...  what a run sees in pictures
-  read RUN PICTURE|INDEX   watch it read: belief, hidden state and gates by row
+  read RUN PICTURE|INDEX   watch it read: probabilities, hidden state and gates
   report RUN|SWEEP|FILE    a page that shows a run, a sweep or a bench record
   export RUN --to DIR      weights, a program without rowrnn, a model card
   export RUN --web FILE.html

@@ -30,7 +30,7 @@ class PredictArguments(Common):
     checkpoint: str = "last"
     """last, best (on validation) or a step."""
     rows: Flag = False
-    """Show the belief after each row."""
+    """Show the prediction after each row."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,10 +61,10 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
     )
     if rows:
         shades, block = (" ░▒▓█", "■") if can_print("░▒▓█■") else (" .:*#", "=")
-        for row, (pixels, belief) in enumerate(
+        for row, (pixels, probabilities) in enumerate(
             zip(prediction.image, prediction.rows, strict=True), start=1
         ):
             shaded = "".join(shades[int(pixel) * 5 // 256] for pixel in pixels)
-            label = int(belief.argmax())
-            bar = block * round(20 * belief[label])
-            print(f"{row:4d} {shaded} {label} {belief[label]:6.1%} {bar}")
+            label = int(probabilities.argmax())
+            bar = block * round(20 * probabilities[label])
+            print(f"{row:4d} {shaded} {label} {probabilities[label]:6.1%} {bar}")

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from rowrnn.show.read import Reading
 
-# Columns of a line, of 80, that go at most to pixels, beliefs and groups of units.
-_PIXELS, _BELIEFS, _UNITS = 28, 20, 8
+# Most columns of a line, of 80, for pixels, for bars of probabilities and for groups of units.
+_PIXELS, _BARS, _UNITS = 28, 20, 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadArguments(Common):
-    """Watch a run read one digit, row by row: what it believes and what it holds after each.
+    """Watch a run read one digit, row by row: its probabilities, hidden state and gates after each.
 
-    A line for each row: its pixels; a bar for the belief in each class; the hidden state of the
-    last layer, as the mean of |h| over eight groups of units; the means of its gates i, f and o;
-    and the most probable class. --json gives all numbers.
+    A line for each row: its pixels; a bar for the probability of each class; the hidden state of
+    the last layer, as the mean of |h| over eight groups of units; the means of its gates i, f and
+    o; and the most probable class. --json gives all numbers.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -112,11 +112,11 @@ def _lines(reading: "Reading", marks: _Marks, *, coloured: bool) -> "list[Text]"
     import numpy as np
     from rich.text import Text
 
-    rows, classes = reading.beliefs.shape
+    rows, classes = reading.probabilities.shape
     digits = max(3, len(str(rows)))
-    cell = max(1, _BELIEFS // classes)
+    cell = max(1, _BARS // classes)
     names = "".join(f"{label % 10:<{cell}}" for label in range(classes))
-    shown = min(classes * cell, _BELIEFS)
+    shown = min(classes * cell, _BARS)
     pixels = _merge(reading.image / 255, _PIXELS)
     last = reading.layers[-1]
     units = _merge(np.abs(np.asarray(last.h)), _UNITS)
@@ -127,21 +127,21 @@ def _lines(reading: "Reading", marks: _Marks, *, coloured: bool) -> "list[Text]"
             for name, width in (
                 ("pixels", pixels.shape[1]), (names, shown), ("|h|", units.shape[1])
             )
-        ), "ifo", "believes",
+        ), "ifo", "predicts",
     ]  # fmt: skip
     lines = [Text(" ".join(heading), style="bold" if coloured else "")]
-    for row, belief in enumerate(reading.beliefs):
-        best = int(belief.argmax())
+    for row, probabilities in enumerate(reading.probabilities):
+        best = int(probabilities.argmax())
         line = Text(f"{row + 1:{digits}d} ")
         line.append_text(_pixels(pixels[row], marks, coloured=coloured)).append(" ")
         for label in range(shown // cell):
             style = "bold green" if coloured and label == best else ""
-            line.append(f"{marks.heights(belief[label : label + 1]):{cell}}", style)
+            line.append(f"{marks.heights(probabilities[label : label + 1]):{cell}}", style)
         line.append(" " * (shown % cell + 1))
         line.append(marks.heights(units[row]), "cyan" if coloured else "").append(" ")
         line.append(marks.heights(gates[row]), "yellow" if coloured else "")
         held_since = coloured and row + 1 >= reading.since
-        line.append(f" {best} {belief[best]:6.1%}", "bold green" if held_since else "")
+        line.append(f" {best} {probabilities[best]:6.1%}", "bold green" if held_since else "")
         lines.append(line)
     return lines
 

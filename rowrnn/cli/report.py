@@ -16,8 +16,8 @@ from rowrnn.cli.terminal import Common, DataPlace, parse, plain, require_text, s
 class ReportArguments(Common):
     """Show a run, a sweep or a record of rowrnn bench as one page, which opens in any browser.
 
-    Of a run: curves, confusion matrix, the 24 worst test images and what was believed after each of
-    their rows, gates, config, environment. Of a sweep: how accuracy is distributed, statistics,
+    Of a run: curves, confusion matrix, the 24 worst test images and the probabilities after each
+    of their rows, gates, config, environment. Of a sweep: how accuracy is distributed, statistics,
     curves, grid. Of a record: tables and plots. train and sweep write it at their end.
     """
 

@@ -122,11 +122,11 @@ class Watched(NamedTuple):
     """What the network holds after each row.
 
     Attributes:
-        beliefs: probabilities of the classes if this row were the last, [T, B, C].
+        probabilities: of the classes if this row were the last, [T, B, C].
         layers: hidden states, cells and gates of each LSTM layer, each array [T, B, H].
     """
 
-    beliefs: jax.Array
+    probabilities: jax.Array
     layers: tuple[Activations, ...]
 
 
@@ -139,7 +139,7 @@ def watch(config: ModelConfig, params: Params, images: jax.Array) -> Watched:
     >>> config, images = ModelConfig(hidden_size=16), jnp.zeros((2, 28, 28), jnp.uint8)
     >>> params = RowRNN(config, classes=10).init(jax.random.key(0), images)["params"]
     >>> watched = watch(config, params, images)
-    >>> watched.beliefs.shape, watched.layers[-1].f.shape
+    >>> watched.probabilities.shape, watched.layers[-1].f.shape
     ((28, 2, 10), (28, 2, 16))
     """
     rows, scale, projection = images.transpose(1, 0, 2), PIXEL_SCALE, params.get("projection")

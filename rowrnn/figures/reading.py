@@ -1,4 +1,4 @@
-"""A network reading an image row by row: what it believes, and what its last layer holds.
+"""A network reading an image row by row: probabilities, hidden state and gates.
 
 The rows go down in every panel (but for the bars of the animation), so that one looks from a row
 of the digit straight across to what it did.
@@ -40,13 +40,13 @@ class ReadingArrays(NamedTuple):
 
     Attributes:
         image: uint8 [T, F].
-        beliefs: [T, C].
+        probabilities: [T, C].
         hidden: hidden states of the last layer, [T, H], between -1 and 1.
         gates: by their names, each [T, H], between 0 and 1.
     """
 
     image: np.ndarray
-    beliefs: np.ndarray
+    probabilities: np.ndarray
     hidden: np.ndarray
     gates: Mapping[str, np.ndarray]
 
@@ -66,7 +66,7 @@ def require_format(path: Path) -> None:
 def reading_strip(
     arrays: ReadingArrays, path: str | os.PathLike[str], title: str, since: int
 ) -> None:
-    """Draws a whole reading as a PNG: the digit, beliefs, hidden state and gates, row by row.
+    """Draws a whole reading as a PNG: the digit, probabilities, hidden state and gates, row by row.
 
     `since` is the row, counted from 1, from which on the last answer was held; a line above it
     goes through all panels. Units are in the order of their hidden states after the last row, in
@@ -74,19 +74,19 @@ def reading_strip(
     where `path` cannot be written.
 
     >>> import os, tempfile
-    >>> beliefs = np.full((4, 2), 0.5)
-    >>> arrays = ReadingArrays(np.eye(4, dtype=np.uint8), beliefs, beliefs, {"gate": beliefs})
+    >>> image, half = np.eye(4, dtype=np.uint8), np.full((4, 2), 0.5)
+    >>> arrays = ReadingArrays(image, half, half, {"gate": half})
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     path = os.path.join(directory, "reading.png")
     ...     reading_strip(arrays, path, "a small image", 1)
     ...     os.path.getsize(path) > 0
     True
     """
-    figure, panels, _ = _page(arrays, title, _belief_map)
+    figure, panels, _ = _page(arrays, title, _probability_map)
     for axes in panels:
         axes.axhline(since - 1.5, color=VERMILION, linewidth=1.4, linestyle=(0, (4, 2)))
-    label = int(arrays.beliefs[-1].argmax())
-    _note(figure, f"dashed: from here on it believes {label}; dot: the most probable class; ")
+    label = int(arrays.probabilities[-1].argmax())
+    _note(figure, f"dashed: from here on it predicts {label}; dot: the most probable class; ")
     drawing.save(figure, path)
 
 
@@ -96,8 +96,8 @@ def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title
     Raises `OSError` where `path` cannot be written.
 
     >>> import os, tempfile
-    >>> beliefs = np.full((4, 2), 0.5)
-    >>> arrays = ReadingArrays(np.eye(4, dtype=np.uint8), beliefs, beliefs, {"gate": beliefs})
+    >>> image, half = np.eye(4, dtype=np.uint8), np.full((4, 2), 0.5)
+    >>> arrays = ReadingArrays(image, half, half, {"gate": half})
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     path = os.path.join(directory, "reading.gif")
     ...     reading_animation(arrays, path, "a small image")
@@ -106,7 +106,7 @@ def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title
     """
     from PIL import Image
 
-    figure, _, reveal = _page(arrays, title, _belief_bars)
+    figure, _, reveal = _page(arrays, title, _probability_bars)
     _note(figure, "")
     canvas: Any = figure.canvas
     for artist in reveal(1):
@@ -158,7 +158,7 @@ def _palette() -> Any:
 def _page(
     arrays: ReadingArrays,
     title: str,
-    draw_beliefs: Callable[["Axes", np.ndarray], _Reveal],
+    draw_probabilities: Callable[["Axes", np.ndarray], _Reveal],
 ) -> tuple["Figure", list["Axes"], _Reveal]:
     """The page with all rows shown, its panels, and how to show fewer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -184,7 +184,7 @@ def _page(
     reveals = [_draw_map(panels[0], arrays.image / 255, "gray", 0, size)]
     panels[0].set_ylabel("row", labelpad=2)
     panels[0].tick_params(labelleft=True, left=True, length=2)
-    reveals.append(draw_beliefs(panels[1], arrays.beliefs))
+    reveals.append(draw_probabilities(panels[1], arrays.probabilities))
     for axes, (name, values) in zip(panels[2:], strips.items(), strict=True):
         least = -1 if values is arrays.hidden else 0
         reveals.append(_draw_map(axes, _merge_units(values[:, order]), _MAP, least, name))
@@ -232,11 +232,11 @@ def _draw_map(axes: "Axes", values: np.ndarray, colours: str, least: float, titl
     return reveal
 
 
-def _belief_map(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
-    """Beliefs [T, C] as a map from white to black, a dot on the best class of each row."""
-    reveal = _draw_map(axes, beliefs, "Greys", 0, "belief after each row,\nby class")
-    rows, classes = beliefs.shape
-    best = beliefs.argmax(axis=1)
+def _probability_map(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
+    """Probabilities [T, C] as a map from white to black, a dot on the best class of each row."""
+    reveal = _draw_map(axes, probabilities, "Greys", 0, "probability after each row,\nby class")
+    rows, classes = probabilities.shape
+    best = probabilities.argmax(axis=1)
     axes.scatter(
         best, range(rows), s=np.clip(500 / rows, 3, 16), color=VERMILION, linewidths=0.6,
         edgecolors="white", zorder=3,
@@ -248,10 +248,10 @@ def _belief_map(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
     return reveal
 
 
-def _belief_bars(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
-    """Beliefs [T, C] after the row last read as bars, the longest in another colour."""
-    classes = beliefs.shape[1]
-    bars = axes.barh(range(classes), beliefs[-1], height=0.72, color=BLUE)
+def _probability_bars(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
+    """Probabilities [T, C] after the row last read as bars, the longest in another colour."""
+    classes = probabilities.shape[1]
+    bars = axes.barh(range(classes), probabilities[-1], height=0.72, color=BLUE)
     axes.set_xlim(0, 1)
     axes.set_ylim(classes - 0.4, -0.6)
     _class_ticks(axes, axes.yaxis, classes)
@@ -263,14 +263,14 @@ def _belief_bars(axes: "Axes", beliefs: np.ndarray) -> _Reveal:
     words = axes.set_title("", fontsize=9, pad=5)
 
     def reveal(rows: int) -> list["Artist"]:
-        belief, best = beliefs[rows - 1], beliefs[:rows].argmax(axis=1)
+        last, best = probabilities[rows - 1], probabilities[:rows].argmax(axis=1)
         for label, bar in enumerate(bars):
-            bar.set_width(belief[label])
+            bar.set_width(last[label])
             bar.set_color(VERMILION if label == best[-1] else BLUE)
         since = int(np.flatnonzero(best != best[-1]).max(initial=-1)) + 2
         words.set_text(
-            f"after row {rows} of {len(beliefs)}:\n"
-            f"{best[-1]} with {belief.max():.0%}, since row {since}"
+            f"after row {rows} of {len(probabilities)}:\n"
+            f"{best[-1]} with {last.max():.0%}, since row {since}"
         )
         return [*bars, words]
 

@@ -23,7 +23,7 @@ from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
 
-# The beliefs after every row take 28 times the memory of an answer.
+# Probabilities after every row take 28 times the memory of an answer.
 _BLOCK = 1_000
 
 
@@ -55,10 +55,10 @@ class Classifier:
         """Logits [N, C] of images [N, T, F], uint8."""
         return self._finite(self._logits(self.params, jnp.asarray(images)))
 
-    def beliefs(self, images: np.ndarray) -> np.ndarray:
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
         parts = [
-            self._finite(self._beliefs(self.params, jnp.asarray(images[start : start + _BLOCK])))
+            self._finite(self._after_rows(self.params, jnp.asarray(images[start : start + _BLOCK])))
             for start in range(0, len(images), _BLOCK)
         ]
         return np.concatenate(parts, axis=1)
@@ -67,8 +67,8 @@ class Classifier:
         """How many of images [N, T, F] are given their label [N] after each row, int64 [T]."""
         correct = np.zeros(self.shape[0], np.int64)
         for start in range(0, len(images), _BLOCK):
-            beliefs = self.beliefs(images[start : start + _BLOCK])
-            correct += (beliefs.argmax(axis=-1) == labels[None, start : start + _BLOCK]).sum(axis=1)
+            answers = self.probabilities(images[start : start + _BLOCK]).argmax(axis=-1)
+            correct += (answers == labels[None, start : start + _BLOCK]).sum(axis=1)
         return correct
 
     def watch(self, images: np.ndarray) -> Watched:
@@ -123,8 +123,8 @@ class Classifier:
         return jax.jit(logits)
 
     @property
-    def _beliefs(self):
-        return _beliefs_program(self.config.model, self.classes, self.config.train.precision)
+    def _after_rows(self):
+        return _probabilities_program(self.config.model, self.classes, self.config.train.precision)
 
 
 _watch = jax.jit(watch, static_argnums=0)
@@ -132,15 +132,15 @@ _watch = jax.jit(watch, static_argnums=0)
 
 # Not one for each classifier: the members of a sweep differ in their parameters alone.
 @functools.lru_cache(maxsize=8)
-def _beliefs_program(config: ModelConfig, classes: int, precision: str):
+def _probabilities_program(config: ModelConfig, classes: int, precision: str):
     model = RowRNN(config, classes)
 
-    def beliefs(params, images):
+    def probabilities(params, images):
         with jax.default_matmul_precision(precision):
             logits, _ = model.apply({"params": params}, images, every_row=True)
         return jax.nn.softmax(logits)
 
-    return jax.jit(beliefs)
+    return jax.jit(probabilities)
 
 
 def load(run_dir: str | Path, which: str = "last") -> Classifier:

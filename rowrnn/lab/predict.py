@@ -15,7 +15,7 @@ from rowrnn.lab.classifier import Classifier, load
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network believes of one picture.
+    """The answer of the network to one picture.
 
     Attributes:
         path: the file, and for an image of an IDX file its index in brackets.
@@ -105,9 +105,9 @@ def _is_idx(path: Path) -> bool:
 
 
 def _classify(classifier: Classifier, pictures: list[Picture]) -> list[Prediction]:
-    beliefs = classifier.beliefs(np.stack([picture.image for picture in pictures]))
+    probabilities = classifier.probabilities(np.stack([picture.image for picture in pictures]))
     predictions = []
-    for picture, rows in zip(pictures, beliefs.transpose(1, 0, 2), strict=True):
+    for picture, rows in zip(pictures, probabilities.transpose(1, 0, 2), strict=True):
         runner_up, label = np.argsort(rows[-1], stable=True)[-2:]
         predictions.append(
             Prediction(

@@ -18,7 +18,7 @@ from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
-from rowrnn.lab.display import Display, NotebookDisplay, make_display
+from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, restore
 from rowrnn.lab.trainer import Trainer, prepare, stack_members
@@ -158,12 +158,13 @@ class Run(Job):
     def advanced(self, progress: Progress, sums: Metrics, steps: int, seconds: float) -> None:
         """Shows the means since the last log entry."""
         count = int(sums.count[0])
-        self.display.advance(
-            progress.step,
+        facts = run_facts(
+            examples_per_s=steps * self.experiment.config.train.batch_size / seconds,
             loss=float(sums.loss_sum[0]) / count,
             accuracy=int(sums.correct[0]) / count,
-            examples_per_s=steps * self.experiment.config.train.batch_size / seconds,
+            validation=progress.last(0, "validation_accuracy"),
         )
+        self.display.advance(progress.step, facts)
 
     def logged(self, progress: Progress, index: int, values: dict[str, float]) -> None:
         """Appends the figures to the log."""
@@ -175,8 +176,6 @@ class Run(Job):
             "seconds": round(progress.train_s, 3),
         }
         self.directory.log(place, values)
-        if "validation_accuracy" in values:
-            self.display.validation(values["validation_accuracy"])
 
     def interval_ended(self, progress: Progress, state: TrainState, order: jax.Array) -> None:
         """Prints the notebook's line, where it is asked for."""

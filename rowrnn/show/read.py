@@ -29,7 +29,7 @@ class Reading:
         inverted: whether the picture was dark on light and has been inverted.
         truth: the true class of an image of the run's data; None of a picture.
         image: what the network read, uint8 [T, F].
-        beliefs: probabilities of the classes if this row were the last, [T, C].
+        probabilities: of the classes if this row were the last, [T, C].
         layers: for each LSTM layer hidden states `h`, cells `c`, gates `i`, `f`, `o` and candidates
             `j`, each [T, H]; the readout sees `layers[-1].h`.
     """
@@ -40,31 +40,31 @@ class Reading:
     inverted: bool
     truth: int | None
     image: np.ndarray
-    beliefs: np.ndarray
+    probabilities: np.ndarray
     layers: tuple[Activations, ...]
 
     @property
     def label(self) -> int:
         """The most probable class after the last row."""
-        return int(self.beliefs[-1].argmax())
+        return int(self.probabilities[-1].argmax())
 
     @property
     def probability(self) -> float:
         """Of that class."""
-        return float(self.beliefs[-1].max())
+        return float(self.probabilities[-1].max())
 
     @property
     def since(self) -> int:
         """The row, counted from 1, from which on that class was the most probable after each."""
-        return stats.held_since(self.beliefs.argmax(axis=1))
+        return stats.held_since(self.probabilities.argmax(axis=1))
 
     def words(self) -> str:
-        """Since when it has believed what it believes at the end.
+        """The last answer, its probability, and the row from which on it was the answer.
 
         With the truth, where that is known.
         """
         told = (
-            f"it has believed {self.label} since row {self.since} of {len(self.image)} "
+            f"it has predicted {self.label} since row {self.since} of {len(self.image)} "
             f"({self.probability:.1%} at the end)"
         )
         if self.truth is None:
@@ -87,7 +87,7 @@ class Reading:
             "label": self.label,
             "probability": self.probability,
             "since": self.since,
-            "beliefs": np.round(self.beliefs.astype(float), 6).tolist(),
+            "probabilities": np.round(self.probabilities.astype(float), 6).tolist(),
             "layers": layers,
         }
 
@@ -121,7 +121,7 @@ def read(
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     trained = rowrnn.train(config, f"{directory}/run")
     ...     reading = read(f"{directory}/run", 7)
-    >>> reading.beliefs.shape, reading.layers[-1].f.shape
+    >>> reading.probabilities.shape, reading.layers[-1].f.shape
     ((28, 10), (28, 128))
     >>> 1 <= reading.since <= 28
     True
@@ -138,7 +138,7 @@ def read(
             name = f"{split}[{image}]"
             pixels, truth = _image_of(classifier, int(image), split, data_dir)
     watched = classifier.watch(pixels[None])
-    beliefs, layers = jax.tree.map(lambda array: array[:, 0], watched)
+    probabilities, layers = jax.tree.map(lambda array: array[:, 0], watched)
     return Reading(
         run_dir=classifier.run_dir,
         step=classifier.step,
@@ -146,7 +146,7 @@ def read(
         inverted=inverted,
         truth=truth,
         image=pixels,
-        beliefs=beliefs,
+        probabilities=probabilities,
         layers=layers,
     )
 
@@ -162,7 +162,7 @@ def save(reading: Reading, path: str | Path) -> None:
     gates = {"input\ngate i": last.i, "forget\ngate f": last.f, "output\ngate o": last.o}
     arrays = ReadingArrays(
         reading.image,
-        reading.beliefs,
+        reading.probabilities,
         np.asarray(last.h),
         {name: np.asarray(gate) for name, gate in gates.items()},
     )

@@ -103,7 +103,7 @@ READ_ROWS = """([encoded]) => {
   while (state.row < network.rows) {
     readRow(network, state, image);
     const { h, c, gates } = state.layers[state.layers.length - 1];
-    rows.push([...state.beliefs, ...h, ...c, ...gates]);
+    rows.push([...state.probabilities, ...h, ...c, ...gates]);
   }
   return rows;
 }"""
@@ -115,7 +115,7 @@ def test_what_is_held_after_each_row_is_what_rowrnn_watches(made, open_page, nam
     image = images_for(name, page.classifier.shape, 4)[3:]
     watched = page.classifier.watch(image)
     last = watched.layers[-1]
-    held = (watched.beliefs, last.h, last.c, last.i, last.j, last.f, last.o)
+    held = (watched.probabilities, last.h, last.c, last.i, last.j, last.f, last.o)
     expected = np.concatenate([values[:, 0] for values in held], axis=1)
     found = evaluate(open_page(page.path), READ_ROWS, encode(image))
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -210,7 +210,7 @@ def wait_for_the_end(opened):
     return opened.page.locator("#end").inner_text()
 
 
-def shown_beliefs(opened):
+def shown_probabilities(opened):
     """The lengths of the bars, as shares of their tracks."""
     bars, tracks = (opened.page.locator(f"#classes {name}").all() for name in ("rect", "svg"))
     return [opened.box(bar)[2] / opened.box(track)[2]
@@ -224,15 +224,15 @@ def test_who_draws_sees_it_read(made, open_page, width, height, dark):
     draw(opened)
     image = evaluate(opened, "() => [...picture.image]")
     image = np.reshape(image, (1, 28, 28)).astype(np.uint8)
-    beliefs = page.classifier.beliefs(image)[:, 0]
-    best = beliefs.argmax(axis=1)
+    probabilities = page.classifier.probabilities(image)[:, 0]
+    best = probabilities.argmax(axis=1)
     since = int(np.flatnonzero(best != best[-1]).max(initial=-1)) + 2
     words = wait_for_the_end(opened)
-    assert words.startswith(f"It has believed {best[-1]} since row {since} of 28")
+    assert words.startswith(f"It has predicted {best[-1]} since row {since} of 28")
     share = re.search(r"\(([\d.]+) % at the end\)", words)
-    assert float(share[1]) / 100 == pytest.approx(beliefs[-1].max(), abs=0.0006)
+    assert float(share[1]) / 100 == pytest.approx(probabilities[-1].max(), abs=0.0006)
 
-    np.testing.assert_allclose(shown_beliefs(opened), beliefs[-1], atol=0.02)
+    np.testing.assert_allclose(shown_probabilities(opened), probabilities[-1], atol=0.02)
     for name in ("sheet", "picture", "map-h", "map-i", "map-f", "map-o"):
         assert opened.colours(opened.page.locator(f"#{name}")) > 10
     assert opened.sideways() == 0
@@ -240,7 +240,7 @@ def test_who_draws_sees_it_read(made, open_page, width, height, dark):
     assert (opened.errors, opened.requests) == ([], [])
 
 
-def test_the_line_moves_down_and_the_beliefs_with_it(made, open_page):
+def test_the_line_moves_down_and_the_probabilities_with_it(made, open_page):
     opened = open_page(made["trained"].path)
     draw(opened, speed=0)
     frames = """async () => {
@@ -316,7 +316,7 @@ def test_the_keyboard_reaches_and_works_the_controls(made, open_page):
     assert page.locator("#end").inner_text() == ""
     assert not page.evaluate("sheet.ink.some(Boolean) || picture.image.some(Boolean)")
     assert page.locator("#replay").is_disabled()
-    assert max(shown_beliefs(opened)) == 0
+    assert max(shown_probabilities(opened)) == 0
 
 
 def test_nothing_moves_unasked_where_motion_is_unwanted(made, open_page):
@@ -346,7 +346,7 @@ def test_the_page_changes_colours_with_the_system(made, open_page):
 def test_any_network_can_be_drawn_for(made, open_page, name):
     opened, page = open_page(made[name].path, width=390, height=844), made[name]
     draw(opened)
-    assert re.match(r"It has believed \d+ since row \d+ of", wait_for_the_end(opened))
+    assert re.match(r"It has predicted \d+ since row \d+ of", wait_for_the_end(opened))
     assert opened.page.locator("#classes li").count() == page.classifier.classes
     assert opened.page.locator("#strip").bounding_box()["height"] < 420
     assert opened.sideways() == 0

@@ -78,7 +78,7 @@ def test_a_report_is_whole_and_keeps_to_itself(open_page, made, name, width, dar
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_worst_images_and_what_was_believed_are_seen(open_page, made, width):
+def test_the_worst_images_and_their_probabilities_are_seen(open_page, made, width):
     opened = open_page(made.pages["run"], width=width)
     for part in ("img", "svg"):
         found = boxes(opened, f"figure.strip {part}")

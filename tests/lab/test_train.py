@@ -372,10 +372,10 @@ def test_evaluation_matches_the_result_of_the_run(whole):
     assert validation.accuracy == pytest.approx(result.validation_accuracy, abs=1e-7)
 
 
-def test_the_classifier_believes_after_each_row_what_it_says_at_the_end(whole):
+def test_the_probabilities_after_the_last_row_are_those_of_the_logits(whole):
     classifier = rowrnn.load(whole[0])
     images = data.load(CONFIG.data).test.images[:5]
-    beliefs, logits = classifier.beliefs(images), classifier.logits(images)
-    assert beliefs.shape == (28, 5, 10)
-    np.testing.assert_allclose(beliefs.sum(axis=-1), 1, rtol=1e-5)
-    np.testing.assert_allclose(beliefs[-1], jax.nn.softmax(logits), atol=1e-6)
+    probabilities, logits = classifier.probabilities(images), classifier.logits(images)
+    assert probabilities.shape == (28, 5, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(probabilities[-1], jax.nn.softmax(logits), atol=1e-6)

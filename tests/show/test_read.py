@@ -97,7 +97,7 @@ def test_what_is_watched_is_what_numpy_says(pooling):
 
     logits = network_logits(params, images, forget_bias=0.7, pooling=pooling)
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(watched.beliefs, shares, atol=1e-5)
+    np.testing.assert_allclose(watched.probabilities, shares, atol=1e-5)
 
     # The gates of every layer again, in float64, from the rows that it read.
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
@@ -126,30 +126,32 @@ def test_the_hidden_states_are_those_of_the_recurrence():
     np.testing.assert_allclose(after.c[-1], c, atol=1e-6)
 
 
-def test_read_agrees_with_beliefs_and_says_since_when(run, test_part, tmp_path):
+def test_read_agrees_with_probabilities_and_says_since_when(run, test_part, tmp_path):
     reading = rowrnn.read(run, 7)
     classifier = rowrnn.load(run)
-    expected = classifier.beliefs(test_part.images[7:8])[:, 0]
-    np.testing.assert_allclose(reading.beliefs, expected, atol=1e-5)
+    expected = classifier.probabilities(test_part.images[7:8])[:, 0]
+    np.testing.assert_allclose(reading.probabilities, expected, atol=1e-5)
     np.testing.assert_array_equal(reading.image, test_part.images[7])
     assert reading.truth == test_part.labels[7]
     assert reading.layers[-1].f.shape == (28, 12)
     assert (reading.name, reading.label) == ("test[7]", expected[-1].argmax())
-    np.testing.assert_array_equal(rowrnn.read(run, test_part.images[7]).beliefs, reading.beliefs)
+    np.testing.assert_array_equal(
+        rowrnn.read(run, test_part.images[7]).probabilities, reading.probabilities
+    )
 
     best = [2, 7, 7, 2, 7, 7]
     made_up = dataclasses.replace(
-        reading, image=reading.image[:6], beliefs=np.eye(10)[best] * 0.9 + 0.01, truth=None
+        reading, image=reading.image[:6], probabilities=np.eye(10)[best] * 0.9 + 0.01, truth=None
     )
     assert made_up.since == 5
-    assert made_up.words() == "it has believed 7 since row 5 of 6 (91.0% at the end)"
+    assert made_up.words() == "it has predicted 7 since row 5 of 6 (91.0% at the end)"
     assert dataclasses.replace(made_up, truth=1).words().endswith("; but it is 1")
-    assert dataclasses.replace(made_up, beliefs=np.eye(10)[[3] * 6]).since == 1
+    assert dataclasses.replace(made_up, probabilities=np.eye(10)[[3] * 6]).since == 1
 
     Image.fromarray(255 - test_part.images[7]).resize((140, 140)).save(tmp_path / "1.png")
     pictured = rowrnn.read(run, tmp_path / "1.png")
     (predicted,), _ = rowrnn.predict(run, [tmp_path / "1.png"])
-    np.testing.assert_allclose(pictured.beliefs, predicted.rows, atol=1e-5)
+    np.testing.assert_allclose(pictured.probabilities, predicted.rows, atol=1e-5)
     assert (pictured.inverted, pictured.truth) == (True, None)
 
 
@@ -193,12 +195,12 @@ def test_the_terminal_shows_a_line_for_each_row(run, monkeypatch):
     reading, summary = rowrnn.read(run, 7), json.loads(last)
     rows = [line for line in lines if line[:3].strip().isdigit()]
     assert [int(line[:3]) for line in rows] == list(range(1, 29))
-    for line, belief in zip(rows, reading.beliefs, strict=True):
-        assert line.endswith(f" {belief.argmax()} {belief.max():6.1%}")
-        assert line[33 + 2 * int(belief.argmax())] in "▁▂▃▄▅▆▇█"
+    for line, probabilities in zip(rows, reading.probabilities, strict=True):
+        assert line.endswith(f" {probabilities.argmax()} {probabilities.max():6.1%}")
+        assert line[33 + 2 * int(probabilities.argmax())] in "▁▂▃▄▅▆▇█"
     assert "█" in "".join(line[4:32] for line in rows)
-    assert f"believed {reading.label} since row {reading.since} of 28" in lines[-1]
-    np.testing.assert_allclose(summary["beliefs"], reading.beliefs, atol=1e-6)
+    assert f"predicted {reading.label} since row {reading.since} of 28" in lines[-1]
+    np.testing.assert_allclose(summary["probabilities"], reading.probabilities, atol=1e-6)
     np.testing.assert_allclose(summary["layers"][0]["f"], reading.layers[0].f, atol=1e-4)
     assert (summary["label"], summary["since"]) == (reading.label, reading.since)
 
@@ -225,7 +227,7 @@ def test_any_size_fits(run, shape, classes, units, tmp_path):
     reading = dataclasses.replace(
         rowrnn.read(run, 0),
         image=random.integers(0, 256, shape, dtype=np.uint8),
-        beliefs=random.dirichlet(np.ones(classes), shape[0]),
+        probabilities=random.dirichlet(np.ones(classes), shape[0]),
         layers=(layer,),
     )
     lines = [
@@ -233,15 +235,15 @@ def test_any_size_fits(run, shape, classes, units, tmp_path):
     ]
     assert max(map(len, lines)) <= 80
     assert len({len(line) for line in lines[1:] if line[-8] == " "}) <= 2
-    arrays = ReadingArrays(reading.image, reading.beliefs, layer.h, {"gate": layer.f})
+    arrays = ReadingArrays(reading.image, reading.probabilities, layer.h, {"gate": layer.f})
     reading_strip(arrays, tmp_path / "strip.png", "no formula: $x^$", 2)
     assert width(tmp_path / "strip.png") > 400
 
 
 def test_the_animation_reveals_a_row_in_each_frame(tmp_path):
     image = np.full((4, 4), 255, np.uint8)
-    beliefs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.01, 0.99]])
-    arrays = ReadingArrays(image, beliefs, np.zeros((4, 3)), {"gate": np.full((4, 3), 1.0)})
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.01, 0.99]])
+    arrays = ReadingArrays(image, probabilities, np.zeros((4, 3)), {"gate": np.full((4, 3), 1.0)})
     reading_animation(arrays, tmp_path / "reading.gif", "four rows")
     with Image.open(tmp_path / "reading.gif") as gif:
         assert (gif.n_frames, gif.info["loop"]) == (4, 0)
@@ -255,7 +257,7 @@ def test_the_animation_reveals_a_row_in_each_frame(tmp_path):
             white.append((pixels[100:300, 70:300] == 255).all(axis=-1).mean())
     assert durations[-1] > 5 * durations[0]
     assert max(durations[:-1]) < 500
-    # The bar of the best class is as long as the belief.
+    # The bar of the best class is as long as its probability.
     np.testing.assert_allclose(np.array(orange) / max(orange), [0.91, 0.81, 0.71, 1], atol=0.03)
     assert (np.diff(white) > 0.15).all()
 
@@ -296,9 +298,9 @@ def test_an_array_must_be_an_image(run):
 
 
 def accuracies(path, part):
-    """After each row, from the beliefs themselves."""
-    beliefs = rowrnn.load(path).beliefs(part.images)
-    return (beliefs.argmax(axis=-1) == part.labels[None]).mean(axis=1)
+    """After each row, from the probabilities themselves."""
+    probabilities = rowrnn.load(path).probabilities(part.images)
+    return (probabilities.argmax(axis=-1) == part.labels[None]).mean(axis=1)
 
 
 def test_eval_gives_accuracy_after_each_row(run, test_part, monkeypatch):
@@ -322,13 +324,13 @@ def test_blocks_do_not_change_the_count(run, test_part, monkeypatch):
     classifier = rowrnn.load(run)
     whole = classifier.correct_after_rows(test_part.images, test_part.labels)
     monkeypatch.setattr("rowrnn.lab.classifier._BLOCK", 300)
-    sizes, program = [], classifier._beliefs
+    sizes, program = [], classifier._after_rows
 
     def counted(params, block):
         sizes.append(len(block))
         return program(params, block)
 
-    monkeypatch.setattr(type(classifier), "_beliefs", property(lambda _: counted))
+    monkeypatch.setattr(type(classifier), "_after_rows", property(lambda _: counted))
     np.testing.assert_array_equal(
         classifier.correct_after_rows(test_part.images, test_part.labels), whole
     )

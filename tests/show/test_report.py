@@ -78,8 +78,8 @@ def test_the_figures_of_a_run_are_those_of_its_answers(made, tmp_path):
     """Against the answers of the network, counted one by one."""
     classifier = rowrnn.load(made / "run")
     part = data.load(SMALL.data).test
-    beliefs = classifier.beliefs(part.images)
-    answers = beliefs[-1].argmax(axis=1)
+    probabilities = classifier.probabilities(part.images)
+    answers = probabilities[-1].argmax(axis=1)
     right = sum(int(a) == int(b) for a, b in zip(answers, part.labels, strict=True))
     tested = run.test(classifier, "")
     assert (tested.right, tested.count) == (right, len(part.labels))
@@ -87,12 +87,12 @@ def test_the_figures_of_a_run_are_those_of_its_answers(made, tmp_path):
         for taken in range(10):
             times = int(np.sum((part.labels == true) & (answers == taken)))
             assert tested.confusion[true, taken] == times
-    of_truth = beliefs[-1, np.arange(len(answers)), part.labels]
+    of_truth = probabilities[-1, np.arange(len(answers)), part.labels]
     assert tested.loss == pytest.approx(-np.log(of_truth.astype(float)).mean(), rel=1e-4)
     worst = np.argsort(of_truth, kind="stable")[:24]
     assert [strip.index for strip in tested.worst] == worst.tolist()
     for strip in tested.worst:
-        np.testing.assert_allclose(strip.beliefs, beliefs[:, strip.index], atol=1e-5)
+        np.testing.assert_allclose(strip.probabilities, probabilities[:, strip.index], atol=1e-5)
         assert strip.truth == part.labels[strip.index]
         assert strip.answer == answers[strip.index]
     watched = classifier.watch(part.images[:256]).layers[-1]
@@ -123,18 +123,18 @@ def test_the_curves_are_those_of_the_log(made, monkeypatch):
 
 
 def test_a_strip_says_since_when_and_draws_the_best_of_each_row():
-    beliefs = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.8, 0.2]])
-    strip = strips.Strip(0, np.zeros((4, 4), np.uint8), 1, beliefs)
+    probabilities = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.8, 0.2]])
+    strip = strips.Strip(0, np.zeros((4, 4), np.uint8), 1, probabilities)
     assert (strip.answer, strip.since) == (0, 3)
-    assert strip.belief == 0.2
+    assert strip.probability == 0.2
     assert strip.dots == "M5 14h0M15 42h0M5 70h0M5 98h0"
 
 
 def test_large_pictures_are_in_the_page_whole(made):
     content = run.read(made / "run", "last", "")
     noise = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
-    beliefs = np.random.default_rng(1).dirichlet(np.ones(10), 1_000)
-    content.parts["worst"][0] = large = strips.Strip(0, noise, 1, beliefs)
+    probabilities = np.random.default_rng(1).dirichlet(np.ones(10), 1_000)
+    content.parts["worst"][0] = large = strips.Strip(0, noise, 1, probabilities)
     text = page.render(content)
     assert f'd="{large.dots}"' in text
     pictures = re.findall(r"data:image/png;base64,([^\"]*)", text)

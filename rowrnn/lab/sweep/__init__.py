@@ -15,12 +15,12 @@ from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, RunError
-from rowrnn.lab.display import SweepDisplay
+from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.sweep import outcome, plan, states
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.lab.sweep.plan import Group, Plan
-from rowrnn.lab.sweep.stack import Outcome, Stack, discard, saved_keys
+from rowrnn.lab.sweep.stack import Stack, Tally, discard, saved_keys
 from rowrnn.lab.sweep.states import KEEP, Keeper
 from rowrnn.lab.trainer import Trainer
 from rowrnn.store import ledger, loggers, members, rundir
@@ -243,11 +243,10 @@ class _Sweep:
         )
         self._reused = [record for group in groups for record in group.records if record]
         self._keeper = Keeper(run.path / "states", settings.keep, self._reused)
-        self._train_s, self._examples = 0.0, 0
         self._compilations = 0
         self._most: int | None = None
         self._trainer: Trainer | None = None
-        self._shown_at = 0.0
+        self._estimated_at = 0.0
 
     def run(self, tell: Callable[[Plan], None] | None) -> SweepResult:
         """Trains what is missing, group by group, and writes what came out."""
@@ -257,11 +256,12 @@ class _Sweep:
         if tell is not None and parallel.is_first():
             tell(made)
         shown = self._spec.config.train.display != "none" and parallel.is_first()
-        display = SweepDisplay(made.examples, made.members, made.reused, shown=shown)
+        display = ProgressDisplay(made.examples) if shown else Display()
+        tally = Tally(display, made.members, made.reused)
         with contextlib.closing(display):
             for group in groups:
-                self._train_group(group, display)
-        return self._finish()
+                self._train_group(group, tally)
+        return self._finish(tally)
 
     def _plan(self, groups: list[Group]) -> Plan:
         """The plan, for which the trainer of the first group runs a moment."""
@@ -314,20 +314,18 @@ class _Sweep:
         )
         return self._trainer
 
-    def _train_group(self, group: Group, display: SweepDisplay) -> None:
+    def _train_group(self, group: Group, tally: Tally) -> None:
         """Trains what is missing of a group, and what was in progress first."""
         while group.pending:
             try:
-                self._train_stack(group, self._make_trainer(group), display)
+                self._train_stack(group, self._make_trainer(group), tally)
             except Exception as error:
                 self._halve_or_raise(error)
 
-    def _train_stack(self, group: Group, trainer: Trainer, display: SweepDisplay) -> None:
+    def _train_stack(self, group: Group, trainer: Trainer, tally: Tally) -> None:
         places = _next_stack(group, trainer.members, self._saved)
         chosen, keys = [group.members[k] for k in places], [group.keys[k] for k in places]
-        stack = Stack(trainer, chosen, keys, self._partial, display, self._train_s, self._examples)
-        outcomes: list[Outcome] = stack.train(self._stop)
-        self._train_s, self._examples = stack.train_s, stack.examples
+        outcomes = Stack(trainer, chosen, keys, self._partial, tally).train(self._stop)
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
             if parallel.is_first():
@@ -335,15 +333,13 @@ class _Sweep:
             group.records[place] = record
             self._run.log_member(record.name, record.curve)
         discard(self._partial)
-        failed = sum(outcome.record.status == ledger.DIVERGED for outcome in outcomes)
-        display.record(len(outcomes) - failed, failed, self._estimate())
-
-    def _estimate(self) -> str | None:
-        """Of all members so far, at most once a second: a bootstrap of many takes a while."""
-        if time.perf_counter() - self._shown_at < 1.0:
-            return None
-        self._shown_at = time.perf_counter()
-        return outcome.estimate(self._records())
+        tally.recorded += len(outcomes)
+        tally.failed += sum(end.record.status == ledger.DIVERGED for end in outcomes)
+        # At most once a second: a bootstrap of many members takes a while.
+        if time.perf_counter() - self._estimated_at >= 1.0:
+            self._estimated_at = time.perf_counter()
+            tally.estimate = outcome.estimate(self._records())
+        tally.show()
 
     def _halve_or_raise(self, error: Exception) -> None:
         """Allows half as many members at once where memory was too small; otherwise raises."""
@@ -358,7 +354,7 @@ class _Sweep:
         """What is known, in the order of the sweep."""
         return [record for group in self._groups for record in group.records if record]
 
-    def _finish(self) -> SweepResult:
+    def _finish(self, tally: Tally) -> SweepResult:
         spec = self._spec
         order = {member.name: place for place, member in enumerate(members.make_members(spec))}
         records = sorted(self._records(), key=lambda record: order[record.name])
@@ -378,7 +374,7 @@ class _Sweep:
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
             "compilations": self._compilations,
-            "examples_per_s": self._examples / self._train_s if self._train_s else 0.0,
+            "examples_per_s": tally.examples_per_s,
             "wall_s": time.perf_counter() - self._began,
             "groups": [
                 {"point": point, **of_point[0].varied, **outcome.summarize(of_point),

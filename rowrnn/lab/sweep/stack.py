@@ -19,7 +19,7 @@ from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import RunError, StoppedError
 from rowrnn.lab import loop
-from rowrnn.lab.display import SweepDisplay
+from rowrnn.lab.display import Display, sweep_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress
 from rowrnn.lab.trainer import Trainer, stack_members
@@ -44,6 +44,41 @@ class Outcome(NamedTuple):
 
 
 @dataclass
+class Tally:
+    """What a sweep has done so far, and shows.
+
+    Attributes:
+        display: shows it.
+        members: of the sweep.
+        recorded: members that have ended, `failed` of them by divergence.
+        done: examples over all members, also those of an earlier session.
+        examples: trained in this session, in `train_s` seconds.
+        estimate: what is known of the accuracy, in words.
+    """
+
+    display: Display
+    members: int
+    recorded: int = 0
+    failed: int = 0
+    done: int = 0
+    examples: int = 0
+    train_s: float = 0.0
+    estimate: str = ""
+
+    @property
+    def examples_per_s(self) -> float:
+        """Throughput over all members; 0 where nothing was trained."""
+        return self.examples / self.train_s if self.train_s else 0.0
+
+    def show(self) -> None:
+        """Shows where the sweep stands."""
+        facts = sweep_facts(
+            self.recorded, self.members, self.failed, self.examples_per_s, self.estimate
+        )
+        self.display.advance(self.done, facts)
+
+
+@dataclass
 class Stack(Job):
     """Members of a group that are trained together.
 
@@ -52,18 +87,14 @@ class Stack(Job):
         members: that are trained.
         keys: of their records.
         partial: directory for what is in progress.
-        display: shows progress.
-        train_s: seconds spent in chunks in this session.
-        examples: trained in them, over all members.
+        tally: of the sweep.
     """
 
     trainer: Trainer
     members: Sequence[Member]
     keys: Sequence[Key]
     partial: Path
-    display: SweepDisplay
-    train_s: float = 0.0
-    examples: int = 0
+    tally: Tally
 
     def train(self, stop: StopRequest) -> list[Outcome]:
         """Trains to the end and evaluates; goes on where the same members were saved.
@@ -86,9 +117,10 @@ class Stack(Job):
     def advanced(self, progress: Progress, sums: Metrics, steps: int, seconds: float) -> None:
         """Counts and shows examples over all members that have not diverged."""
         examples = steps * self._batch_size * len(progress.running)
-        self.train_s += seconds
-        self.examples += examples
-        self.display.advance(examples, self.examples / self.train_s)
+        self.tally.train_s += seconds
+        self.tally.examples += examples
+        self.tally.done += examples
+        self.tally.show()
 
     def stopped(self, progress: Progress, by: str) -> StoppedError:
         """See `Job.stopped`."""
@@ -114,8 +146,8 @@ class Stack(Job):
                 restored, reason = None, f"cannot be used ({error})"
             if restored is not None:
                 state, progress, _ = restored
-                done = progress.step * self._batch_size * len(self.members)
-                self.display.advance(done, None)
+                self.tally.done += progress.step * self._batch_size * len(self.members)
+                self.tally.show()
                 state = jax.tree.map(lambda leaf: leaf[places], state)
                 return self.trainer.put(state), progress
         if found and parallel.is_first():

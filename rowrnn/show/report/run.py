@@ -44,7 +44,7 @@ class Tested:
         confusion: how often a true class (row) was called what (column), int [C, C].
         interval: 95 % Wilson interval of the accuracy.
         loss: mean cross-entropy.
-        worst: the images whose true class it believes in least.
+        worst: the images whose true class got the lowest probability.
         gates: mean over the units of the last layer and over images, by gate, each [T].
         watched: over how many images that is.
         layers: how many there are.
@@ -153,7 +153,7 @@ def test(classifier: Classifier, data_dir: str) -> Tested:
     layers, units = classifier.config.model.layers, classifier.config.model.hidden_size
     each = classifier.shape[0] * layers * units * _BYTES_PER_UNIT
     watched = min(WATCHED, len(part.labels), max(1, _WATCH_BYTES // each))
-    beliefs, activations = classifier.watch(
+    probabilities, activations = classifier.watch(
         part.images[np.concatenate([worst, np.arange(watched)])]
     )
     last = activations[-1]._asdict()
@@ -167,7 +167,7 @@ def test(classifier: Classifier, data_dir: str) -> Tested:
                 int(index),
                 part.images[index],
                 int(part.labels[index]),
-                np.asarray(beliefs[:, place]),
+                np.asarray(probabilities[:, place]),
             )
             for place, index in enumerate(worst)
         ],

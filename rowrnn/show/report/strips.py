@@ -1,4 +1,4 @@
-"""One image and what was believed after each of its rows, small enough for two dozen of them."""
+"""One image and the probabilities after each of its rows, small enough for two dozen of them."""
 
 import base64
 import io
@@ -22,37 +22,39 @@ class Strip:
         index: of the image in its part of the data.
         image: uint8 [T, F].
         truth: its class.
-        beliefs: after each row, [T, C].
+        probabilities: after each row, [T, C].
     """
 
     index: int
     image: np.ndarray
     truth: int
-    beliefs: np.ndarray
+    probabilities: np.ndarray
 
     @property
     def answer(self) -> int:
         """The most probable class after the last row."""
-        return int(self.beliefs[-1].argmax())
+        return int(self.probabilities[-1].argmax())
 
     @property
-    def belief(self) -> float:
-        """In the true class, after the last row."""
-        return float(self.beliefs[-1, self.truth])
+    def probability(self) -> float:
+        """Probability of the true class after the last row."""
+        return float(self.probabilities[-1, self.truth])
 
     @property
-    def belief_in_words(self) -> str:
+    def probability_in_words(self) -> str:
         """The same for a caption."""
-        return f"{self.belief:.2%}".replace("%", " %") if self.belief > 5e-5 else "< 0.01 %"
+        return (
+            f"{self.probability:.2%}".replace("%", " %") if self.probability > 5e-5 else "< 0.01 %"
+        )
 
     @property
     def since(self) -> int:
         """The row, counted from 1, from which on the answer was the most probable after each."""
-        return stats.held_since(self.beliefs.argmax(axis=1))
+        return stats.held_since(self.probabilities.argmax(axis=1))
 
     @property
     def tall(self) -> int:
-        """Pixels of the page, of image and beliefs alike."""
+        """Pixels of the page, of image and probabilities alike."""
         return _TALL
 
     @property
@@ -63,8 +65,8 @@ class Strip:
 
     @property
     def wide(self) -> int:
-        """Pixels of the page that the beliefs take."""
-        return min(_CLASS * self.beliefs.shape[1], _MOST_WIDE)
+        """Pixels of the page that the probabilities take."""
+        return min(_CLASS * self.probabilities.shape[1], _MOST_WIDE)
 
     @property
     def row(self) -> float:
@@ -74,12 +76,12 @@ class Strip:
     @property
     def column(self) -> float:
         """Pixels of the page that a class takes."""
-        return self.wide / self.beliefs.shape[1]
+        return self.wide / self.probabilities.shape[1]
 
     @property
     def dots(self) -> str:
         """A path with a point on the best class after each row."""
-        points = zip(self.beliefs.argmax(axis=1), range(len(self.beliefs)), strict=True)
+        points = zip(self.probabilities.argmax(axis=1), range(len(self.probabilities)), strict=True)
         return "".join(
             f"M{self.column * (best + 0.5):.4g} {self.row * (row + 0.5):.4g}h0"
             for best, row in points
@@ -91,11 +93,11 @@ class Strip:
         return _address(np.stack([np.zeros_like(self.image), self.image], axis=-1))
 
     @property
-    def beliefs_address(self) -> str:
-        """The beliefs, a pixel for each row and class: the more, the bluer."""
-        colours = np.empty((*self.beliefs.shape, 4), np.uint8)
+    def probabilities_address(self) -> str:
+        """The probabilities, a pixel for each row and class: the more, the bluer."""
+        colours = np.empty((*self.probabilities.shape, 4), np.uint8)
         colours[..., :3] = _BLUE
-        colours[..., 3] = np.rint(255 * np.clip(self.beliefs, 0, 1))
+        colours[..., 3] = np.rint(255 * np.clip(self.probabilities, 0, 1))
         return _address(colours)
 
 

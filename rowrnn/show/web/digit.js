@@ -29,14 +29,14 @@ const pen = { pointer: null, x: 0, y: 0, hasMoved: false };
 
 /**
  * Of the picture. The line is `position` rows from the top, and the network has read the row that
- * it is in. `beliefs` [(T + 1) * C] and `best` [T + 1] are those after 0, 1, …, T rows; after none
- * nothing is believed. `written` is the number of rows that the words on the page speak of.
+ * it is in. `probabilities` [(T + 1) * C] and `best` [T + 1] are those after 0, 1, …, T rows; all are
+ * 0 after none. `written` is the number of rows that the words on the page speak of.
  */
 const reading = {
   isPlaying: false,
   position: 0,
   written: 0,
-  beliefs: new Float64Array((network.rows + 1) * network.classes),
+  probabilities: new Float64Array((network.rows + 1) * network.classes),
   best: new Int32Array(network.rows + 1),
 };
 
@@ -102,17 +102,17 @@ function makeMap(id, source, offset) {
   return { ...makeView(id, columns, network.rows), columns, values, source, offset };
 }
 
-/** The units in the order of the class that each speaks for most. */
+/** The units, sorted by the class that each favours: that of its largest weight in the readout. */
 function orderUnits() {
   const { hidden, classes, readout } = network;
-  const spokenFor = Int32Array.from({ length: hidden }, (_, unit) => {
+  const favoured = Int32Array.from({ length: hidden }, (_, unit) => {
     const weights = readout.kernel.subarray(unit * classes, (unit + 1) * classes);
     return weights.indexOf(Math.max(...weights));
   });
-  return Int32Array.from(spokenFor.keys()).sort((a, b) => spokenFor[a] - spokenFor[b] || a - b);
+  return Int32Array.from(favoured.keys()).sort((a, b) => favoured[a] - favoured[b] || a - b);
 }
 
-/** The line of a class in the list, with a bar for the belief in it. */
+/** The line of a class in the list, with a bar for its probability. */
 function makeBar(_, label) {
   const item = document.createElement("li");
   const name = item.appendChild(document.createElement("span"));
@@ -176,7 +176,7 @@ function clearMaps() {
   }
 }
 
-/** Sets the bars to the beliefs where the line is, between those before and after its row. */
+/** Sets the bars to the probabilities where the line is, between those before and after its row. */
 function paintBars() {
   const { classes } = network;
   const row = Math.floor(reading.position);
@@ -184,8 +184,9 @@ function paintBars() {
   const before = row * classes;
   const after = part ? before + classes : before;
   for (let label = 0; label < classes; label++) {
-    const belief = reading.beliefs[before + label];
-    bars[label].width.value = belief + part * (reading.beliefs[after + label] - belief);
+    const probability = reading.probabilities[before + label];
+    bars[label].width.value =
+      probability + part * (reading.probabilities[after + label] - probability);
   }
 }
 
@@ -207,7 +208,7 @@ function paintLine() {
   }
 }
 
-/** A dashed line: from here on it believed what it believes at the end. */
+/** A dashed line: from here on the prediction was the last one. */
 function paintSince(y) {
   const { canvas, context } = views.line;
   const dash = 6 * devicePixelRatio;
@@ -217,15 +218,15 @@ function paintSince(y) {
   }
 }
 
-/** Says in words what is believed after the rows that the line has left behind. */
+/** Writes what is predicted after the rows that the line has left behind. */
 function write() {
   const rows = Math.floor(reading.position);
-  const { best, beliefs, written } = reading;
+  const { best, probabilities, written } = reading;
   const { classes } = network;
   bars[best[written]].item.className = "";
   reading.written = rows;
   for (let label = 0; label < classes; label++) {
-    bars[label].share.textContent = rows ? percent(beliefs[rows * classes + label]) : "";
+    bars[label].share.textContent = rows ? percent(probabilities[rows * classes + label]) : "";
   }
   if (rows) bars[best[rows]].item.className = "best";
   byId("now").textContent = rows ? `row ${rows} of ${network.rows}: ${best[rows]}` : "";
@@ -235,8 +236,8 @@ function write() {
 function verdict() {
   const { rows, classes } = network;
   const label = reading.best[rows];
-  const share = percent(reading.beliefs[rows * classes + label]);
-  return `It has believed ${label} since row ${findSince()} of ${rows}, the dashed line (${share} at the end).`;
+  const share = percent(reading.probabilities[rows * classes + label]);
+  return `It has predicted ${label} since row ${findSince()} of ${rows}, the dashed line (${share} at the end).`;
 }
 
 function percent(share) {
@@ -281,8 +282,8 @@ function moveLine(position) {
   reading.position = Math.min(position, rows);
   while (state.row < reading.position) {
     readRow(network, state, picture.image);
-    reading.beliefs.set(state.beliefs, state.row * classes);
-    reading.best[state.row] = indexOfLargest(state.beliefs);
+    reading.probabilities.set(state.probabilities, state.row * classes);
+    reading.best[state.row] = indexOfLargest(state.probabilities);
     for (const map of maps) addToMap(map, state.row - 1);
   }
   reading.isPlaying &&= reading.position < rows;

@@ -1,7 +1,7 @@
-/* The network: weights to numbers, and rows of pixels to beliefs. Nothing here touches the page.
+/* The network: weights to numbers, rows of pixels to probabilities. Nothing here touches the page.
  *
- * The maths are those of rowrnn/lstm/reference.py, for one image. The parameters of a network lie
- * in one array, as float16, and in another what the rounding to it left. In both come, for each
+ * The maths are those of rowrnn/core/lstm/reference.py, for one image. The parameters of a network
+ * lie in one array, as float16, and in another what the rounding to it left. In both come, for each
  * layer, the kernel of input and hidden state together, [inputs + H, 4H] with its columns in the
  * order of the gates i, j, f, o, and the bias [4H]; then kernel [H, C] and bias [C] of the readout.
  * The projection is joined into the first kernel, and the forget bias is in the biases. Sums are
@@ -60,7 +60,7 @@ function makeNetwork({ rows, pixels, classes, hidden, layers, pooling, weights, 
  * Room for what a network holds while it reads, before the first row.
  *
  * `row` is the number of rows read. Of each layer c and h are cell and hidden state [H], and gates
- * [4H] are i, j, f, o. `logits` and `beliefs` [C] are those after the last row read.
+ * [4H] are i, j, f, o. `logits` and `probabilities` [C] are those after the last row read.
  */
 function makeState({ pixels, classes, hidden, cells }) {
   return {
@@ -74,7 +74,7 @@ function makeState({ pixels, classes, hidden, cells }) {
     sum: new Float64Array(hidden),
     pooled: new Float64Array(hidden),
     logits: new Float64Array(classes),
-    beliefs: new Float64Array(classes),
+    probabilities: new Float64Array(classes),
   };
 }
 
@@ -104,7 +104,7 @@ function readRow(network, state, image) {
   }
   state.logits.set(network.readout.bias);
   addProduct(state.logits, state.pooled, network.readout.kernel, 0);
-  softmax(state.beliefs, state.logits);
+  softmax(state.probabilities, state.logits);
 }
 
 /** One layer, one row: c, h and the gates become what they are after the input. */

@@ -1,0 +1,59 @@
+"""The displays of runs and sweeps, by what they print."""
+
+import doctest
+import io
+import re
+import sys
+
+from rowrnn.config import TrainConfig
+from rowrnn.lab import display
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_line_at_every_tenth_of_the_way(capsys):
+    shown = display.ProgressDisplay(1000, done=250)
+    for done in (260, 299, 300, 310, 555, 1000):
+        shown.advance(done, f"fact {done}")
+    shown.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [" 26%  fact 260", " 30%  fact 300", " 55%  fact 555",
+                                "100%  fact 1000"]  # fmt: skip
+
+
+def test_a_live_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    shown = display.ProgressDisplay(4)
+    for done in (1, 2):
+        shown.advance(done, "one\u00b7fact")
+    shown.close()
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sys.stderr.getvalue())
+    assert "compiling" in said
+    assert said.splitlines()[-1].split()[1:3] == ["50%", "one\u00b7fact"]
+
+
+def test_nothing_to_do_is_no_error(capsys):
+    shown = display.ProgressDisplay(0)
+    shown.advance(0, "3/3 members")
+    shown.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_config_asks_for(capsys):
+    for name in ("notebook", "none"):
+        shown = display.make_display(TrainConfig(display=name), 10)
+        shown.advance(10, "fact")
+        shown.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_examples_in_docstrings():
+    found = doctest.testmod(display)
+    assert found.attempted == 3
+    assert found.failed == 0
