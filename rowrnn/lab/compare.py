@@ -9,7 +9,7 @@ from rowrnn import files
 from rowrnn.errors import RunError
 from rowrnn.lab import stats
 from rowrnn.lab.stats import Comparison
-from rowrnn.store import rundir
+from rowrnn.store import members
 from rowrnn.store.members import short
 
 # With fewer pairs than this, what is left after dropping unpaired seeds says too little.
@@ -163,7 +163,7 @@ def _words(name: str, point: str, with_name: bool) -> str:
 
 def _read(path: Path) -> tuple[Points, list[str]]:
     """The completed members of a sweep, and the names of the others."""
-    grid = rundir.read_sweep(path).grid
+    grid = members.read_sweep(path).grid
     file = path / "results.json"
     try:
         rows = files.read_json(file)["members"]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn import files, parallel
+from rowrnn.config import Config
 from rowrnn.core.experiment import Events, Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
@@ -25,6 +26,7 @@ from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.trainer import Trainer, abstract_state
 from rowrnn.store import checkpoint
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
+from rowrnn.store.rundir import RunDir
 
 CHUNK_SECONDS = 0.5
 """Between two looks at signals and display; chunks are cut to about this length."""
@@ -267,6 +269,24 @@ def facts_of(
         "progress": dataclasses.asdict(progress),
         "validation_accuracy": accuracy,
     }
+
+
+def open_directory(path: Path, config: Config | None = None, *, overwrite: bool = False) -> RunDir:
+    """Opens a run directory in every process of a job, of which process 0 alone writes to it.
+
+    Args:
+        path: the directory; that of process 0 counts.
+        config: of a new run, as for `RunDir.create`; without it the directory is reopened.
+        overwrite: as for `RunDir.create`.
+    """
+    path = Path(parallel.from_first(str(path)))
+
+    def on_process_0() -> RunDir:
+        if config is None:
+            return RunDir.reopen(path)
+        return RunDir.create(path, config, overwrite=overwrite)
+
+    return parallel.on_first(on_process_0) or RunDir(path, writes=False)
 
 
 def restore(

@@ -146,9 +146,9 @@ def save(rows: SweepRows) -> tuple[Path, Path]:
 
 def _kept(path: Path) -> list[Member]:
     """The members whose states a sweep has kept; raises `RunError` where there is none."""
-    spec = rundir.read_sweep(path).spec(rundir.read_config(path))
+    spec = members.read_sweep(path).spec(rundir.read_config(path))
     # By the members and not by what lies there: a directory's name need not tell its point.
-    kept = [member for member in members.make_members(spec) if rundir.kept_state(path, member)]
+    kept = [member for member in members.make_members(spec) if members.kept_state(path, member)]
     if not kept:
         raise RunError(
             f"{path} kept the state of no member, so there is nothing to evaluate; run it again "

@@ -18,6 +18,7 @@ from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.store import logs, rundir
+from rowrnn.store.members import read_sweep
 
 State = Literal["done", "running", "stopped", "diverged", "damaged"]
 """running: another process writes to it now. stopped: `--resume` goes on with it."""
@@ -207,7 +208,7 @@ class _SweepFigures:
 
 
 def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
-    start = rundir.read_sweep(path)
+    start = read_sweep(path)
     grid = {name: tuple(values) for name, values in start.grid.items()}
     if any(value != value for axis in grid.values() for value in axis):
         raise RunError(f"{path / 'sweep.json'} has a value in its grid that is no number")

@@ -20,7 +20,7 @@ from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
-from rowrnn.lab.loop import Job, Loop, Progress, restore
+from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
 from rowrnn.lab.trainer import Trainer, prepare, stack_members
 from rowrnn.store import checkpoint, loggers, rundir
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
@@ -141,9 +141,9 @@ def _open(
     # Traces the model, which finds out whether its backend can run here.
     jax.eval_shape(lambda: experiment.create_state(*experiment.seeds))
     if resume is not None:
-        return experiment, mesh, RunDir.open(Path(resume))
+        return experiment, mesh, open_directory(Path(resume))
     path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
-    return experiment, mesh, RunDir.open(path, config, overwrite=overwrite)
+    return experiment, mesh, open_directory(path, config, overwrite=overwrite)
 
 
 @dataclass

@@ -18,11 +18,14 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rowrnn import config as configs
+from rowrnn import files
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, RunError
+from rowrnn.store import rundir
 
 Vary = Literal["both", "init", "data"]
 
@@ -225,3 +228,58 @@ def _check(spec: Spec) -> None:
     members = len(spec.seeds) * math.prod(map(len, spec.grid.values()))
     if members > _MOST_MEMBERS:
         raise ConfigError(f"seeds and grid: {members:,} members; must be at most {_MOST_MEMBERS:,}")
+
+
+@dataclass(frozen=True)
+class SweepStart:
+    """What a sweep was started with; ``sweep.json`` holds it.
+
+    Attributes:
+        seeds: of its members.
+        grid: values of each field that varies, by dotted name.
+        vary: what a seed decides.
+        settings: how it is run.
+    """
+
+    seeds: list[int]
+    grid: dict[str, list[str | int | float | bool | None]]
+    vary: Vary
+    settings: dict[str, Any]
+
+    def spec(self, config: Config) -> Spec:
+        """The sweep in words, with the configuration that its members have in common."""
+        grid = {name: tuple(values) for name, values in self.grid.items()}
+        return Spec(config, tuple(self.seeds), grid, self.vary)
+
+
+def read_sweep(path: Path) -> SweepStart:
+    """What a sweep was started with; raises `RunError` where the directory does not say it."""
+    rundir.require_run(path)
+    try:
+        start = files.build(SweepStart, files.read_json(path / rundir.SWEEP_MARK))
+        unknown = [name for name in start.grid if name not in configs.fields()]
+        if unknown:
+            raise ValueError(f"its grid has an unknown name, {unknown[0]}")
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path / rundir.SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
+        ) from error
+    return start
+
+
+def kept_state(sweep_dir: Path, member: Member) -> Path | None:
+    """Where a sweep has kept the state of a member, a run of its own; None where it has not.
+
+    A sweep that went on with another config may still have the state of another member of that
+    name, which is none of this one's.
+    """
+    path = sweep_dir / "states" / member.directory
+    if not any((path / "checkpoints").glob("[0-9]*")):
+        return None
+    return (
+        path if configs.digest(rundir.read_config(path)) == configs.digest(member.config) else None
+    )

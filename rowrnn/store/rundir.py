@@ -22,18 +22,17 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from rowrnn import config as configs
-from rowrnn import files, parallel
+from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RunError, StoppedError
 from rowrnn.store import logs
 from rowrnn.store.loggers import Logger, Outcome
 from rowrnn.store.logs import Log
-from rowrnn.store.members import Member, Spec, Vary
 
 _Result = TypeVar("_Result")
 
 _MARK = "config.toml"
-_SWEEP_MARK = "sweep.json"
+SWEEP_MARK = "sweep.json"
 _LOCK_FILES = {".lock", "lock.json"}
 # Beside the mark, one of these is in every run, also in one that a sweep has kept.
 _EVIDENCE = {".lock", "environment.json", "checkpoints"}
@@ -53,8 +52,9 @@ class _Holder:
 class RunDir:
     """A run directory that this process alone writes to, until it is closed.
 
-    Use `create` or `reopen`, or `open` in a job of several processes, in which what would write
-    does nothing but in process 0. As a context manager it lets go of the lock at the end.
+    Use `create` or `reopen`; as a context manager it lets go of the lock at the end. Without
+    `writes` it is the directory of a run that another process of the same job writes to, and what
+    would write does nothing.
 
     Attributes:
         path: the directory.
@@ -103,24 +103,6 @@ class RunDir:
         """Opens an existing run directory to go on writing."""
         require_run(path)
         return cls(path)
-
-    @classmethod
-    def open(cls, path: Path, config: Config | None = None, *, overwrite: bool = False) -> "RunDir":
-        """Opens a directory in every process of a job, of which process 0 alone writes to it.
-
-        Args:
-            path: the directory; that of process 0 counts.
-            config: of a new run, as for `create`; without it the directory is reopened.
-            overwrite: as for `create`.
-        """
-        path = Path(parallel.from_first(str(path)))
-
-        def on_process_0() -> RunDir:
-            if config is None:
-                return cls.reopen(path)
-            return cls.create(path, config, overwrite=overwrite)
-
-        return parallel.on_first(on_process_0) or cls(path, writes=False)
 
     def __enter__(self) -> "RunDir":
         return self
@@ -281,7 +263,7 @@ def require_free(path: Path) -> None:
 
 def is_marked(path: Path) -> bool:
     """Whether a directory has the files that mark a run or a sweep, sound or not."""
-    if os.path.lexists(path / _SWEEP_MARK):
+    if os.path.lexists(path / SWEEP_MARK):
         return True
     evidence = any(os.path.lexists(path / name) for name in _EVIDENCE)
     return evidence and os.path.lexists(path / _MARK)
@@ -306,7 +288,7 @@ def is_being_written(path: Path) -> bool:
 
 def is_sweep(path: Path) -> bool:
     """Whether a run directory is that of a sweep."""
-    return os.path.isfile(path / _SWEEP_MARK)
+    return os.path.isfile(path / SWEEP_MARK)
 
 
 def require_single(path: Path) -> None:
@@ -317,59 +299,6 @@ def require_single(path: Path) -> None:
             f"{path} is a sweep, not a single run; the runs that it kept the states of are in "
             f"{path / 'states'}, and rowrnn sweep --resume {path} goes on with it"
         )
-
-
-@dataclass(frozen=True)
-class SweepStart:
-    """What a sweep was started with; ``sweep.json`` holds it.
-
-    Attributes:
-        seeds: of its members.
-        grid: values of each field that varies, by dotted name.
-        vary: what a seed decides.
-        settings: how it is run.
-    """
-
-    seeds: list[int]
-    grid: dict[str, list[str | int | float | bool | None]]
-    vary: Vary
-    settings: dict[str, Any]
-
-    def spec(self, config: Config) -> Spec:
-        """The sweep in words, with the configuration that its members have in common."""
-        grid = {name: tuple(values) for name, values in self.grid.items()}
-        return Spec(config, tuple(self.seeds), grid, self.vary)
-
-
-def read_sweep(path: Path) -> SweepStart:
-    """What a sweep was started with; raises `RunError` where the directory does not say it."""
-    require_run(path)
-    try:
-        start = files.build(SweepStart, files.read_json(path / _SWEEP_MARK))
-        unknown = [name for name in start.grid if name not in configs.fields()]
-        if unknown:
-            raise ValueError(f"its grid has an unknown name, {unknown[0]}")
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path / _SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
-        ) from error
-    return start
-
-
-def kept_state(sweep_dir: Path, member: Member) -> Path | None:
-    """Where a sweep has kept the state of a member, a run of its own; None where it has not.
-
-    A sweep that went on with another config may still have the state of another member of that
-    name, which is none of this one's.
-    """
-    path = sweep_dir / "states" / member.directory
-    if not any((path / "checkpoints").glob("[0-9]*")):
-        return None
-    return path if configs.digest(read_config(path)) == configs.digest(member.config) else None
 
 
 def read_config(path: Path) -> Config:

@@ -217,7 +217,7 @@ def test_records_come_as_they_were_written(made, tmp_path):
 
 def test_the_last_of_several_records_of_a_member_counts(made):
     records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
-    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    spec = sweep.members.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
     everyone = sweep.members.make_members(spec)
     newer = [dataclasses.replace(record, wall_s=-1.0) for record in records]
     assert {record.wall_s for record in sweep._of_members(everyone, records + newer)} == {-1.0}
@@ -233,7 +233,7 @@ def test_the_last_of_several_records_of_a_member_counts(made):
 def test_records_of_other_code_or_data_do_not_count(made, changed):
     """A sweep that goes on trains these members again, and was stopped before it had."""
     records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
-    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    spec = sweep.members.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
     older = [
         dataclasses.replace(record, key=record.key | {changed: "0" * 64}) for record in records
     ]
@@ -243,7 +243,7 @@ def test_records_of_other_code_or_data_do_not_count(made, changed):
 
 def test_members_of_another_grid_have_their_records(made):
     records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
-    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    spec = sweep.members.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
     # A grid of one point before, and then one of two axes.
     grid = spec.grid | {"optimizer.beta2": (0.999, 0.99)}
     before = [record for record in records if record.varied["optimizer.epsilon"]]
@@ -261,7 +261,7 @@ def test_members_of_another_grid_have_their_records(made):
 
 def test_of_a_grid_over_data_no_dataset_is_named(made):
     records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
-    spec = rundir.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
+    spec = sweep.members.read_sweep(made / "sweep").spec(rundir.read_config(made / "sweep"))
     result = SweepResult(made, records, outcome.summarize(records), {})
     assert "on mnist_sample" in sweep._verdict(result, spec)
     over_data = dataclasses.replace(spec, grid={"data.dataset": ("mnist_sample", "mnist")})

@@ -17,6 +17,7 @@ from rowrnn.config import Config
 from rowrnn.errors import ConfigError, RunError
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
+from rowrnn.lab.loop import open_directory
 from rowrnn.lab.sweep import outcome, plan, states
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.lab.sweep.plan import Group, Plan
@@ -90,7 +91,7 @@ def sweep(
     began = time.perf_counter()
     if resume is not None:
         path = Path(resume)
-        if vary not in ("both", rundir.read_sweep(path).vary):
+        if vary not in ("both", members.read_sweep(path).vary):
             raise ConfigError(f"vary = {vary!r}: a resumed sweep varies what it was started with")
         spec, settings = reopen(path, config, seeds, grid, settings)
     elif seeds is not None:
@@ -111,9 +112,9 @@ def sweep(
     if resume is None:
         # All that can be refused is refused before a run is overwritten.
         groups = _make_groups(everyone, mesh, Ledger())
-        run = RunDir.open(path, spec.config, overwrite=overwrite)
+        run = open_directory(path, spec.config, overwrite=overwrite)
     else:
-        run = RunDir.open(path)
+        run = open_directory(path)
     with run, StopRequest() as stop:
         groups = groups or _make_groups(everyone, mesh, Ledger(run.path / "members"))
         return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
@@ -139,7 +140,7 @@ def reopen(
     settings: SweepSettings | None = None,
 ) -> tuple[Spec, SweepSettings]:
     """What a sweep was started with, and in its place what is given now."""
-    started = rundir.read_sweep(path)
+    started = members.read_sweep(path)
     try:
         settings = settings or files.build(SweepSettings, started.settings)
     except ValueError as error:

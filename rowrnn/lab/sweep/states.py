@@ -16,7 +16,7 @@ from rowrnn.lab import loop
 from rowrnn.lab.loop import Curve, Progress
 from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
 from rowrnn.lab.trainer import prepare
-from rowrnn.store import ledger, members, rundir
+from rowrnn.store import ledger, members
 from rowrnn.store.checkpoint import CheckpointWriter
 from rowrnn.store.ledger import Record, make_key
 from rowrnn.store.members import Member, Spec
@@ -72,7 +72,7 @@ def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:
     member = everyone[name]
     # Whoever trains it at the moment would change it meanwhile.
     with RunDir.reopen(sweep_dir):
-        kept = rundir.kept_state(sweep_dir, member)
+        kept = members.kept_state(sweep_dir, member)
         if kept is not None:
             _copy(kept, member, to)
         else:

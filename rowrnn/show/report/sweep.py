@@ -34,7 +34,7 @@ _TITLES = {
 
 def read(path: Path) -> Content:
     """All that can be shown of a sweep; raises `RunError` where there is none."""
-    start = rundir.read_sweep(path)
+    start = members.read_sweep(path)
     spec = start.spec(rundir.read_config(path))
     everyone = members.make_members(spec)
     found, damaged = Ledger(path / "members").read_all()
