@@ -16,7 +16,9 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import importlib.util
 import json
+import os
 import re
 import reprlib
 import tomllib
@@ -60,7 +62,7 @@ FREE = frozenset(
         "parallel.coordinator",
         "parallel.processes",
         "parallel.process",
-        "parallel.stall_seconds",
+        "parallel.heartbeat_seconds",
         "parallel.compilation_cache",
     }
 )
@@ -232,8 +234,8 @@ class ParallelConfig:
     """How many processes the job has; 1: this one alone, whatever the cluster tells."""
     process: int | None = _between(None, 0, 999_999)
     """Which of them this one is, from 0."""
-    stall_seconds: float = _between(60.0, 1.0, 1e6)
-    """Of a job without progress, after which it is ended: a process hangs."""
+    heartbeat_seconds: int = _between(30, 2, 86_400)
+    """Seconds without a sign of life from a process of a job, after which jax ends the others."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory (private: mode 0700), so that the next
     start need not compile them; JAX_COMPILATION_CACHE_DIR names another directory."""
@@ -399,6 +401,22 @@ def _check_job(parallel: ParallelConfig) -> None:
             f"parallel.coordinator = {shown(parallel.coordinator)}: must be HOST:PORT, such as "
             "10.0.0.1:12345"
         )
+
+
+def told_processes(parallel: ParallelConfig) -> int | None:
+    """How many processes the config, or else the cluster, says that the job has.
+
+    1: this process is alone. None: it may be one of several, which only jax can find out, by asking
+    Kubernetes or a TPU.
+    """
+    if parallel.processes is not None:
+        return parallel.processes
+    # Open MPI first, as jax does: it may start its processes through Slurm.
+    for name in ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    pod = "JOB_COMPLETION_INDEX" in os.environ and importlib.util.find_spec("kubernetes")
+    return None if pod or importlib.util.find_spec("libtpu") else 1
 
 
 def without_job(config: Config) -> Config:

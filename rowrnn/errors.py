@@ -10,11 +10,11 @@ class RowRNNError(Exception):
 
     Attributes:
         exit_code: of the command line.
-        told: whether another process of the job tells it, in which it was raised first.
+        on_all: whether all processes of a job raise it, of which process 0 says it.
     """
 
     exit_code = 1
-    told = False
+    on_all = False
 
 
 class ConfigError(RowRNNError):
@@ -39,10 +39,11 @@ class DivergedError(RowRNNError):
     """The loss or a gradient stopped being finite."""
 
     exit_code = 5
+    on_all = True
 
 
 class JobError(RowRNNError):
-    """A process of a job was lost or hung."""
+    """A process of a job was lost, or could not join it."""
 
     exit_code = 7
 
@@ -51,3 +52,4 @@ class StoppedError(RowRNNError):
     """A signal ended the run after it was saved; ``--resume`` goes on from there."""
 
     exit_code = 75
+    on_all = True

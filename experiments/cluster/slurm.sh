@@ -50,8 +50,8 @@ else
     target=("$config" --run-dir "$run")
 fi
 
-# --kill-on-bad-exit=0: where a process is lost, the others say which, and leave by themselves
-# within 15 s; --wait ends one that does not.
+# --kill-on-bad-exit=0: where one has stopped, the others may still save; where one is lost, jax ends
+# the others within about 35 s (parallel.heartbeat_seconds is 30); --wait ends one that is left.
 # --cpus-per-task: since Slurm 22.05 srun does not take it over from sbatch.
 code=0
 srun --kill-on-bad-exit=0 --wait=120 --label \
@@ -65,7 +65,7 @@ case $code in
         scontrol requeue "$SLURM_JOB_ID" ||
             echo "it cannot be requeued here: submit it again, under the same name" >&2
         ;;
-    # One that a signal has killed, as for want of memory, counts more than the 7 of the others.
+    # One that a signal has killed, as for want of memory, and those that jax has ended then (134).
     7 | 1[3-9]? | 253)
         echo "a process was lost (exit code $code): submit it again, under the same name" >&2
         ;;

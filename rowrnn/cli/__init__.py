@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from typing import Any
 
 from rowrnn.cli.terminal import say
 from rowrnn.config import nearest, shown
-from rowrnn.errors import ConfigError, DivergedError, RowRNNError, StoppedError
+from rowrnn.errors import ConfigError, JobError, RowRNNError
 
 _MODULES = {
     "train": "train",
@@ -70,8 +72,17 @@ Start with: rowrnn train experiments/quickstart.toml
 """
 
 
+# Seconds for which a process of a job that has failed waits for the others to end with it: after an
+# error of its own, and after one that may come of the loss of another, which jax then finds out.
+_ALONE_S = 5.0
+_CRASHED_S = 120.0
+
+
 def main() -> None:
     """Runs the command that the process was started with, and exits."""
+    launcher = os.environ.pop("ROWRNN_LAUNCHER", None)
+    if launcher is not None:
+        threading.Thread(target=_end_without, args=(int(launcher),), daemon=True).start()
     _open_streams()
     _keep_stdout_for_answers()
     try:
@@ -85,6 +96,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+def _end_without(launcher: int) -> None:
+    """Ends this process when the one that `rowrnn launch` runs in has gone."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os._exit(JobError.exit_code)
 
 
 def _open_streams() -> None:
@@ -133,16 +151,20 @@ def run(arguments: Sequence[str]) -> int:
     except RowRNNError as error:
         if "--debug" in arguments:
             traceback.print_exception(error)
-        elif not _another_says(error):
+        elif not error.on_all or _job() is None or _job().is_process_0():
             say(str(error))
-        return _leave_job(error.exit_code, str(error))
+        if not error.on_all:
+            _end_within(_ALONE_S, error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         say("left on Ctrl-C")
-        return _leave_job(130, "left on Ctrl-C")
-    except Exception as error:
-        if _job() is not None:  # Which the interpreter will not come to.
-            traceback.print_exception(error)
-        _leave_job(1, f"{type(error).__name__}: {error}")
+        _end_within(_ALONE_S, 130)
+        return 130
+    except Exception:
+        if _job() is not None:
+            say("where this comes of the loss of another process of the job, start all again with "
+                "--resume: what was saved before is good")  # fmt: skip
+        _end_within(_CRASHED_S, 1)
         raise
 
 
@@ -153,20 +175,13 @@ def _job() -> Any:
     return parallel if parallel is not None and parallel.process_count() > 1 else None
 
 
-def _another_says(error: RowRNNError) -> bool:
-    """Whether an error is one that all processes of a job have, and another tells."""
-    job = _job()
-    if job is None or job.is_first():
-        return False
-    return error.told or isinstance(error, ConfigError | DivergedError | StoppedError)
-
-
-def _leave_job(code: int, reason: str) -> int:
-    """Ends this process where it is one of several, which then know why; otherwise the code."""
-    job = _job()
-    if job is not None:
-        job.leave(code, reason)
-    return code
+def _end_within(seconds: float, code: int) -> None:
+    """Ends this process after a while where it is one of several: at the interpreter's end jax
+    waits for the others, which may not come."""
+    if _job() is not None:
+        timer = threading.Timer(seconds, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         devices=given.parallel,
         rows=given.rows,
     )
-    if not parallel.is_first():
+    if not parallel.is_process_0():
         return 0
     paths = evaluate.save(evaluation)
     _report_evaluation(evaluation, paths)
@@ -91,7 +91,7 @@ def _evaluate_sweep(given: EvalArguments) -> int:
         data_dir=given.data.dir,
         devices=given.parallel,
     )
-    if not parallel.is_first():
+    if not parallel.is_process_0():
         return 0
     paths = rows.save(found)
     _report_sweep(found)

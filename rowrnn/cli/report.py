@@ -52,14 +52,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def report_at_end(path: str | Path) -> None:
     """The report of what has just ended; whatever goes wrong is a line and no failure."""
-    from rowrnn import parallel
-
     try:
         from rowrnn.show.report import report
 
-        # The other processes of a job wait for this one, whose end it is.
-        with parallel.busy():
-            made = report(path)
+        made = report(path)
     except KeyboardInterrupt:
         say(f"warning: no report, on Ctrl-C; rowrnn report {path} writes it")
     except Exception as error:

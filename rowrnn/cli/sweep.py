@@ -74,14 +74,13 @@ def main(arguments: Sequence[str]) -> int:
         # Before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
 
-    from rowrnn.cli.train import is_one_of_several
     from rowrnn.store import loggers, rundir
 
     loggers.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(f"{name}-sweep")
     require_text(given.resume or run_dir)
-    if not given.plan and not is_one_of_several(config):
+    if not given.plan and configs.told_processes(config.parallel) == 1:
         rundir.require_free(given.resume or run_dir)
 
     from rowrnn import parallel
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
     if given.plan:
         made = runner.make_plan(spec, settings, given.resume)
-        if not parallel.is_first():
+        if not parallel.is_process_0():
             return 0
         _show_plan(made)
         if given.json:
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=given.overwrite,
         tell=_show_plan,
     )
-    if parallel.is_first():
+    if parallel.is_process_0():
         _report(result)
         report_at_end(result.run_dir)
         if given.json:

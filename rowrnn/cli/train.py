@@ -1,9 +1,7 @@
 """``rowrnn train``."""
 
 import dataclasses
-import importlib.util
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,14 +56,15 @@ def main(arguments: Sequence[str]) -> int:
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(name)
     require_text(given.resume or run_dir)
-    if not is_one_of_several(config):
+    # In a job another process may have the directory already.
+    if configs.told_processes(config.parallel) == 1:
         rundir.require_free(given.resume or run_dir)
 
     from rowrnn import parallel
     from rowrnn.lab.train import train
 
     result = train(config, run_dir, resume=given.resume, overwrite=given.overwrite)
-    if not parallel.is_first():
+    if not parallel.is_process_0():
         return 0
     _report_training(result)
     # Not what the result names: a run may have been moved since.
@@ -103,22 +102,6 @@ def config_with_flags(config: Config, flags: Config) -> Config:
     if flags.train.epochs is not None and flags.train.examples is None:
         return configs.replace(config, {"train.examples": None})
     return config
-
-
-def is_one_of_several(config: Config) -> bool:
-    """Whether this may be a process of a job, of which another has the run directory already.
-
-    What a cluster tells is read by jax later; here it is enough to know that it tells something.
-    """
-    if config.parallel.processes == 1:
-        return False
-    told = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
-    return (
-        config.parallel.coordinator is not None
-        or any(name in os.environ for name in told)
-        # The host of a TPU, which may be one of many, and only jax asks.
-        or importlib.util.find_spec("libtpu") is not None
-    )
 
 
 def _report_training(result: "TrainResult") -> None:

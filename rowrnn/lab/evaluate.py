@@ -98,7 +98,7 @@ def evaluate(
     devices = devices or ParallelConfig()
     parallel.start(devices)
     parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
-    mesh = parallel.make_mesh(devices)
+    mesh = parallel.process_0_first(lambda: parallel.make_mesh(devices))
     classifier = load(run_dir, which)
     part = classifier.load_split(split, data_dir)
     labels = part.labels

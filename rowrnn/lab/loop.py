@@ -162,7 +162,7 @@ class Loop:
         events = Events.of(trainer.experiment)
         every_s = trainer.experiment.config.checkpoint.every_seconds
         order, steps_at_once = None, 1
-        (stopped_by,) = parallel.largest(self.stop.number)
+        (stopped_by,) = parallel.max_over_processes(self.stop.number)
         while progress.step < events.total and progress.running:
             if stopped_by:
                 self.save(state, progress)
@@ -183,7 +183,9 @@ class Loop:
             if events.due(progress.step, events.evaluate):
                 self._validate(state, progress)
             waited = time.perf_counter() - self.saved
-            longest, waited, stopped_by = parallel.largest(seconds, waited, self.stop.number)
+            longest, waited, stopped_by = parallel.max_over_processes(
+                seconds, waited, self.stop.number
+            )
             steps_at_once = max(1, int(CHUNK_SECONDS / longest * steps))
             by_time = not events.save and waited >= every_s
             if progress.step < events.total and (by_time or events.due(progress.step, events.save)):
@@ -279,14 +281,14 @@ def open_directory(path: Path, config: Config | None = None, *, overwrite: bool 
         config: of a new run, as for `RunDir.create`; without it the directory is reopened.
         overwrite: as for `RunDir.create`.
     """
-    path = Path(parallel.from_first(str(path)))
+    path = Path(parallel.broadcast(str(path)))
 
     def on_process_0() -> RunDir:
         if config is None:
             return RunDir.reopen(path)
         return RunDir.create(path, config, overwrite=overwrite)
 
-    return parallel.on_first(on_process_0) or RunDir(path, writes=False)
+    return parallel.on_process_0(on_process_0) or RunDir(path, writes=False)
 
 
 def restore(
@@ -308,7 +310,7 @@ def restore(
         return None
     state, facts = restored
     progress = Progress.of(facts)
-    parallel.on_first(lambda: checkpoint.set_aside_newer(directory, int(state.step.max())))
+    parallel.on_process_0(lambda: checkpoint.set_aside_newer(directory, int(state.step.max())))
     return state, progress, facts
 
 

@@ -98,19 +98,18 @@ def evaluate_rows(
     """
     path, devices = Path(run_dir), devices or ParallelConfig()
     parallel.start(devices)
-    with parallel.waiting_for_others():
-        found: dict[tuple[str, str, int], list[tuple[Member, np.ndarray]]] = {}
-        splits: dict[tuple[DataConfig, str], Split] = {}
-        for member in _kept(path):
-            classifier = load(path / "states" / member.directory, which)
-            # Read once, and not for each member; but a grid may vary the data itself.
-            place = classifier.config.data, classifier.fingerprint
-            part = splits.get(place) or classifier.load_split(split, data_dir)
-            splits[place] = part
-            count = len(part.labels)
-            correct = classifier.correct_after_rows(part.images, part.labels)
-            point = member.point, classifier.dataset, count
-            found.setdefault(point, []).append((member, correct / count))
+    found: dict[tuple[str, str, int], list[tuple[Member, np.ndarray]]] = {}
+    splits: dict[tuple[DataConfig, str], Split] = {}
+    for member in _kept(path):
+        classifier = load(path / "states" / member.directory, which)
+        # Read once, and not for each member; but a grid may vary the data itself.
+        place = classifier.config.data, classifier.fingerprint
+        part = splits.get(place) or classifier.load_split(split, data_dir)
+        splits[place] = part
+        count = len(part.labels)
+        correct = classifier.correct_after_rows(part.images, part.labels)
+        point = member.point, classifier.dataset, count
+        found.setdefault(point, []).append((member, correct / count))
     points = [_summarize(*point, group) for point, group in found.items()]
     return SweepRows(path, split, points)
 

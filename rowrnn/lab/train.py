@@ -135,11 +135,8 @@ def _open(
     config = configs.without_job(config)
     parallel.require_same(config=configs.dump(config))
     # Process 0 comes first, and prepares a dataset that is not there yet.
-    experiment = parallel.first_then_others(lambda: prepare(config))
-    mesh = parallel.make_mesh(config.parallel)
-    parallel.check_divides(mesh, config.train.batch_size)
-    # Traces the model, which finds out whether its backend can run here.
-    jax.eval_shape(lambda: experiment.create_state(*experiment.seeds))
+    experiment = parallel.process_0_first(lambda: prepare(config))
+    mesh = parallel.process_0_first(lambda: _make_mesh(experiment))
     if resume is not None:
         return experiment, mesh, open_directory(Path(resume))
     path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
@@ -207,8 +204,17 @@ class Run(Job):
         )
 
 
+def _make_mesh(experiment: Experiment) -> Mesh:
+    """The devices of a run; raises `ConfigError` where the config does not fit them."""
+    mesh = parallel.make_mesh(experiment.config.parallel)
+    parallel.check_divides(mesh, experiment.config.train.batch_size)
+    # Traces the model, which finds out whether its backend can run here.
+    jax.eval_shape(lambda: experiment.create_state(*experiment.seeds))
+    return mesh
+
+
 def _display(experiment: Experiment, progress: Progress) -> Display:
-    if parallel.is_first():
+    if parallel.is_process_0():
         return make_display(experiment.config.train, experiment.steps, progress.step)
     return Display()
 

@@ -17,17 +17,14 @@ from rowrnn.parallel.mesh import (
 )
 from rowrnn.parallel.placement import fetch, replicate, shard_members, shard_state
 from rowrnn.parallel.processes import (
-    busy,
-    first_then_others,
-    from_first,
-    is_first,
-    largest,
-    leave,
-    on_first,
+    broadcast,
+    is_process_0,
+    max_over_processes,
+    on_process_0,
+    process_0_first,
+    process_count,
     require_same,
-    waiting_for_others,
 )
-from rowrnn.parallel.processes import count as process_count
 from rowrnn.parallel.programs import (
     compile_members,
     device_bytes,
@@ -38,23 +35,21 @@ from rowrnn.parallel.programs import (
 )
 
 __all__ = [
-    "busy",
+    "broadcast",
     "check_divides",
     "compile_members",
     "describe",
     "device_bytes",
     "fetch",
-    "first_then_others",
     "free_bytes",
-    "from_first",
-    "is_first",
     "is_out_of_memory",
-    "largest",
-    "leave",
+    "is_process_0",
     "make_mesh",
     "make_sweep_mesh",
+    "max_over_processes",
     "on_accelerator",
-    "on_first",
+    "on_process_0",
+    "process_0_first",
     "process_count",
     "replicate",
     "require_same",
@@ -64,5 +59,4 @@ __all__ = [
     "shard_state",
     "start",
     "start_sweep",
-    "waiting_for_others",
 ]

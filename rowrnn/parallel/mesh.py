@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from rowrnn import config as configs
 from rowrnn.config import ParallelConfig
 from rowrnn.errors import ConfigError
 from rowrnn.parallel import processes, program_cache
@@ -32,7 +33,8 @@ def _start(config: ParallelConfig, *, sweep: bool, vmap: bool = False) -> None:
     """Joins the job, asks for CPU devices and keeps compiled programs."""
     processes.join(config)
     cores = len(_cores())
-    count = _wanted(config) or (cores if sweep and processes.count() == 1 else 1)
+    in_job = jax.distributed.is_initialized()
+    count = _wanted(config) or (cores if sweep and not in_job else 1)
     # With one, the backend starts as it likes; and where it runs already, that may be with more.
     may_start = count == 1 or _ask_for_cpu_devices(count)
     # Devices that wait for each other in a collective each hold a thread.
@@ -41,7 +43,7 @@ def _start(config: ParallelConfig, *, sweep: bool, vmap: bool = False) -> None:
     if may_start and waiting and not _pool_exceeds(count):
         os.environ["NPROC"] = str(2 * max(2, count))
     program_cache.start(keep=config.compilation_cache)
-    if processes.count() > 1:
+    if in_job:
         # All processes meet to tell each other of their devices, for which jax waits two minutes.
         jax.devices()
 
@@ -51,7 +53,9 @@ def _wanted(config: ParallelConfig) -> int:
     axes = (config.data or 1) * (config.seed or 1)
     if config.devices or axes == 1:
         return config.devices
-    return math.ceil(axes / processes.count())
+    # To ask jax would start the CPU backend, before it is told how many devices it has.
+    told = configs.told_processes(config)
+    return math.ceil(axes / (told if told and told > 1 else processes.process_count()))
 
 
 def _ask_for_cpu_devices(count: int) -> bool:
@@ -123,13 +127,13 @@ def _take(config: ParallelConfig, count: int) -> list[Any]:
     if count > len(jax.local_devices()):
         asked = f"parallel.devices = {count}"
         if not config.devices:
-            asked = f"parallel.seed x parallel.data = {count * processes.count()}"
+            asked = f"parallel.seed x parallel.data = {count * processes.process_count()}"
         raise ConfigError(
             f"{asked}: this process has {len(jax.local_devices())} {devices[0].platform} "
             "device(s); ask for at most that many of each process"
         )
     taken = []
-    for process in range(processes.count()):
+    for process in range(processes.process_count()):
         taken += [device for device in devices if device.process_index == process][:count]
     return taken
 
@@ -166,6 +170,6 @@ def describe(mesh: Mesh) -> dict[str, object]:
         "platform": device.platform,
         "kind": device.device_kind,
         "devices": int(mesh.devices.size),
-        "processes": processes.count(),
+        "processes": processes.process_count(),
         "cores": len(_cores()),
     }

@@ -26,7 +26,7 @@ def shard_members(mesh: Mesh, tree: Any) -> Any:
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
-    if processes.count() == 1:
+    if processes.process_count() == 1:
         return jax.device_put(tree, sharding)
 
     def put(array):
@@ -49,7 +49,7 @@ def fetch(mesh: Mesh, tree: Any) -> Any:
 
     All processes must ask for the same.
     """
-    if processes.count() > 1:
+    if processes.process_count() > 1:
         raw = jax.jit(_raw, out_shardings=NamedSharding(mesh, P()))(tree)
     else:
         raw = _raw(tree)

@@ -148,6 +148,8 @@ class CheckpointWriter:
             )
         except (OSError, ValueError) as error:
             self._failed = True
+            if jax.process_count() > 1 and not _os_error(error):
+                raise  # Another process of the job was lost, about which jax knows more.
             raise RunError(
                 f"{self._directory}: step {step} was not saved: {_reason(error)}; "
                 "what was saved before is good"
@@ -163,9 +165,14 @@ class CheckpointWriter:
 
 def _reason(error: Exception) -> str:
     """Why a save failed, in a few words; TensorStore's are a page."""
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    code = int(found[1]) if found else getattr(error, "errno", None)
+    code = _os_error(error)
     return os.strerror(code) if code else str(error).splitlines()[0][:200]
+
+
+def _os_error(error: Exception) -> int | None:
+    """What the operating system calls the reason of an error, where it has one."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else getattr(error, "errno", None)
 
 
 def restore(

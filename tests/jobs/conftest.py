@@ -13,14 +13,14 @@ def start(tmp_path):
     """Starts processes of a job; what is left of them at the end is killed."""
     started = []
 
-    def start(count, arguments, told=flags, program=("-m", "rowrnn.cli")):
+    def start(count, arguments, told=flags, program=("-m", "rowrnn.cli"), cwd=lambda _: ""):
         port = free_port()
         for index in range(count):
             more, env = told(count, index, port)
             started.append(
                 subprocess.Popen(
                     [sys.executable, *program, *arguments, *more],
-                    cwd=tmp_path,
+                    cwd=tmp_path / cwd(index),
                     env=os.environ | env,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

@@ -28,6 +28,7 @@ def slurm(count, index, port):
     """What srun tells each of its processes."""
     return [], {
         "SLURM_JOB_ID": "17", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": str(count),
+        "SLURM_STEP_NUM_TASKS": str(count),
         "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index), "JAX_COORDINATOR_PORT": str(port),
     }  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Jobs of several processes: what they compute, and what happens when one of them fails."""
 
-import contextlib
 import json
 import os
 import random
@@ -10,19 +9,26 @@ import socket
 import time
 from pathlib import Path
 
-import hangs
+import agreeing
+import data_files
 import jax
 import numpy as np
 import pytest
-from started import RUN, ended, flags, free_port, open_mpi, slurm, wait_for_step
+from started import RUN, ended, flags, open_mpi, slurm, wait_for_step
 
 import rowrnn
 from rowrnn import config as configs
 from rowrnn.config import ParallelConfig
 from rowrnn.store import rundir
 
-# Of the processes that are left when one has died, and of a job that is started again.
-EXIT_S = 15
+# Seconds after which jax misses a process, and in which the others have ended.
+HEARTBEAT = ("--parallel.heartbeat-seconds=5",)
+EXIT_S = 10
+
+OTHER = (
+    "of the job was given another than process 0; all need the same arguments "
+    "(--parallel.processes 1 where they are no job)"
+)
 
 
 def config_of(path, **parallel):
@@ -86,7 +92,7 @@ def records(path):
     return found
 
 
-# Without processes: test_many_devices; launching: tests/test_launch.py.
+# Without processes: test_many_devices; launching: tests/cli/test_launch.py.
 @pytest.mark.soak
 def test_a_launched_sweep_has_the_ledger_of_one_process(start, tmp_path, whole):
     config = configs.replace(rundir.read_config(whole[0]), {"parallel.devices": 0})
@@ -103,62 +109,84 @@ def test_a_launched_sweep_has_the_ledger_of_one_process(start, tmp_path, whole):
     assert kept == [f"seed={seed}" for seed in range(2)]
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.soak)])
-def test_a_process_that_dies_is_named_and_the_run_goes_on_elsewhere(start, tmp_path, whole, count):
-    for number in range(count):
-        draw, run = random.Random(number), f"run-{number}"
-        processes = start(2, ["train", *RUN, f"--run-dir={run}"], slurm)
+def whole_again(run, whole):
+    """Goes on with a run, on the two devices of this process, to the bits of one never cut."""
+    result = rowrnn.train(config_of(run, devices=2), resume=run)
+    assert (result.steps, result.params_sha256) == (60, whole[1].params_sha256)
+
+
+@pytest.mark.parametrize(
+    ("number", "count"),
+    [
+        (signal.SIGSTOP, 1),
+        # Once: the next test.
+        pytest.param(signal.SIGKILL, 10, marks=pytest.mark.soak),
+        pytest.param(signal.SIGSTOP, 10, marks=pytest.mark.soak),
+    ],
+)
+def test_where_one_is_lost_the_others_end_and_the_run_goes_on(
+    start, tmp_path, whole, number, count
+):
+    """One that dies, and one that does not answer any more."""
+    for seed in range(count):
+        draw, run = random.Random(seed), f"run-{seed}"
+        processes = start(2, ["train", *RUN, *HEARTBEAT, f"--run-dir={run}"], slurm)
         wait_for_step(tmp_path / run, draw.randint(4, 10) * 5)
         time.sleep(draw.uniform(0, 0.1))
         victim, survivor = draw.sample(processes, 2)
-        victim.kill()
+        victim.send_signal(number)
         code, _, err = ended(survivor, EXIT_S)
-        assert code == 7, err
-        assert re.search(
-            rf"process {processes.index(victim)} \(pid {victim.pid} on .*--resume", err
-        )
+        assert code == -signal.SIGABRT, err
+        victim.kill()
         assert rowrnn.load(tmp_path / run).step >= 10
-        result = rowrnn.train(config_of(tmp_path / run, devices=1), resume=tmp_path / run)
-        assert result.steps == 60
-        assert difference(tmp_path / run, whole[0]) < 1e-5
+        whole_again(tmp_path / run, whole)
 
 
-# Without processes: tests/test_watchdog.py.
-@pytest.mark.soak
-@pytest.mark.parametrize("count", [10])
-def test_a_process_that_hangs_is_named(start, tmp_path, count):
-    for number in range(count):
-        draw, run = random.Random(number), f"run-{number}"
-        index = draw.randint(0, 1)
-        program = (str(Path(hangs.__file__)), str(draw.randint(15, 40)), str(index))
-        arguments = ["train", *RUN, f"--run-dir={run}", "--parallel.stall-seconds=8"]
-        processes = start(2, arguments, program=program)
-        for process in processes:
-            code, _, err = ended(process)
-            assert code == 7
-            assert f"no progress for 8 s: process {index} (pid {processes[index].pid}" in err
-            assert "hangs in __main__.handle_events" in err
-            assert f"process {1 - index} " not in err
+def test_launch_ends_with_7_where_one_is_lost(start, tmp_path, whole):
+    arguments = ["launch", "-n", "2", "--", "train", *RUN, *HEARTBEAT, "--run-dir=run"]
+    (launcher,) = start(1, arguments, lambda *_: ([], {}))
+    wait_for_step(tmp_path / "run", 20)
+    pids = children_of(launcher.pid)
+    assert len(pids) == 2
+    os.kill(pids[1], signal.SIGKILL)
+    code, _, err = ended(launcher, EXIT_S)
+    assert code == 7, err
+    assert "rowrnn: process 1 was ended by signal 9 (Killed)" in err
+    assert not any(map(is_alive, pids))
+    whole_again(tmp_path / "run", whole)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("count", [10])
-def test_a_process_that_is_stopped_is_named(start, tmp_path, count):
-    for number in range(count):
-        draw, run = random.Random(number), f"run-{number}"
-        processes = start(2, ["train", *RUN, f"--run-dir={run}", "--parallel.stall-seconds=5"])
-        wait_for_step(tmp_path / run, draw.randint(3, 10) * 5)
-        victim, survivor = draw.sample(processes, 2)
-        victim.send_signal(signal.SIGSTOP)
-        code, _, err = ended(survivor, EXIT_S)
-        assert code == 7, err
-        assert f"process {processes.index(victim)} (pid {victim.pid}" in err
-        assert f"process {processes.index(survivor)} " not in err
-        victim.kill()
+def children_of(pid):
+    """The processes that another has started, the first first."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("count", [10])
+def is_alive(pid):
+    """Whether a process runs; a zombie that nobody waits for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_no_process_outlives_a_launcher_that_is_killed(start):
+    arguments = ["launch", "-n", "2", "--", "train", *RUN, "--train.examples=100000001"]
+    (launcher,) = start(1, arguments, lambda *_: ([], {}))
+    deadline = time.monotonic() + 60
+    while len(pids := children_of(launcher.pid)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.Random(0).uniform(1, 3))
+    launcher.kill()
+    deadline = time.monotonic() + EXIT_S
+    while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_signal_to_one_process_makes_all_save_the_same_step(start, tmp_path, whole, count):
     for number in range(count):
         draw, run = random.Random(number), f"run-{number}"
@@ -171,38 +199,7 @@ def test_a_signal_to_one_process_makes_all_save_the_same_step(start, tmp_path, w
         found = re.search(rf"stopped by {name} after step (\d+) of 60", both[0][2])
         assert found, both
         assert rowrnn.load(tmp_path / run).step == int(found[1])
-        result = rowrnn.train(config_of(tmp_path / run, devices=2), resume=tmp_path / run)
-        assert result.params_sha256 == whole[1].params_sha256
-
-
-@pytest.mark.soak
-def test_a_process_whose_launcher_is_killed_is_no_orphan(start, tmp_path):
-    # It waits for another process, which never comes.
-    port = free_port()
-    child = ["-m", "rowrnn.cli", "train", *RUN, *flags(2, 0, port)[0]]
-    launcher = (
-        "import os, subprocess, sys, time\n"
-        "os.environ['ROWRNN_LAUNCHER'] = str(os.getpid())\n"
-        f"print(subprocess.Popen([sys.executable, *{child}]).pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    (process,) = start(1, [], lambda *_: ([], {}), ("-c", launcher))
-    pid = int(process.stdout.readline())
-    with contextlib.suppress(ProcessLookupError):
-        for _ in range(300):
-            if port_is_taken(port):
-                break
-            time.sleep(0.1)
-        process.kill()
-        for _ in range(100):
-            os.kill(pid, 0)
-            time.sleep(0.1)
-        pytest.fail(f"process {pid} goes on without its launcher")
-
-
-def port_is_taken(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        whole_again(tmp_path / run, whole)
 
 
 def test_what_one_process_cannot_do_ends_all_with_its_reason(start, tmp_path):
@@ -215,7 +212,6 @@ def test_what_one_process_cannot_do_ends_all_with_its_reason(start, tmp_path):
     assert refused[1][1:] == ("", "")
 
 
-@pytest.mark.soak
 def test_processes_that_were_given_different_things_say_so(start, tmp_path):
     def told(count, index, port):
         arguments, env = flags(count, index, port)
@@ -223,4 +219,76 @@ def test_processes_that_were_given_different_things_say_so(start, tmp_path):
 
     confused = [ended(p) for p in start(2, ["train", *RUN, "--run-dir=other"], told)]
     assert [code for code, _, _ in confused] == [2, 2]
-    assert "config: process 1 of the job was given another than process 0" in confused[0][2]
+    assert confused[0][2] == f"rowrnn: config: process 1 {OTHER}\n"
+    assert confused[1][1:] == ("", "")
+
+
+def test_an_error_of_one_process_ends_all_and_is_said_by_it(start, tmp_path):
+    """Process 0 finds the data and goes on; the other does not."""
+    for index in range(2):
+        (tmp_path / str(index)).mkdir()
+    data_files.write_set(tmp_path / "0" / "digits")
+    arguments = ["train", *RUN, *HEARTBEAT, "--data.dataset=idx", "--data.dir=digits"]
+    arguments += [
+        f"--run-dir={tmp_path / 'run'}",
+        "--train.batch-size=10",
+        "--data.validation-size=10",
+    ]
+    processes = start(2, arguments, cwd=str)
+    code, _, err = ended(processes[1])
+    assert (code, err.count("\n")) == (3, 1)
+    assert "digits" in err
+    code, _, err = ended(processes[0], EXIT_S)
+    assert code != 0, err
+
+
+def test_what_processes_agree_on(start, tmp_path):
+    """The functions of `rowrnn.parallel`, in three processes of two devices each."""
+
+    def told(count, index, port):
+        return [f"127.0.0.1:{port}", str(count), str(index)], {}
+
+    program = (str(Path(agreeing.__file__)),)
+    all_three = [ended(process) for process in start(3, [], told, program)]
+    assert [code for code, _, _ in all_three] == [0, 0, 0], all_three
+    found = [json.loads(out.splitlines()[-1]) for _, out, _ in all_three]
+    assert [each.pop("is_process_0") for each in found] == [True, False, False]
+    assert [each.pop("on_process_0") for each in found] == [7, None, None]
+    assert [each.pop("process_0_first") for each in found] == [[], ["was-here-0"], ["was-here-0"]]
+    same = {
+        "count": 3,
+        "max": [2, 0, 0.5],
+        "broadcast": [agreeing.SHORT, agreeing.LONG],
+        "errors": [
+            ["RunError", "run directory x is not empty", True],
+            ["ConfigError", f"seeds: process 2 {OTHER}", True],
+        ],
+    }  # fmt: skip
+    assert found == [same] * 3
+
+
+def test_an_address_that_is_taken_is_said(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (process,) = start(1, ["train", *RUN], lambda *_: flags(2, 0, port))
+        code, out, err = ended(process)
+    assert (code, out) == (7, "")
+    assert f"parallel.coordinator = '127.0.0.1:{port}': process 0 cannot listen there" in err
+
+
+def test_a_cluster_that_jax_does_not_know_is_said(start):
+    """As Open MPI 5, which no longer says where process 0 is."""
+    (process,) = start(1, ["train", *RUN], lambda *_: ([], {"OMPI_COMM_WORLD_SIZE": "2"}))
+    code, out, err = ended(process)
+    assert (code, out) == (7, "")
+    assert "started as one of several, but jax does not find the others" in err
+
+
+def test_a_pod_of_a_job_that_jax_does_not_know_is_alone(start, tmp_path):
+    """It trains as if nobody had told it anything."""
+    (tmp_path / "kubernetes.py").touch()
+    told = [], {"JOB_COMPLETION_INDEX": "0", "PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}"}
+    script = "from rowrnn import parallel, config as c; parallel.start(c.ParallelConfig());"
+    script += "print(c.told_processes(c.ParallelConfig()), parallel.process_count())"
+    (process,) = start(1, [], lambda *_: told, ("-c", script))
+    assert ended(process) == (0, "None 1\n", "")

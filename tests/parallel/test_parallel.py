@@ -1,13 +1,7 @@
-"""Devices of one process and what lies on them; the processes of a job as one alone sees them."""
+"""Devices of one process and what lies on them; what a process is told of others."""
 
 import dataclasses
-import json
-import select
-import signal
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from rowrnn import config as configs
 from rowrnn import parallel
-from rowrnn.cli.train import is_one_of_several
 from rowrnn.config import Config, ParallelConfig
 from rowrnn.core.step import Batch
 from rowrnn.errors import ConfigError, RunError
-from rowrnn.parallel import coordinator, processes, watchdog
 
 TWO = ParallelConfig(devices=2)
 JOB = ParallelConfig(coordinator="node0:1234", processes=4, process=3)
@@ -89,12 +81,12 @@ def test_what_is_no_address_is_refused(address):
 
 
 def test_the_job_is_no_part_of_the_config_that_is_kept():
-    config = Config(parallel=dataclasses.replace(JOB, devices=2, stall_seconds=5.0))
+    config = Config(parallel=dataclasses.replace(JOB, devices=2, heartbeat_seconds=5))
     kept = configs.without_job(config)
-    assert kept == Config(parallel=ParallelConfig(devices=2, stall_seconds=5.0))
+    assert kept == Config(parallel=ParallelConfig(devices=2, heartbeat_seconds=5))
     assert "node0:1234" in configs.dump(config)
     lines = [line.split(" = ")[0] for line in configs.dump(kept).splitlines()]
-    assert "stall_seconds" in lines
+    assert "heartbeat_seconds" in lines
     assert not {"coordinator", "processes", "process"} & set(lines)
 
 
@@ -104,37 +96,76 @@ def test_how_a_run_is_spread_out_may_change():
     assert configs.digest(Config(parallel=JOB)) == configs.digest(Config())
 
 
-TOLD = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
+TOLD = ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "JOB_COMPLETION_INDEX")
 
 
 @pytest.fixture
 def untold(monkeypatch):
-    """A process of which no cluster tells anything."""
+    """A process of which no cluster tells anything, on a machine without the packages of one."""
     for name in TOLD:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setitem(sys.modules, "libtpu", None)
+    for package in ("kubernetes", "libtpu"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Lets a package be there."""
+
+    def install(name):
+        monkeypatch.delitem(sys.modules, name)
+        (tmp_path / f"{name}.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install
+
+
+told = configs.told_processes
 
 
 @pytest.mark.usefixtures("untold")
-def test_a_process_that_nobody_tells_otherwise_is_alone():
-    assert not is_one_of_several(Config())
-    assert not is_one_of_several(Config(parallel=ParallelConfig(2, 2, processes=1)))
-    assert is_one_of_several(Config(parallel=JOB))
+def test_a_process_that_nobody_tells_otherwise_is_alone(monkeypatch):
+    assert told(ParallelConfig()) == 1
+    assert told(ParallelConfig(2, 2, processes=1)) == 1
+    assert told(JOB) == 4
+    # A pod of which jax cannot ask whether it has others.
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    assert told(ParallelConfig()) == 1
 
 
 @pytest.mark.usefixtures("untold")
-@pytest.mark.parametrize("name", TOLD)
-def test_a_cluster_tells_a_process_that_it_is_one_of_several(monkeypatch, name):
-    monkeypatch.setenv(name, "0")
-    assert is_one_of_several(Config())
+@pytest.mark.parametrize("name", TOLD[:2])
+def test_a_cluster_tells_how_many_there_are(monkeypatch, name):
+    for count in (1, 8):
+        monkeypatch.setenv(name, str(count))
+        assert told(ParallelConfig()) == count
+        assert told(JOB) == 4
+        assert told(ParallelConfig(processes=1)) == 1
 
 
 @pytest.mark.usefixtures("untold")
-def test_the_host_of_a_tpu_may_be_one_of_several(monkeypatch, tmp_path):
-    monkeypatch.delitem(sys.modules, "libtpu")
-    (tmp_path / "libtpu.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    assert is_one_of_several(Config())
+def test_open_mpi_counts_more_than_slurm_that_has_started_it(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    assert told(ParallelConfig()) == 8
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_pod_and_the_host_of_a_tpu_may_be_one_of_several(monkeypatch, installed):
+    installed("kubernetes")
+    assert told(ParallelConfig()) == 1
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    assert told(ParallelConfig()) is None
+    monkeypatch.delenv("JOB_COMPLETION_INDEX")
+    installed("libtpu")
+    assert told(ParallelConfig()) is None
+
+
+@pytest.mark.usefixtures("untold")
+def test_what_may_be_the_host_of_a_tpu_and_is_none_goes_on_alone(installed):
+    installed("libtpu")
+    parallel.start(ParallelConfig())
+    assert parallel.process_count() == 1
 
 
 @pytest.mark.parametrize(
@@ -328,214 +359,24 @@ def test_what_is_fetched_is_of_numpy_and_keys_stay_keys():
     assert found["key"] is key
 
 
-def test_one_that_is_alone_has_nobody_to_ask_or_to_tell(monkeypatch):
-    monkeypatch.setattr(processes, "_gather", lambda _: pytest.fail("it asks"))
-    assert (processes.index(), processes.count(), parallel.is_first()) == (0, 1, True)
+def test_one_that_is_alone_has_nobody_to_ask_or_to_tell():
+    assert (parallel.process_count(), parallel.is_process_0()) == (1, True)
     parallel.require_same(config="anything")
-    assert parallel.largest(3, 0.1) == (3, 0.1)
+    assert parallel.max_over_processes(3, 0.1) == (3, 0.1)
     value = object()
-    assert parallel.from_first(value) is value
-    assert parallel.on_first(lambda: value) is value
-    with parallel.busy():
-        pass
-    assert parallel.leave(4, "alone") is None
+    assert parallel.broadcast(value) is value
+    for run in (parallel.on_process_0, parallel.process_0_first):
+        assert run(lambda: value) is value
 
 
-@pytest.mark.parametrize("guard", [parallel.waiting_for_others, parallel.busy])
-def test_one_that_is_alone_gets_its_own_errors(guard):
+@pytest.mark.parametrize("run", [parallel.on_process_0, parallel.process_0_first])
+def test_one_that_is_alone_gets_its_own_errors(run):
     error = RunError("mine")
 
     def fail():
         raise error
 
-    with pytest.raises(RunError) as raised, guard():
-        fail()
-    assert raised.value is error
     with pytest.raises(RunError) as raised:
-        parallel.on_first(fail)
+        run(fail)
     assert raised.value is error
-    assert not error.told
-
-
-class Client:
-    """That of jax, for processes that come one after the other."""
-
-    def __init__(self):
-        self.texts, self.barriers = {}, []
-
-    def key_value_set(self, key, value, allow_overwrite=False):
-        assert allow_overwrite or key not in self.texts
-        self.texts[key] = value
-
-    def blocking_key_value_get(self, key, timeout_ms):
-        return self.texts[key]
-
-    def wait_at_barrier(self, name, timeout_ms):
-        self.barriers.append(name)
-
-
-@pytest.fixture
-def client():
-    return Client()
-
-
-@pytest.fixture
-def as_process(monkeypatch, client):
-    """Goes on as a process of a job of three; returns its watchdog, which does not watch."""
-
-    def go_on(index):
-        dog = watchdog.Watchdog(client, index, 3, 60.0, pytest.fail)
-        monkeypatch.setattr(processes, "_job", processes._Job(index, 3, client, dog))
-        return dog
-
-    return go_on
-
-
-def test_what_the_first_decides_all_hear_in_order(as_process):
-    for index in range(3):
-        as_process(index)
-        assert parallel.is_first() is (index == 0)
-        assert parallel.from_first([index, "a"]) == [0, "a"]
-        # A function runs on the first alone.
-        assert parallel.on_first(lambda index=index: index + 7) == (None if index else 7)
-        assert parallel.from_first(index) == 0
-
-
-def test_an_error_of_the_first_is_raised_by_all(as_process):
-    def fail():
-        raise RunError("run directory x is not empty")
-
-    for index in range(3):
-        as_process(index)
-        with pytest.raises(RunError, match=r"^run directory x is not empty$") as raised:
-            parallel.on_first(fail)
-        assert raised.value.told is (index > 0)
-
-
-def test_one_with_other_arguments_is_named(as_process, monkeypatch):
-    as_process(1)
-    monkeypatch.setattr(processes, "_gather", lambda own: np.stack([own, own, own]))
-    parallel.require_same(config="a", seeds="0:3")
-    monkeypatch.setattr(processes, "_gather", lambda own: np.stack([own, own, own + 1]))
-    with pytest.raises(ConfigError, match=r"^config: process 2 of the job was given another than"):
-        parallel.require_same(config="a")
-
-
-def test_the_largest_of_each_value_is_what_all_go_by(as_process, monkeypatch):
-    dog = as_process(1)
-    monkeypatch.setattr(processes, "_gather", lambda own: np.stack([own, own[::-1], own]))
-    assert parallel.largest(3, 0.5) == (3, 3)
-    # All meet here: one that hangs does so before.
-    assert dog._own.beat == 1
-
-
-def test_one_is_busy_until_the_outermost_work_is_done(as_process):
-    dog = as_process(0)
-    dog.beat()
-
-    def work():
-        with parallel.busy():
-            with parallel.busy():
-                assert dog._own.busy
-            assert dog._own.busy
-            raise RunError
-
-    with pytest.raises(RunError):
-        work()
-    assert not dog._own.busy
-
-
-def test_where_something_fails_the_watchdog_is_asked_first(as_process, monkeypatch):
-    dog, asked = as_process(0), []
-    monkeypatch.setattr(dog, "wait_for_signs_of_life", asked.append)
-    with parallel.waiting_for_others():
-        pass
-    assert asked == []
-    with pytest.raises(RunError), parallel.waiting_for_others():
-        raise RunError
-    (most_s,) = asked
-    # By then it has missed whoever is gone.
-    assert most_s > watchdog._LOST_LOOKS * watchdog.INTERVAL_S
-
-
-@pytest.mark.parametrize(
-    ("code", "barriers"), [(4, []), (7, []), (75, ["rowrnn/left"]), (5, ["rowrnn/left"])]
-)
-def test_one_of_several_leaves_with_a_word(as_process, client, monkeypatch, code, barriers):
-    ends = []
-    monkeypatch.setattr(processes, "_exit", ends.append)
-    as_process(1)
-    parallel.leave(code, "why")
-    left = json.loads(client.texts["rowrnn/watch/1"])
-    assert (left["left"], left["reason"]) == (code, "why")
-    # Those that leave together wait for each other.
-    assert (client.barriers, ends) == (barriers, [code])
-
-
-@pytest.fixture
-def serve():
-    """Starts the coordinator of one process at an address; kills it at the end."""
-    started = []
-
-    def start(address):
-        command = [sys.executable, str(Path(coordinator.__file__)), address, "1"]
-        pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        started.append(subprocess.Popen(command, **pipes, stderr=subprocess.DEVNULL, text=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def says(process):
-    """The next line of a process, that comes in time."""
-    assert select.select([process.stdout], [], [], 20)[0], "it says nothing"
-    return process.stdout.readline()
-
-
-@pytest.fixture
-def address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def test_the_coordinator_serves_until_it_is_told_to_end(serve, address):
-    process = serve(address)
-    assert says(process) == "serving\n"
-    host, port = address.split(":")
-    socket.create_connection((host, int(port)), timeout=10).close()
-    # A cluster signals all processes; they save then, and still need this one.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        process.send_signal(number)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.2)
-    assert process.communicate("end\n", timeout=20) == ("", None)
-    assert process.returncode == 0
-
-
-def test_the_coordinator_outlives_who_has_started_it(serve, address):
-    process = serve(address)
-    assert says(process) == "serving\n"
-    process.stdin.close()
-    process.stdin = None
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
-
-
-def test_an_address_in_use_is_not_served(serve):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        process = serve(f"127.0.0.1:{other.getsockname()[1]}")
-        assert process.communicate("end\n", timeout=20) == ("", None)
-        assert process.returncode != 0
-
-
-def test_the_address_of_another_job_is_not_served(serve, address):
-    first = serve(address)
-    assert says(first) == "serving\n"
-    second = serve(address)
-    assert second.communicate("end\n", timeout=20) == ("", None)
+    assert not error.on_all

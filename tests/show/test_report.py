@@ -515,7 +515,7 @@ def test_process_0_alone_writes_the_report_of_a_job(tmp_path, monkeypatch):
     from rowrnn import parallel
 
     calls = []
-    monkeypatch.setattr(parallel, "is_first", lambda: False)
+    monkeypatch.setattr(parallel, "is_process_0", lambda: False)
     monkeypatch.setattr(sweep_command, "report_at_end", calls.append)
     monkeypatch.setattr(cli.importlib.import_module("rowrnn.cli.train"), "report_at_end",
                         calls.append)  # fmt: skip

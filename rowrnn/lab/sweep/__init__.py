@@ -205,17 +205,23 @@ def _prepare(
         )
     at_once = settings.strategy == "auto" and parallel.on_accelerator() and not only_alone
     vmap = asked_for_vmap or at_once
-    mesh = parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
+    mesh = parallel.process_0_first(
+        lambda: parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
+    )
     return everyone, mesh, "vmap" if vmap else "map"
 
 
 def _make_groups(everyone: Sequence[Member], mesh: Mesh, found: Ledger) -> list[Group]:
     """The groups of a sweep with what the ledger has of them, checked to fit data and devices."""
+
+    def make() -> list[Group]:
+        groups = plan.make_groups(everyone, found)
+        for group in groups:
+            parallel.check_divides(mesh, group.prepared.config.train.batch_size)
+        return groups
+
     # Process 0 comes first, and sets aside what is damaged.
-    groups = parallel.first_then_others(lambda: plan.make_groups(everyone, found))
-    for group in groups:
-        parallel.check_divides(mesh, group.prepared.config.train.batch_size)
-    return groups
+    return parallel.process_0_first(make)
 
 
 class _Sweep:
@@ -254,9 +260,9 @@ class _Sweep:
         self._write_start()
         groups = [group for group in self._groups if group.pending]
         made = self._plan(groups)
-        if tell is not None and parallel.is_first():
+        if tell is not None and parallel.is_process_0():
             tell(made)
-        shown = self._spec.config.train.display != "none" and parallel.is_first()
+        shown = self._spec.config.train.display != "none" and parallel.is_process_0()
         display = ProgressDisplay(made.examples) if shown else Display()
         tally = Tally(display, made.members, made.reused)
         with contextlib.closing(display):
@@ -329,7 +335,7 @@ class _Sweep:
         outcomes = Stack(trainer, chosen, keys, self._partial, tally).train(self._stop)
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
-            if parallel.is_first():
+            if parallel.is_process_0():
                 self._ledger.write(record)
             group.records[place] = record
             self._run.log_member(record.name, record.curve)
@@ -392,7 +398,7 @@ class _Sweep:
         title += {"both": "", "init": ", initial parameters vary", "data": ", data order varies"}[
             spec.vary
         ]
-        if parallel.is_first():
+        if parallel.is_process_0():
             outcome.write(self._run, result, title, notebook=outcome.is_notebook(config))
         self._run.finish_logger("finished")
         return result

@@ -175,7 +175,7 @@ def make_trainer(
     each = trial.members // devices
     for_one = parallel.device_bytes(trial.programs.chunk) / each
     # Of the process that has least, since all run the same program.
-    (used,) = parallel.largest(-parallel.free_bytes(mesh))
+    (used,) = parallel.max_over_processes(-parallel.free_bytes(mesh))
     fit = max(1, int(_SHARE_OF_MEMORY * -used / for_one))
     return trial if min(limit, fit) == each else trainer(min(limit, fit))
 
@@ -233,7 +233,7 @@ def _seconds_of_a_stack(trainer: Trainer) -> float:
         nonlocal state
         began = time.perf_counter()
         state = jax.block_until_ready(trainer.run(state, order, steps))
-        (seconds,) = parallel.largest(time.perf_counter() - began)
+        (seconds,) = parallel.max_over_processes(time.perf_counter() - began)
         return seconds
 
     run(1)

@@ -150,7 +150,7 @@ class Stack(Job):
                 self.tally.show()
                 state = jax.tree.map(lambda leaf: leaf[places], state)
                 return self.trainer.put(state), progress
-        if found and parallel.is_first():
+        if found and parallel.is_process_0():
             warnings.warn(
                 f"checkpoint {self.partial} {reason}; what was in progress starts again",
                 stacklevel=2,
@@ -216,7 +216,7 @@ def saved_keys(partial: Path) -> list[Key]:
 
 def discard(partial: Path) -> None:
     """Removes what was saved of a stack in progress."""
-    parallel.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+    parallel.on_process_0(lambda: shutil.rmtree(partial, ignore_errors=True))
 
 
 def _diverged(common: dict[str, Any], step: int) -> Record:

@@ -51,9 +51,9 @@ class Keeper:
                 if _merit(record) <= self._best:
                     continue
                 self._best = _merit(record)
-            before = parallel.on_first(lambda: list(self._directory.glob("*"))) or []
+            before = parallel.on_process_0(lambda: list(self._directory.glob("*"))) or []
             path = self._directory / member.directory
-            parallel.on_first(lambda path=path, member=member: _begin(path, member))
+            parallel.on_process_0(lambda path=path, member=member: _begin(path, member))
             _save(path, experiment_of(group, member), state, progress)
             if self._keep == "best":
                 for other in before:

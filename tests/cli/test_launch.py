@@ -1,4 +1,4 @@
-"""The launcher, with small scripts for processes, real signals and real pipes."""
+"""The launcher, with small scripts for processes, real signals and real pipes. Jobs: tests/jobs."""
 
 import contextlib
 import doctest
@@ -8,15 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 from rowrnn import cli
-from rowrnn.cli import launch as command_line
+from rowrnn.cli import launch
 from rowrnn.errors import ConfigError
-from rowrnn.parallel import launch
 
 # What a process of rowrnn does on signals: the first saves and stops, a second SIGINT leaves.
 STOPPING = """
@@ -37,8 +35,8 @@ for _ in range(2000):
 """
 LAUNCHER = """
 import json, sys
-from rowrnn.parallel.launch import launch
-sys.exit(launch(json.loads(sys.argv[1]), print))
+from rowrnn.cli.launch import launch
+sys.exit(launch(json.loads(sys.argv[1])))
 """
 SLEEP = "import time; time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -50,12 +48,11 @@ def python(*scripts):
 
 @pytest.fixture
 def run(capfd):
-    """Runs scripts as a job; gives the exit code, what was told, stdout and stderr."""
+    """Runs scripts as a job; gives the exit code, stdout and stderr."""
 
     def run(*scripts, grace_s=20.0):
-        told = []
-        code = launch.launch(python(*scripts), told.append, grace_s=grace_s)
-        return code, told, *capfd.readouterr()
+        code = launch.launch(python(*scripts), grace_s)
+        return code, *capfd.readouterr()
 
     return run
 
@@ -98,21 +95,31 @@ def test_the_worst_code():
     assert doctest.testmod(launch).failed == 0
     order = [0, 75, 7, 1, 2, 3, 4, 5, 6, 9, 130]
     for better, worse in itertools.combinations(order, 2):
-        assert launch.worst([better, worse]) == launch.worst([worse, better]) == worse
-    assert launch.worst([-signal.SIGKILL, 75]) == 7
+        assert (
+            launch.worst(better, [better, worse]) == launch.worst(worse, [worse, better]) == worse
+        )
+    assert launch.worst(75, [75, -signal.SIGABRT]) == 7
+    assert launch.worst(-signal.SIGKILL, [-signal.SIGKILL, 4]) == 7
+    assert launch.worst(4, [4, -signal.SIGABRT]) == 4
 
 
 @pytest.mark.parametrize(
     ("codes", "expected"), [((0, 0), 0), ((0, 75), 75), ((7, 3, 7), 3), ((130, 5), 130)]
 )
 def test_a_job_ends_with_the_worst_code(run, codes, expected):
-    assert run(*(f"import os; os._exit({code})" for code in codes))[:2] == (expected, [])
+    assert run(*(f"import os; os._exit({code})" for code in codes)) == (expected, "", "")
 
 
-def test_one_that_is_killed_counts_as_lost(run):
-    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    code, told, _, _ = run("pass", script)
-    assert (code, told) == (7, ["process 1 was killed by SIGKILL"])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGKILL, "9 (Killed)"), (signal.SIGABRT, "6 (Aborted)")]
+)
+def test_one_that_a_signal_has_ended_counts_as_lost(run, number, name):
+    script = f"""
+import os, resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+os.kill(os.getpid(), {number})
+"""
+    assert run("pass", script) == (7, "", f"rowrnn: process 1 was ended by signal {name}\n")
 
 
 def test_stdout_of_process_0_is_as_it_is_and_all_else_has_its_number(capfdbinary):
@@ -121,7 +128,7 @@ import os
 os.write(1, b"one\n\n\xff\x1b[0m two\ncut")
 os.write(2, b"to stderr\n\n\xfe\ncut")
 """
-    assert launch.launch(python(script, script), print) == 0
+    assert launch.launch(python(script, script)) == 0
     out, err = capfdbinary.readouterr()
     assert out == b"one\n\n\xff\x1b[0m two\ncut"
     lines = [b"to stderr", b"", b"\xfe", b"cut"]
@@ -139,7 +146,7 @@ for _ in range(50):
             os.write(stream, b"%d " % os.getpid() * 50)
         os.write(stream, b"\\n")
 """
-    code, _, out, err = run(*[script] * 3)
+    code, out, err = run(*[script] * 3)
     assert code == 0
     lines = out.splitlines() + [line[4:] for line in err.splitlines()]
     assert len(lines) == 300
@@ -164,10 +171,10 @@ print(*(os.environ[name] for name in
 """
     monkeypatch.delenv("JAX_LOCAL_DEVICE_IDS", raising=False)
     own = os.getpid()
-    _, _, out, err = run(script, script)
+    _, out, err = run(script, script)
     assert (out, err) == (f"{own} 1 0 {own}\n", f"[1] {own} 1 1 {own}\n")
     monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "5")
-    _, _, out, err = run(script, script)
+    _, out, err = run(script, script)
     assert (out, err) == (f"{own} 1 5 {own}\n", f"[1] {own} 1 5 {own}\n")
 
 
@@ -216,45 +223,27 @@ def test_ctrl_c_reaches_each_once_and_a_second_time():
         assert process.returncode == 130
 
 
-def test_a_terminal_that_closes_leaves_nobody():
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # These tests may run under nohup.
-    try:
-        with launched() as process:
-            process.send_signal(signal.SIGHUP)
-            rest, _ = process.communicate(timeout=10)
-            assert process.returncode == 7
-            assert "process 1 was killed by SIGHUP" in rest
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_terminal_that_closes_may_be_ignored(run):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # As nohup does.
-    try:
-        hang_up = "import os, signal; os.kill(os.getppid(), signal.SIGHUP)"
-        assert run(hang_up, "import time; time.sleep(0.3)")[:2] == (0, [])
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def test_when_one_fails_the_others_may_end_by_themselves(run):
-    code, told, _, err = run("raise SystemExit(3)", "import time; time.sleep(0.5); print('done')")
-    assert (code, told, err) == (3, [], "[1] done\n")
+    script = "import time; time.sleep(0.5); print('done')"
+    assert run("raise SystemExit(3)", script) == (3, "", "[1] done\n")
 
 
 def test_when_one_fails_the_others_are_ended_after_a_while(run, tmp_path):
     fail = until(tmp_path, 1) + "print(time.time()); raise SystemExit(75)"
-    code, told, out, _ = run(fail, here(tmp_path) + SLEEP, grace_s=0.5)
-    assert (code, told) == (7, ["process 1 was killed by SIGTERM"])
+    code, out, err = run(fail, here(tmp_path) + SLEEP, grace_s=0.5)
+    assert (code, err) == (7, "rowrnn: process 1 was ended by signal 15 (Terminated)\n")
     assert 0.5 < time.time() - float(out) < 4
     assert are_gone(tmp_path, 1)
 
 
-def test_one_that_is_deaf_to_sigterm_is_killed(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "deaf", [DEAF, "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\n"]
+)
+def test_one_that_does_not_answer_is_killed(run, monkeypatch, tmp_path, deaf):
     monkeypatch.setattr(launch, "_TERM_S", 0.3)
     fail = until(tmp_path, 1) + "raise SystemExit(3)"
-    code, told, _, _ = run(fail, DEAF + here(tmp_path) + SLEEP, grace_s=0.1)
-    assert (code, told) == (3, ["process 1 was killed by SIGKILL"])
+    code, _, err = run(fail, here(tmp_path) + deaf + SLEEP, grace_s=0.1)
+    assert (code, err) == (3, "rowrnn: process 1 was ended by signal 9 (Killed)\n")
     assert are_gone(tmp_path, 1)
 
 
@@ -266,28 +255,10 @@ subprocess.Popen([sys.executable, "-S", "-c", {helper!r}], **{options})
 """
 
 
-def test_helpers_do_not_outlive_the_job(run, tmp_path):
-    # One that is deaf is killed, and one that has something to do at its end may do it.
-    polite = """
-import signal, sys
-def leave(*_):
-    print("helped")
-    sys.exit()
-signal.signal(signal.SIGTERM, leave)
-"""
-    code, _, _, err = run(
-        started(DEAF + here(tmp_path) + SLEEP),
-        started(polite + here(tmp_path) + SLEEP) + until(tmp_path, 2),
-    )
-    assert (code, err) == (0, "[1] helped\n")
+def test_what_processes_have_started_does_not_outlive_the_job(run, tmp_path):
+    child = started(DEAF + here(tmp_path) + SLEEP)
+    assert run(child, child + until(tmp_path, 2)) == (0, "", "")
     assert are_gone(tmp_path, 2)
-
-
-def test_a_helper_of_one_that_has_ended_is_there_for_the_others(run, tmp_path):
-    serve = "import time; time.sleep(0.3)\n" + here(tmp_path) + SLEEP
-    code, _, _, _ = run(started(serve), until(tmp_path, 1), grace_s=5.0)
-    assert code == 0
-    assert are_gone(tmp_path, 1)
 
 
 def test_a_stranger_that_holds_stdout_open_does_not_hold_up_the_launcher(
@@ -296,11 +267,11 @@ def test_a_stranger_that_holds_stdout_open_does_not_hold_up_the_launcher(
     monkeypatch.setattr(launch, "_LINES_S", 0.3)
     began = time.monotonic()
     stranger = started(here(tmp_path) + SLEEP, start_new_session=True)
-    code, _, out, _ = run(stranger + until(tmp_path, 1) + "sys.stdout.write('whole\\ncut')", "")
+    code, out, _ = run(stranger + until(tmp_path, 1) + "print('whole')", "")
     (pid,) = (int(path.name) for path in tmp_path.iterdir())
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
-    assert (code, out) == (0, "whole\ncut")
+    assert (code, out) == (0, "whole\n")
     assert time.monotonic() - began < 10
 
 
@@ -322,32 +293,26 @@ def test_one_that_cannot_be_started_ends_all(monkeypatch):
     start = launch._start
     monkeypatch.setattr(launch, "_start", lambda *given: began.append(start(*given)) or began[-1])
     with pytest.raises(ConfigError, match=r"process 1 .*could not be started \(No such file"):
-        launch.launch([*python(SLEEP), ["/nowhere/at-all"]], print)
+        launch.launch([*python(SLEEP), ["/nowhere/at-all"]])
     assert [process.returncode for process in began] == [-signal.SIGKILL]
 
 
-def test_handlers_are_as_they_were_and_another_thread_does_without(run):
+def test_handlers_are_as_they_were(run):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    results = []
-    thread = threading.Thread(target=lambda: results.append(run("pass", "raise SystemExit(4)")[0]))
-    thread.start()
-    thread.join()
-    assert results == [4]
     run("pass")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_the_commands_of_a_job(monkeypatch):
     given = []
-    monkeypatch.setattr(command_line, "launch", lambda commands, _: given.extend(commands) or 5)
+    monkeypatch.setattr(launch, "launch", lambda commands: given.extend(commands) or 5)
     line = ["launch", "-n", "3", "--", "train", "a.toml", "--train.seed", "3", "--", "b"]
     assert cli.run(line) == 5
     address = given[0][given[0].index("--parallel.coordinator") + 1]
     assert address.startswith("127.0.0.1:")
     own = ["--parallel.coordinator", address, "--parallel.processes", "3", "--parallel.process"]
     assert given == [
-        [sys.executable, "-P", "-m", "rowrnn.cli", "train", *own, str(k), *line[5:]]
-        for k in range(3)
+        [sys.executable, "-P", "-m", "rowrnn", "train", *own, str(k), *line[5:]] for k in range(3)
     ]
 
 
