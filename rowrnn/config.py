@@ -12,37 +12,34 @@ Traceback (most recent call last):
 rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 1048576
 """
 
+import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib.util
 import json
 import os
 import re
-import reprlib
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
+from msgspec import Meta
 
 from rowrnn import files
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, cut, nearest, shown
 
 DEFAULT_EPOCHS = 10
 
-EXAMPLE = "; write section.key, such as optimizer.learning_rate"
-"""For a name that is like none."""
+_EXAMPLE = "; write section.key, such as optimizer.learning_rate"
+"""What a message says of a name that is like none."""
 
-# Of a TOML file. A config has two thousand.
+# Largest TOML file read, in bytes.
 _MOST_BYTES = 2**20
-# Of a value or a name in a message.
-_MOST_SHOWN = 60
 
 FREE = frozenset(
     {
@@ -70,47 +67,40 @@ FREE = frozenset(
 of devices to a batch adds up gradients in another order, and so changes their last bits."""
 
 _JOB = ("parallel.coordinator", "parallel.processes", "parallel.process")
+_LENGTHS = {"train.examples", "train.epochs"}
+
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+"""A seed of a run or of a member."""
+_Text = Annotated[str, Meta(pattern=r"^[^\0\ud800-\udfff]*\Z")]
+"""Text that can be written to a TOML file and given to the file system."""
+_Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
+_Steps = Annotated[int, Meta(ge=0, le=10**9)]
+_Devices = Annotated[int, Meta(ge=1, le=10**6)]
 
 
-def _between(
-    default: Any,
-    low: float,
-    high: float,
-    *,
-    open_high: bool = False,
-    traced: bool = False,
-    off_at_zero: bool = False,
-) -> Any:
-    """A field whose value lies in [low, high], or in [low, high) with `open_high`.
+@dataclass(frozen=True)
+class Traced:
+    """Marks a number that is an argument of the compiled program and not a constant in it.
 
-    With `traced` the value is an argument of the compiled program and not a constant in it, see
-    `traced`; with `off_at_zero` only where it is not 0, which leaves a part of the program out.
+    With `off_at_zero` only where it is not 0, which leaves a part of the program out.
     """
-    return field(
-        default=default,
-        metadata={
-            "low": low,
-            "high": high,
-            "open_high": open_high,
-            "traced": traced,
-            "off_at_zero": off_at_zero,
-        },
-    )
+
+    off_at_zero: bool = False
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network: each row through a linear projection, an LSTM over the rows, a readout."""
 
-    projection_size: int = _between(128, 0, 65_536)
+    projection_size: Annotated[int, Meta(ge=0, le=65_536)] = 128
     """Width of the linear layer in front of the LSTM; 0 feeds the rows directly."""
-    hidden_size: int = _between(128, 1, 65_536)
+    hidden_size: Annotated[int, Meta(ge=1, le=65_536)] = 128
     """Units of each LSTM layer."""
-    layers: int = _between(1, 1, 64)
+    layers: Annotated[int, Meta(ge=1, le=64)] = 1
     """LSTM layers, one on top of the other."""
-    dropout: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True, off_at_zero=True)
+    dropout: Annotated[_Share, Traced(off_at_zero=True)] = 0.0
     """Share of the activations dropped between LSTM layers and before the readout."""
-    forget_bias: float = _between(1.0, -100.0, 100.0, traced=True)
+    forget_bias: Annotated[float, Meta(ge=-100.0, le=100.0), Traced()] = 1.0
     """Added to the forget gate at run time, beside its learned bias."""
     pooling: Literal["last", "mean"] = "last"
     """What is read out: the hidden state after the last row, or the mean over all rows."""
@@ -130,21 +120,21 @@ class DataConfig:
 
     dataset: Literal["mnist_sample", "mnist", "fashion_mnist", "kmnist", "idx"] = "mnist_sample"
     """mnist_sample ships with rowrnn; idx reads the four IDX files in data.dir."""
-    dir: str = ""
+    dir: _Text = ""
     """idx: the directory of the files. Otherwise the TFDS data directory (TFDS_DATA_DIR)."""
-    manual_dir: str = ""
+    manual_dir: _Text = ""
     """Directory with the original files, of which the dataset is prepared where it is not yet."""
-    validation_size: int | None = _between(None, 0, 1_000_000_000)
+    validation_size: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
     """First training images set apart; unset: 5000 of 50,000 or more, otherwise none."""
-    shift: int = _between(0, 0, 1_000)
+    shift: Annotated[int, Meta(ge=0, le=1_000)] = 0
     """Augmentation: training images move by up to this many pixels along each axis."""
-    rotation: float = _between(0.0, 0.0, 3.2, traced=True, off_at_zero=True)
+    rotation: Annotated[float, Meta(ge=0.0, le=3.2), Traced(off_at_zero=True)] = 0.0
     """Augmentation: they turn by up to this angle, in radians."""
-    scale: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True, off_at_zero=True)
+    scale: Annotated[_Share, Traced(off_at_zero=True)] = 0.0
     """Augmentation: height and width change by up to this share, each by its own."""
-    shear: float = _between(0.0, 0.0, 10.0, traced=True, off_at_zero=True)
+    shear: Annotated[float, Meta(ge=0.0, le=10.0), Traced(off_at_zero=True)] = 0.0
     """Augmentation: rows slide by up to this many pixels for each row from the centre."""
-    elastic: float = _between(0.0, 0.0, 100.0, traced=True, off_at_zero=True)
+    elastic: Annotated[float, Meta(ge=0.0, le=100.0), Traced(off_at_zero=True)] = 0.0
     """Augmentation: pixels are displaced smoothly, by this standard deviation in pixels."""
 
 
@@ -154,23 +144,23 @@ class OptimizerConfig:
 
     name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     """Optax's transformation of that name."""
-    learning_rate: float = _between(1e-3, 0.0, 1e3, traced=True)
+    learning_rate: Annotated[float, Meta(ge=0.0, le=1e3), Traced()] = 1e-3
     """Peak of the schedule."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine decays to zero at the last step."""
-    warmup_steps: int = _between(0, 0, 1_000_000_000)
+    warmup_steps: _Steps = 0
     """Linear warm-up from zero."""
-    weight_decay: float = _between(1e-4, 0.0, 1e3, traced=True)
+    weight_decay: Annotated[float, Meta(ge=0.0, le=1e3), Traced()] = 1e-4
     """Decoupled weight decay of adamw and muon, on kernels only."""
-    momentum: float = _between(0.9, 0.0, 1.0, open_high=True, traced=True)
+    momentum: Annotated[_Share, Traced()] = 0.9
     """First-moment decay: beta1 of adam and adamw, momentum of sgd and muon."""
-    beta2: float = _between(0.999, 0.0, 1.0, open_high=True, traced=True)
+    beta2: Annotated[_Share, Traced()] = 0.999
     """Second-moment decay of adam and adamw."""
-    epsilon: float = _between(1e-8, 0.0, 1.0, traced=True)
+    epsilon: Annotated[float, Meta(ge=0.0, le=1.0), Traced()] = 1e-8
     """Denominator offset of adam and adamw."""
-    clip_norm: float = _between(0.0, 0.0, 1e9, traced=True, off_at_zero=True)
+    clip_norm: Annotated[float, Meta(ge=0.0, le=1e9), Traced(off_at_zero=True)] = 0.0
     """Largest global norm of the gradients; 0 does not clip."""
-    ema_decay: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True, off_at_zero=True)
+    ema_decay: Annotated[_Share, Traced(off_at_zero=True)] = 0.0
     """Decay of the moving average of the parameters that is then evaluated; 0 keeps none."""
 
 
@@ -178,17 +168,17 @@ class OptimizerConfig:
 class TrainConfig:
     """Length, batch, seed and what is shown and measured on the way."""
 
-    seed: int = _between(0, 0, 2**32 - 1)
+    seed: Seed = 0
     """Fixes initialisation, data order, dropout and augmentation."""
-    init_seed: int | None = _between(None, 0, 2**32 - 1)
+    init_seed: Seed | None = None
     """Fixes initialisation alone, apart from the rest; unset: train.seed fixes both."""
-    batch_size: int = _between(128, 1, 2**20)
+    batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 128
     """Examples per step."""
-    examples: int | None = _between(None, 1, 10**15)
+    examples: Annotated[int, Meta(ge=1, le=10**15)] | None = None
     """Length in examples: steps are taken while step * batch_size < examples."""
-    epochs: int | None = _between(None, 1, 10**9)
+    epochs: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     """Length in passes over the training part; 10 where neither length is given."""
-    label_smoothing: float = _between(0.0, 0.0, 1.0, open_high=True, traced=True)
+    label_smoothing: Annotated[_Share, Traced()] = 0.0
     """Share of the target spread evenly over all classes."""
     precision: Literal["default", "high", "highest"] = "default"
     """Matrix-product precision, as jax names it; on a CPU all three are float32."""
@@ -197,9 +187,9 @@ class TrainConfig:
     logger: Literal["none", "wandb", "mlflow"] = "none"
     """Also tell Weights & Biases or MLflow, as its own environment variables say (WANDB_MODE,
     MLFLOW_TRACKING_URI, ...); of a sweep, its result. A run goes on whatever becomes of that."""
-    log_every_steps: int = _between(50, 1, 1_000_000_000)
+    log_every_steps: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 50
     """Steps between two entries of the metrics log (and two lines of the notebook display)."""
-    eval_every_steps: int = _between(0, 0, 1_000_000_000)
+    eval_every_steps: _Steps = 0
     """Steps between two evaluations on the validation part; 0: each epoch."""
 
 
@@ -207,13 +197,13 @@ class TrainConfig:
 class CheckpointConfig:
     """When states are saved; a stop always saves."""
 
-    every_steps: int = _between(0, 0, 1_000_000_000)
+    every_steps: _Steps = 0
     """Steps between two saves; 0: by time."""
     every_epoch: bool = False
     """Save at the end of each epoch, where every_steps is 0."""
-    every_seconds: float = _between(60.0, 1e-3, 1e9)
+    every_seconds: Annotated[float, Meta(ge=1e-3, le=1e9)] = 60.0
     """Seconds between two saves, where neither of the two is given."""
-    keep: int = _between(2, 1, 1_000_000)
+    keep: Annotated[int, Meta(ge=1, le=1_000_000)] = 2
     """How many of the latest checkpoints stay, beside the best on validation."""
 
 
@@ -221,20 +211,20 @@ class CheckpointConfig:
 class ParallelConfig:
     """How a run uses devices and processes."""
 
-    devices: int = _between(0, 0, 1_000_000)
+    devices: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Devices of each process. 0: every accelerator; a single CPU device, and for a sweep in one
     process one for each core."""
-    data: int | None = _between(None, 1, 1_000_000)
+    data: _Devices | None = None
     """Devices that share each batch; unset: all for a single run, 1 for a sweep."""
-    seed: int | None = _between(None, 1, 1_000_000)
+    seed: _Devices | None = None
     """Groups of devices with members of their own in a sweep; unset: all devices / data."""
-    coordinator: str | None = None
+    coordinator: _Text | None = None
     """HOST:PORT at which process 0 of a job can be reached; unset where the cluster tells it."""
-    processes: int | None = _between(None, 1, 1_000_000)
+    processes: _Devices | None = None
     """How many processes the job has; 1: this one alone, whatever the cluster tells."""
-    process: int | None = _between(None, 0, 999_999)
+    process: Annotated[int, Meta(ge=0, le=999_999)] | None = None
     """Which of them this one is, from 0."""
-    heartbeat_seconds: int = _between(30, 2, 86_400)
+    heartbeat_seconds: Annotated[int, Meta(ge=2, le=86_400)] = 30
     """Seconds without a sign of life from a process of a job, after which jax ends the others."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory (private: mode 0700), so that the next
@@ -294,20 +284,21 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def from_dict(tables: Mapping[str, Any]) -> Config:
-    """Builds a configuration from nested tables such as TOML gives; unknown names raise."""
-    names = [f.name for f in dataclasses.fields(Config)]
-    sections = {}
+    """Builds a configuration from nested tables such as TOML gives.
+
+    Raises `ConfigError` for an unknown name and for a value of the wrong type or range.
+    """
+    kinds = {section.name: type(section.default) for section in dataclasses.fields(Config)}
+    sections: dict[str, Any] = {}
     for name, table in tables.items():
-        if name not in names:
-            raise ConfigError(f"unknown section [{cut(name)}]{nearest(name, names)}")
-        section_type = type(getattr(Config, name))
+        if name not in kinds:
+            raise ConfigError(f"unknown section [{cut(name)}]{nearest(name, kinds)}")
         if not isinstance(table, Mapping):
             raise ConfigError(f"{name} = {shown(table)}: must be a table, written as [{name}]")
-        fields = [f.name for f in dataclasses.fields(section_type)]
-        for key in table:
-            if key not in fields:
-                raise ConfigError(f"unknown name {name}.{cut(key)}{nearest(key, fields)}")
-        sections[name] = section_type(**table)
+        try:
+            sections[name] = files.build(kinds[name], table, f"{name}.")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return Config(**sections)
 
 
@@ -331,9 +322,9 @@ def require_data(tables: Mapping[str, Any], dataset: str, fingerprint: str) -> N
     """
     name = restore(tables).data.dataset
     if dataset != name:
-        raise ValueError(f"its data is {reprlib.repr(dataset)}, and {name} in its config")
+        raise ValueError(f"its data is {shown(dataset)}, and {name} in its config")
     if not re.fullmatch("[0-9a-f]{64}", fingerprint):
-        raise ValueError(f"its fingerprint {reprlib.repr(fingerprint)} is no SHA-256")
+        raise ValueError(f"its fingerprint {shown(fingerprint)} is no SHA-256")
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -351,10 +342,8 @@ def dump(config: Config) -> str:
 
 def check(config: Config) -> None:
     """Raises `ConfigError` naming the first field whose value is of the wrong type or range."""
-    for section in dataclasses.fields(config):
-        table = getattr(config, section.name)
-        for spec in dataclasses.fields(table):
-            check_value(f"{section.name}.{spec.name}", getattr(table, spec.name))
+    for name in fields():
+        check_value(name, value_of(config, name))
     if config.train.examples is not None and config.train.epochs is not None:
         raise ConfigError(
             f"train.examples = {config.train.examples} and train.epochs = {config.train.epochs}: "
@@ -375,9 +364,17 @@ def check_value(name: str, value: Any) -> None:
     Traceback (most recent call last):
     rowrnn.errors.ConfigError: model.layers = 0: must be an integer from 1 to 64
     """
-    problem = _problem(value, _hint_of(name), fields()[name].metadata)
-    if problem:
-        raise ConfigError(f"{name} = {shown(value)}: {problem}")
+    try:
+        files.fit(name, value, _type_of(name))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _type_of(name: str) -> Any:
+    """The type of a field; raises `ConfigError`, with the nearest name, where there is none."""
+    if name not in fields():
+        raise ConfigError(f"unknown name {cut(name)}{nearest(name, fields(), _EXAMPLE)}")
+    return fields()[name]
 
 
 def _check_job(parallel: ParallelConfig) -> None:
@@ -469,13 +466,19 @@ def digest(config: Config) -> str:
 
 
 @functools.cache
-def fields() -> Mapping[str, dataclasses.Field]:
-    """Every field of a configuration by its dotted name."""
+def fields() -> Mapping[str, Any]:
+    """The type of every field of a configuration, with its range, by dotted name."""
     return {
-        f"{section.name}.{spec.name}": spec
+        f"{section.name}.{name}": hint
         for section in dataclasses.fields(Config)
-        for spec in dataclasses.fields(section.type)  # type: ignore[arg-type]
+        for name, hint in files.types_of(type(section.default)).items()
     }
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The value of a field, by its dotted name."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
 
 
 def replace(config: Config, values: Mapping[str, Any]) -> Config:
@@ -503,10 +506,10 @@ def traced(config: Config) -> dict[str, float]:
     False
     """
     found = {}
-    for name, spec in fields().items():
-        section, key = name.split(".")
-        value = getattr(getattr(config, section), key)
-        if spec.metadata.get("traced") and not (spec.metadata["off_at_zero"] and is_off(value)):
+    for name, hint in fields().items():
+        marks = [mark for mark in typing.get_args(hint) if isinstance(mark, Traced)]
+        value = value_of(config, name)
+        if marks and not (marks[0].off_at_zero and is_off(value)):
             found[name] = float(value)
     return found
 
@@ -517,97 +520,21 @@ def is_off(value: Any) -> bool:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The value of a field from text, as a flag gives it; its range is checked by `check`.
+    """The value of a field from text, as a flag gives it.
 
-    Raises `ConfigError` for an unknown name or a text of the wrong type.
+    Raises `ConfigError` for an unknown name or a text that is no value of the field.
 
     >>> parse_value("optimizer.learning_rate", "3e-3")
     0.003
     """
-    names = fields()
-    if name not in names:
-        raise ConfigError(f"unknown name {cut(name)}{nearest(name, names, EXAMPLE)}")
-    hint = _hint_of(name)
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if bool in kinds:
-        if text not in ("true", "false"):
-            raise ConfigError(f"{name} = {shown(text)}: must be true or false")
-        return text == "true"
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                noun = "an integer" if kind is int else "a number"
-                raise ConfigError(f"{name} = {shown(text)}: must be {noun}") from None
-    return text
-
-
-@functools.cache
-def _hint_of(name: str) -> Any:
-    """The type of a field, by its dotted name."""
+    _type_of(name)  # Raises for an unknown name.
     section, key = name.split(".")
-    return typing.get_type_hints(type(getattr(Config, section)))[key]
-
-
-def _problem(value: Any, hint: Any, limits: Mapping[str, Any]) -> str:
-    """What is wrong with a value, or an empty string."""
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        if value in options:
-            return ""
-        return f"must be one of {', '.join(options)}{nearest(value, options, '')}"
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return ""
-        hint = next(option for option in options if option is not type(None))
-    if hint is bool:
-        return "" if isinstance(value, bool) else "must be true or false"
-    if hint is str:
-        if not isinstance(value, str):
-            return "must be a string, in quotes"
-        return "" if _is_text(value) else "must be UTF-8 text without a NUL"
-    kinds = int if hint is int else (int, float)
-    low, high, open_high = limits["low"], limits["high"], limits["open_high"]
-    is_number = isinstance(value, kinds) and not isinstance(value, bool)
-    # nan and inf fail the comparisons.
-    if is_number and low <= value <= high and not (open_high and value == high):
-        return ""
-    noun = "an integer" if hint is int else "a number"
-    until = "up to but not including" if open_high else "to"
-    return f"must be {noun} from {low} {until} {high}"
-
-
-def _is_text(value: str) -> bool:
-    """Whether a string can be written to a TOML file and given to the file system."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # Bytes of a file name that is not UTF-8.
-        return False
-    return "\0" not in value
-
-
-def nearest(name: Any, valid: typing.Iterable[str], otherwise: str | None = None) -> str:
-    """A hint at the nearest valid name; where none is near, all of them, or `otherwise`."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name if isinstance(name, str) else "", valid, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; valid names: {', '.join(valid)}" if otherwise is None else otherwise
-
-
-def shown(value: Any) -> str:
-    """A value in a message, as Python writes it, cut where it is long.
-
-    >>> shown("cosine"), shown(10**10_000)
-    ("'cosine'", 'a huge int')
-    """
-    try:
-        return cut(repr(value))
-    except (ValueError, RecursionError):  # An integer of thousands of digits, or tables in tables.
-        return f"a huge {type(value).__name__}"
-
-
-def cut(text: str) -> str:
-    """A text, cut where it is too long for a message."""
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+    bare = typing.get_type_hints(type(getattr(Config, section)))[key]
+    kinds = {bare, *typing.get_args(bare)}
+    value: Any = {"true": True, "false": False}.get(text, text) if bool in kinds else text
+    for kind in kinds & {int, float}:
+        # What is no number stays text, which `check_value` refuses with the range.
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+    check_value(name, value)
+    return value

@@ -2,7 +2,15 @@
 
 Every message names the thing, its value, what would be right and what to do next. The command
 line prints the message without a traceback (``--debug`` shows it) and exits with ``exit_code``.
+`shown`, `cut` and `nearest` are the words that all messages share.
 """
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+# Most characters of a value or a name in a message.
+_MOST_SHOWN = 60
 
 
 class RowRNNError(Exception):
@@ -53,3 +61,29 @@ class StoppedError(RowRNNError):
 
     exit_code = 75
     on_all = True
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as Python writes it, cut where it is long.
+
+    >>> shown("cosine"), shown(10**10_000)
+    ("'cosine'", 'a huge int')
+    """
+    try:
+        return cut(repr(value))
+    except (ValueError, RecursionError):  # An integer of thousands of digits, or tables in tables.
+        return f"a huge {type(value).__name__}"
+
+
+def cut(text: str) -> str:
+    """A text, cut where it is too long for a message."""
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+
+
+def nearest(name: Any, valid: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint at the nearest valid name; where none is near, all of them, or `otherwise`."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name if isinstance(name, str) else "", valid, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; valid names: {', '.join(valid)}" if otherwise is None else otherwise

@@ -2,24 +2,46 @@
 
 What is written appears complete or not at all. What is read is a plain file of bounded size, lies
 where it seems to lie, and is text, TOML or JSON: nothing found in a run directory is ever run.
+
+`build` makes a dataclass of it, whose annotations say which values are let in. Every number has a
+range (`msgspec.Meta`), so that no forged one (0 s, 1e400, a count of -2**40) comes any further.
 """
 
+import dataclasses
 import errno
+import functools
 import io
 import json
 import os
-import reprlib
 import stat
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from rowrnn.errors import RunError
+import msgspec
+from msgspec import Meta
+
+from rowrnn.errors import RunError, cut, nearest, shown
 
 MOST_BYTES = 64 * 2**20
-"""Of a file that is read whole; the records and results of a run are far smaller."""
+"""Largest file that is read whole; the records and results of a run are far smaller."""
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""How many there are, or a step."""
+Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""Length of an axis, or how many there are of what cannot be missing."""
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+"""An accuracy or another part of a whole."""
+Seconds = Annotated[float, Meta(ge=0.0, le=1e10)]
+"""A time, which may be too short to be measured."""
+PositiveSeconds = Annotated[float, Meta(gt=0.0, le=1e10)]
+"""A time that something is divided by."""
+Rate = Annotated[float, Meta(ge=0.0, le=1e15)]
+"""How many there are in a second."""
+Loss = Annotated[float, Meta(ge=0.0, le=3.4e38)]
+"""A loss, or another figure that float32 can hold."""
 
 _Kind = TypeVar("_Kind")
 
@@ -123,60 +145,89 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
-def build(kind: type[_Kind], values: Any) -> _Kind:
-    """A dataclass from what JSON gave; raises `ValueError` unless it has its fields and types.
+def build(kind: type[_Kind], values: Any, place: str = "") -> _Kind:
+    """A dataclass from what JSON or TOML gave, with a tuple where its type says so, not a list.
+
+    Raises `ValueError` unless the values are its fields, of their types and ranges. With `place`
+    that is what stands in front of their names in its message.
 
     >>> import dataclasses
     >>> @dataclasses.dataclass
     ... class Point:
-    ...     x: float
+    ...     x: Share
     ...     name: str | None = None
     >>> build(Point, {"x": 1})
-    Point(x=1, name=None)
-    >>> build(Point, {"x": "1"})
+    Point(x=1.0, name=None)
+    >>> build(Point, {"x": 2.0})
     Traceback (most recent call last):
-    ValueError: x is '1', which is no float
+    ValueError: x = 2.0: must be a number from 0.0 to 1.0
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{reprlib.repr(values)} is no {kind.__name__}")
-    hints = typing.get_type_hints(kind)
+        raise ValueError(f"{shown(values)} is no {kind.__name__}")
+    hints = types_of(kind)
+    fitting = {}
     for name, value in values.items():
         if name not in hints:
-            raise ValueError(f"{reprlib.repr(name)} is no field of a {kind.__name__}")
-        if not _fits(value, hints[name]):
-            words = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
-            raise ValueError(f"{name} is {reprlib.repr(value)}, which is no {words}")
+            raise ValueError(f"unknown name {place}{cut(str(name))}{nearest(name, hints)}")
+        fitting[name] = fit(f"{place}{name}", value, hints[name])
     try:
-        return kind(**values)
+        return kind(**fitting)
     except TypeError as error:
         raise ValueError(str(error).partition("() ")[2] or str(error)) from error
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of a type; a list may stand for a tuple."""
-    if hint is Any:
-        return True
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+def pick(kind: type[_Kind], values: Any) -> _Kind:
+    """A dataclass from those of the values that are its fields, as `build` makes it."""
+    wanted = types_of(kind)
+    if isinstance(values, Mapping):
+        values = {name: value for name, value in values.items() if name in wanted}
+    return build(kind, values)
+
+
+@functools.cache
+def types_of(kind: type) -> Mapping[str, Any]:
+    """The type of each field of a dataclass, with its range."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def fit(name: str, value: Any, hint: Any) -> Any:
+    """A value as its type has it: an integer as a float, a list as a tuple.
+
+    Raises `ValueError` where it is of another type or out of the range of `msgspec.Meta`, as NaN
+    and infinity are out of every range.
+
+    >>> fit("layers", 0, Annotated[int, Meta(ge=1, le=64)])
+    Traceback (most recent call last):
+    ValueError: layers = 0: must be an integer from 1 to 64
+    """
+    try:
+        # numpy.float64 is a float to Python, and not to msgspec.
+        return msgspec.convert(float(value) if isinstance(value, float) else value, hint)
+    except ValueError:
+        raise ValueError(f"{name} = {shown(value)}: must be {_in_words(hint, value)}") from None
+
+
+def _in_words(hint: Any, value: Any) -> str:
+    """What would be right in place of a value that does not fit a type."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        meta = next(mark for mark in parts if isinstance(mark, Meta))
+        if parts[0] is str:
+            return "a string, in quotes, of UTF-8 text without a NUL"
+        if meta.gt == 0:
+            return f"a positive number up to {meta.le}"
+        noun = "an integer" if parts[0] is int else "a number"
+        high = f"to {meta.le}" if meta.lt is None else f"up to but not including {meta.lt}"
+        return f"{noun} from {meta.ge} {high}"
     if origin is typing.Literal:
-        return isinstance(value, str) and value in inner
-    if origin is dict:
-        return isinstance(value, dict) and (
-            not inner or all(_fits(part, inner[1]) for part in value.values())
-        )
-    if origin is list or (origin is tuple and inner[1:] == (...,)):
-        return isinstance(value, list) and (
-            not inner or all(_fits(part, inner[0]) for part in value)
-        )
-    if origin is tuple:
-        return (
-            isinstance(value, list) and len(value) == len(inner) and all(map(_fits, value, inner))
-        )
-    if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is None:
-        return value is None
-    return isinstance(value, origin)
+        entries = value if isinstance(value, list | tuple) else [value]
+        wrong = next((entry for entry in entries if entry not in parts), None)
+        return f"one of {', '.join(parts)}{nearest(wrong, parts, '')}"
+    if origin is list or parts[1:] == (...,):
+        return f"a list, each entry {_in_words(parts[0], value)}"
+    if origin in (tuple, typing.Union, types.UnionType):
+        words = dict.fromkeys(_in_words(part, value) for part in parts if part is not type(None))
+        count = f"a list of {len(parts)} entries, each " if origin is tuple else ""
+        return count + " or ".join(words)
+    return {bool: "true or false", str: "a string, in quotes"}.get(hint, "a table")

@@ -1,14 +1,23 @@
 """Files that a kill has cut off or a stranger has made."""
 
+import ast
 import dataclasses
+import importlib
 import os
 import socket
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from msgspec import Meta
 
+import rowrnn
 from rowrnn import files
+from rowrnn.bench import suites
+from rowrnn.config import Config
 from rowrnn.errors import RunError
+from rowrnn.lab.train import TrainResult
+from rowrnn.store.ledger import Record
 
 
 def make_link(path):
@@ -107,7 +116,9 @@ GOOD = {
 
 
 def test_what_fits_is_built():
-    assert files.build(Thing, GOOD) == Thing(**GOOD)
+    built = files.build(Thing, GOOD)
+    assert built == Thing(1, 2.0, None, "a", (1, 2), {"loss": [(1, 0.5)]})
+    assert type(built.share) is float
     assert files.build(Thing, GOOD | {"anything": [{}]}).anything == [{}]
 
 
@@ -130,3 +141,37 @@ def test_a_missing_field_and_no_table_are_refused():
         files.build(Thing, {name: value for name, value in GOOD.items() if name != "number"})
     with pytest.raises(ValueError, match="is no Thing"):
         files.build(Thing, [1])
+
+
+def read_kinds():
+    """The dataclasses that are named where the package makes one of what it has read."""
+    for path in sorted(Path(rowrnn.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called not in ("build", "pick", "read_result", "_read"):
+                continue
+            place = path.relative_to(Path(rowrnn.__file__).parents[1]).with_suffix("").parts
+            for name in (part.id for part in node.args if isinstance(part, ast.Name)):
+                module = importlib.import_module(".".join(place).removesuffix(".__init__"))
+                kind = getattr(module, name, None)
+                if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                    yield kind
+
+
+def unbounded(hint):
+    """Whether a type lets numbers in without a range; what is `Any` is checked where it is used."""
+    if get_origin(hint) is Annotated:
+        return not any(isinstance(mark, Meta) for mark in get_args(hint))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return any(map(unbounded, files.types_of(hint).values()))
+    return hint in (int, float) or any(map(unbounded, get_args(hint)))
+
+
+def test_every_number_that_is_read_has_a_range():
+    kinds = {*read_kinds(), *suites.SUITES.values(), *map(type, vars(Config()).values())}
+    assert {TrainResult, Record} < kinds
+    found = [(kind.__name__, name) for kind in kinds
+             for name, hint in files.types_of(kind).items() if unbounded(hint)]  # fmt: skip
+    assert found == []

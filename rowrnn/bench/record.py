@@ -4,8 +4,11 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from rowrnn import files
 from rowrnn.bench import suites, timing
@@ -105,10 +108,31 @@ def document(
     }
 
 
+@dataclass(frozen=True)
+class _Document:
+    """What is checked of a document, whatever else it holds."""
+
+    suite: str
+    settings: dict[str, Any]
+    wrong: list[str]
+    figures: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """What is checked of a figure that has samples: seconds, or ratios."""
+
+    name: str
+    case: dict[str, Any]
+    unit: str
+    samples: list[Annotated[float, Meta(ge=1e-12, le=1e12)]]
+
+
 def read(path: Path) -> dict[str, Any]:
     """The document in a file; raises `ConfigError` where there is none in this format.
 
-    What the document holds beyond that is not looked at: who uses it must expect anything.
+    Of the document, what `_Document` and `_Timed` name is sound; who uses more of it must expect
+    anything.
     """
     try:
         document = files.read_json(path)
@@ -116,12 +140,17 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror}; give a file of `rowrnn bench`") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}; give a file of `rowrnn bench`") from error
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or not isinstance(document.get("figures"), list)
-    ):
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ConfigError(
             f"{path}: not a result of `rowrnn bench` in format {FORMAT}; measure it again"
         )
+    try:
+        figures = files.pick(_Document, document).figures
+        timed = [files.pick(_Timed, figure) for figure in figures if "samples" in figure]
+        if any(len(figure.samples) < 2 for figure in timed):
+            raise ValueError("a figure of fewer than two samples")
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: not a whole result of `rowrnn bench` ({error}); measure it again"
+        ) from error
     return document

@@ -11,17 +11,17 @@ rowrnn.errors.ConfigError: unknown name hiden; did you mean hidden?
 """
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from rowrnn import files
 from rowrnn.bench.timing import Effort
-from rowrnn.config import cut, nearest, read_toml, shown
-from rowrnn.errors import ConfigError
+from rowrnn.config import read_toml
+from rowrnn.errors import ConfigError, nearest, shown
 
 # DeepBench's training problems for LSTMs, (hidden, batch, length); the input is as wide as the
 # hidden state. https://github.com/baidu-research/DeepBench, code/kernels/rnn_problems.h
@@ -31,12 +31,19 @@ _DEEPBENCH = (
     *((256, batch, 150) for batch in (16, 32, 64)),
 )
 
-
-_TYPES = tuple(
-    f"{dtype}/{precision}"
-    for dtype in ("float32", "bfloat16")
-    for precision in ("default", "high", "highest")
-)
+_Type = Literal[
+    "float32/default",
+    "float32/high",
+    "float32/highest",
+    "bfloat16/default",
+    "bfloat16/high",
+    "bfloat16/highest",
+]
+_Repeats = Annotated[int, Meta(ge=3, le=10**6)]
+_Size = Annotated[int, Meta(ge=1, le=2**31)]
+_Shape = tuple[_Size, _Size, _Size]
+_Projection = Annotated[int, Meta(ge=0, le=65_536)]
+_Seconds = Annotated[float, Meta(gt=0, le=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,9 @@ class Suite:
             would take longer is left out.
     """
 
-    repeats: int = 10
-    sample_s: float = 0.2
-    limit_s: float = 10.0
+    repeats: _Repeats = 10
+    sample_s: _Seconds = 0.2
+    limit_s: _Seconds = 10.0
 
     @property
     def effort(self) -> Effort:
@@ -75,7 +82,7 @@ class Ceiling(Suite):
         one_core: whether to measure a process held to one core too, where the device is a CPU.
     """
 
-    products: tuple[tuple[int, int, int], ...] = (
+    products: tuple[_Shape, ...] = (
         (128, 128, 512),
         (128, 1024, 2048),
         (512, 512, 512),
@@ -85,8 +92,8 @@ class Ceiling(Suite):
         (8192, 8192, 8192),
         (16384, 16384, 16384),
     )
-    types: tuple[str, ...] = ("float32/highest", "float32/default", "bfloat16/default")
-    copy_mib: tuple[int, ...] = (1, 16, 256)
+    types: tuple[_Type, ...] = ("float32/highest", "float32/default", "bfloat16/default")
+    copy_mib: tuple[_Size, ...] = (1, 16, 256)
     one_core: bool = True
 
     def quick(self) -> "Ceiling":
@@ -114,18 +121,18 @@ class Lstm(Suite):
             and no projection: the shapes of DeepBench.
     """
 
-    repeats: int = 7
-    sample_s: float = 0.05
-    limit_s: float = 3.0
+    repeats: _Repeats = 7
+    sample_s: _Seconds = 0.05
+    limit_s: _Seconds = 3.0
     backends: tuple[str, ...] = ()
-    hidden: tuple[int, ...] = (32, 128, 512)
-    batch: tuple[int, ...] = (1, 32, 128, 512)
-    length: tuple[int, ...] = (28,)
-    seeds: tuple[int, ...] = (1, 4)
-    types: tuple[str, ...] = ("float32/highest", "bfloat16/default")
-    features: int = 28
-    projection: int = 128
-    shapes: tuple[tuple[int, int, int], ...] = _DEEPBENCH
+    hidden: tuple[_Size, ...] = (32, 128, 512)
+    batch: tuple[_Size, ...] = (1, 32, 128, 512)
+    length: tuple[_Size, ...] = (28,)
+    seeds: tuple[_Size, ...] = (1, 4)
+    types: tuple[_Type, ...] = ("float32/highest", "bfloat16/default")
+    features: _Size = 28
+    projection: _Projection = 128
+    shapes: tuple[_Shape, ...] = _DEEPBENCH
 
     def quick(self) -> "Lstm":
         """A few of each."""
@@ -151,16 +158,16 @@ class Train(Suite):
             difference in time checks the throughput of the program.
     """
 
-    sample_s: float = 1.0
-    limit_s: float = 30.0
-    batch: tuple[int, ...] = (128, 512)
-    hidden: int = 128
-    devices: tuple[int, ...] = (1, 2)
+    sample_s: _Seconds = 1.0
+    limit_s: _Seconds = 30.0
+    batch: tuple[_Size, ...] = (128, 512)
+    hidden: _Size = 128
+    devices: tuple[_Size, ...] = (1, 2)
     backend: str = ""
     program: bool = True
-    target: float = 0.97
+    target: Annotated[float, Meta(gt=0, le=1)] = 0.97
     config: str = "experiments/quickstart.toml"
-    slope_s: float = 15.0
+    slope_s: _Seconds = 15.0
 
     def quick(self) -> "Train":
         """One batch size and short samples."""
@@ -183,15 +190,15 @@ class Peers(Suite):
             accelerators all are taken.
     """
 
-    repeats: int = 7
-    sample_s: float = 1.0
-    limit_s: float = 30.0
+    repeats: _Repeats = 7
+    sample_s: _Seconds = 1.0
+    limit_s: _Seconds = 30.0
     peers: tuple[str, ...] = ("pytorch", "keras3", "flax_linen", "flax_nnx", "equinox")
-    batch: tuple[int, ...] = (128, 512)
+    batch: tuple[_Size, ...] = (128, 512)
     evaluation: bool = True
-    hidden: int = 128
-    projection: int = 128
-    devices: tuple[int, ...] = (1, 2)
+    hidden: _Size = 128
+    projection: _Projection = 128
+    devices: tuple[_Size, ...] = (1, 2)
 
     def quick(self) -> "Peers":
         """One batch size and short samples."""
@@ -208,7 +215,7 @@ class Startup(Suite):
         config: TOML of the run that is started.
     """
 
-    repeats: int = 5
+    repeats: _Repeats = 5
     config: str = "experiments/quickstart.toml"
 
     def quick(self) -> "Startup":
@@ -233,15 +240,15 @@ class Scaling(Suite):
         projection: width of the projection.
     """
 
-    repeats: int = 7
-    sample_s: float = 0.3
-    devices: tuple[int, ...] = (1, 2, 4, 8)
-    processes: tuple[int, ...] = (1, 2)
-    batch: int = 128
-    members: int = 1
-    shared: tuple[int, ...] = (1, 2)
-    hidden: tuple[int, ...] = (128, 32, 256)
-    projection: int = 128
+    repeats: _Repeats = 7
+    sample_s: _Seconds = 0.3
+    devices: tuple[_Size, ...] = (1, 2, 4, 8)
+    processes: tuple[_Size, ...] = (1, 2)
+    batch: _Size = 128
+    members: _Size = 1
+    shared: tuple[_Size, ...] = (1, 2)
+    hidden: tuple[_Size, ...] = (128, 32, 256)
+    projection: _Projection = 128
 
     def quick(self) -> "Scaling":
         """At most four devices, one size and short samples."""
@@ -276,67 +283,19 @@ def load(suite: str) -> Suite:
 
 
 def from_dict(table: Mapping[str, Any]) -> Suite:
-    """Builds a suite from a table such as TOML gives; unknown names and wrong types raise."""
+    """Builds a suite from a table such as TOML gives.
+
+    Raises `ConfigError` for an unknown name and for a value of the wrong type or range.
+    """
     name = table.get("suite", "")
     if not isinstance(name, str) or name not in SUITES:
         raise ConfigError(f"suite = {shown(name)}: no such suite{nearest(name, SUITES)}")
-    kind = SUITES[name]
-    hints = typing.get_type_hints(kind)
-    fields = [field.name for field in dataclasses.fields(kind)]
-    values = {}
-    for key, value in table.items():
-        if key == "suite":
-            continue
-        if key not in fields:
-            raise ConfigError(f"unknown name {cut(key)}{nearest(key, fields)}")
-        values[key] = _freeze(value)
-        # Only the projection can be left out of the network.
-        least = 0 if key == "projection" else 3 if key == "repeats" else 1
-        if not _fits(values[key], hints[key], least):
-            raise ConfigError(f"{key} = {shown(value)}: must be {_in_words(hints[key], least)}")
-    for kind_of_number in values.get("types", ()):
-        if kind_of_number not in _TYPES:
-            raise ConfigError(
-                f"types = {shown(kind_of_number)}: no such type{nearest(kind_of_number, _TYPES)}"
-            )
-    return kind(**values)
+    try:
+        return files.build(SUITES[name], {key: table[key] for key in table if key != "suite"})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def name_of(suite: Suite) -> str:
     """The name of a suite's kind."""
     return next(name for name, kind in SUITES.items() if type(suite) is kind)
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(map(_freeze, value)) if isinstance(value, list) else value
-
-
-def _fits(value: Any, hint: Any, least: int) -> bool:
-    """Whether a value has the type of a field, and no integer in it is too small."""
-    if isinstance(hint, types.GenericAlias):
-        parts = typing.get_args(hint)
-        if not isinstance(value, tuple):
-            return False
-        if parts[-1] is Ellipsis:
-            return all(_fits(item, parts[0], least) for item in value)
-        return len(value) == len(parts) and all(
-            _fits(item, part, least) for item, part in zip(value, parts, strict=True)
-        )
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if isinstance(value, bool):
-        return False
-    if hint is float:
-        return isinstance(value, int | float) and 0 < value < math.inf
-    return isinstance(value, int) and value >= least
-
-
-def _in_words(hint: Any, least: int) -> str:
-    """A type in the words of TOML."""
-    if isinstance(hint, types.GenericAlias):
-        parts = typing.get_args(hint)
-        if parts[-1] is Ellipsis:
-            return f"a list, each entry {_in_words(parts[0], least)}"
-        return f"a list of {len(parts)} integers from {least}"
-    words = {bool: "true or false", str: "a string", float: "a positive number"}
-    return words.get(hint, f"an integer from {least}")

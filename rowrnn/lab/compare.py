@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rowrnn import files
+from rowrnn.config import Seed
 from rowrnn.errors import RunError
+from rowrnn.files import Share
 from rowrnn.lab import stats
 from rowrnn.lab.stats import Comparison
 from rowrnn.store import members
@@ -172,12 +174,12 @@ def _read(path: Path) -> tuple[Points, list[str]]:
         for row in rows:
             point = _point(row, grid)
             points.setdefault(point, {})
-            if row["test_accuracy"] is None:
-                failed.append(f"{path} {point} seed={row['seed']}".replace("  ", " "))
-            elif not 0 <= row["test_accuracy"] <= 1:
-                raise ValueError(f"an accuracy of {row['test_accuracy']}")
+            seed = files.fit("seed", row["seed"], Seed)
+            accuracy = files.fit("test_accuracy", row["test_accuracy"], Share | None)
+            if accuracy is None:
+                failed.append(f"{path} {point} seed={seed}".replace("  ", " "))
             else:
-                points[point][int(row["seed"])] = row["test_accuracy"]
+                points[point][seed] = accuracy
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not finished: it has no results.json; go on with "

@@ -22,6 +22,7 @@ from rowrnn.core.experiment import Events, Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import StoppedError
+from rowrnn.files import Count, Loss, Seconds
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.trainer import Trainer, abstract_state
 from rowrnn.store import checkpoint
@@ -31,7 +32,7 @@ from rowrnn.store.rundir import RunDir
 CHUNK_SECONDS = 0.5
 """Between two looks at signals and display; chunks are cut to about this length."""
 
-Curve = dict[str, list[tuple[int, float]]]
+Curve = dict[str, list[tuple[Count, Loss]]]
 """Figures of a member on the way, by name a list of (step, value)."""
 
 
@@ -48,10 +49,10 @@ class Progress:
     """
 
     curves: list[Curve]
-    diverged: list[int | None]
-    step: int = 0
-    train_s: float = 0.0
-    wall_s: float = 0.0
+    diverged: list[Count | None]
+    step: Count = 0
+    train_s: Seconds = 0.0
+    wall_s: Seconds = 0.0
 
     @classmethod
     def start(cls, members: int) -> "Progress":
@@ -64,6 +65,8 @@ class Progress:
         saved = files.build(cls, facts.progress)
         if not 0 < len(saved.curves) == len(saved.diverged) <= facts.members:
             raise ValueError(f"its progress is of {len(saved.curves)} members")
+        if saved.step and not saved.train_s:
+            raise ValueError(f"train_s = 0.0 after {saved.step} steps")
         return saved
 
     @property

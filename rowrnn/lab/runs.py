@@ -8,15 +8,18 @@ import dataclasses
 import datetime
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta
 
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RowRNNError, RunError
+from rowrnn.files import Count, Rate, Seconds, Share
 from rowrnn.store import logs, rundir
 from rowrnn.store.members import read_sweep
 
@@ -24,6 +27,7 @@ State = Literal["done", "running", "stopped", "diverged", "damaged"]
 """running: another process writes to it now. stopped: `--resume` goes on with it."""
 
 _Kind = TypeVar("_Kind")
+_End = Annotated[float, Meta(ge=-100.0, le=100.0)]
 
 # Below the directory that is asked for; runs themselves are not searched.
 _DEEPEST = 3
@@ -41,9 +45,9 @@ class PointSummary:
     """
 
     point: str
-    completed: int
-    mean: float | None
-    interval: tuple[float, float] | None
+    completed: Count
+    mean: Share | None
+    interval: tuple[_End, _End] | None
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,9 @@ def _started(path: Path) -> datetime.datetime:
 class _RunFigures:
     """What is shown of ``result.json``."""
 
-    test_accuracy: float
-    wall_s: float
-    examples_per_s: float
-
-    def __post_init__(self) -> None:
-        _check([self.test_accuracy], [self.wall_s, self.examples_per_s])
+    test_accuracy: Share
+    wall_s: Seconds
+    examples_per_s: Rate
 
 
 def _of_run(path: Path, summary: RunSummary) -> RunSummary:
@@ -191,27 +192,17 @@ def _last_saved(path: Path) -> int:
 class _SweepFigures:
     """What is shown of the summary in ``results.json``."""
 
-    members: int
-    completed: int
-    mean: float | None
-    wall_s: float
-    examples_per_s: float | None
-    groups: list[Any]
-
-    def __post_init__(self) -> None:
-        _check([self.mean, *(point.mean for point in self.points)],
-               [self.wall_s, self.examples_per_s])  # fmt: skip
-
-    @property
-    def points(self) -> list[PointSummary]:
-        return [_point(group) for group in self.groups]
+    members: Count
+    completed: Count
+    mean: Share | None
+    wall_s: Seconds
+    examples_per_s: Rate | None
+    groups: list[PointSummary]
 
 
 def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
     start = read_sweep(path)
     grid = {name: tuple(values) for name, values in start.grid.items()}
-    if any(value != value for axis in grid.values() for value in axis):
-        raise RunError(f"{path / 'sweep.json'} has a value in its grid that is no number")
     members = len(start.seeds) * math.prod(map(len, grid.values()))
     values = summary.values | grid | {"sweep.vary": start.vary}
     summary = dataclasses.replace(summary, members=members, values=values)
@@ -227,19 +218,10 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
         state="done",
         completed=found.completed,
         test_accuracy=found.mean,
-        points=found.points,
+        points=found.groups,
         wall_s=found.wall_s,
         examples_per_s=found.examples_per_s,
     )
-
-
-def _point(group: Any) -> PointSummary:
-    point = _pick(PointSummary, group)
-    if point.interval is None:
-        return point
-    low, high = point.interval
-    _check([], [high - low])
-    return dataclasses.replace(point, interval=(low, high))
 
 
 def _recorded(path: Path) -> int:
@@ -254,29 +236,11 @@ def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | Non
     """Some figures of a result, None where there is none; raises `RunError` where it is none."""
     try:
         document = files.read_json(path)
-        return _pick(kind, document if part is None else document[part])
+        return files.pick(kind, document if part is None else document[part])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not a result ({error}); --resume makes it anew") from error
-
-
-def _pick(kind: type[_Kind], document: Any) -> _Kind:
-    """A dataclass from the entries of a JSON object that are its fields; raises `ValueError`."""
-    if not isinstance(document, Mapping):
-        raise ValueError("it is no JSON object")
-    names = {spec.name for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return files.build(kind, {name: document[name] for name in document if name in names})
-
-
-def _check(accuracies: Sequence[float | None], others: Sequence[float | None]) -> None:
-    """Raises `ValueError` for figures that no run can have; None is one that is not known."""
-    for value in accuracies:
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"an accuracy of {value}")
-    for value in others:
-        if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"a time, rate or interval of {value}")
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -6,18 +6,21 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from msgspec import Meta
 
 from rowrnn import config as configs
 from rowrnn import parallel
-from rowrnn.config import Config
+from rowrnn.config import Config, Seed
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
+from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
@@ -40,22 +43,22 @@ class TrainResult:
     run_dir: str
     dataset: str
     fingerprint: str
-    seed: int
-    steps: int
-    examples: int
-    epochs: float
-    train_loss: float
-    validation_accuracy: float | None
-    test_accuracy: float
-    test_loss: float
-    first256_accuracy: float
-    params: int
+    seed: Seed
+    steps: Count
+    examples: Count
+    epochs: Annotated[float, Meta(ge=0.0, le=2.0**53)]
+    train_loss: Loss
+    validation_accuracy: Share | None
+    test_accuracy: Share
+    test_loss: Loss
+    first256_accuracy: Share
+    params: Count
     backend: str
-    devices: int
-    compile_s: float
-    train_s: float
-    examples_per_s: float
-    wall_s: float
+    devices: Size
+    compile_s: Seconds
+    train_s: PositiveSeconds
+    examples_per_s: Rate
+    wall_s: Seconds
     params_sha256: str
 
 

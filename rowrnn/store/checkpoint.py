@@ -18,17 +18,19 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 from orbax.checkpoint import v1 as ocp
 
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import DivergedError, RunError
+from rowrnn.files import Share, Size
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,25 +62,20 @@ class Facts:
 
     dataset: str
     fingerprint: str
-    shape: tuple[int, int]
-    classes: int
-    steps: int
+    shape: tuple[Size, Size]
+    classes: Size
+    steps: Annotated[int, Meta(ge=1, le=2**53)]
     config: dict[str, Any]
-    members: int
+    members: Size
     keys: list[dict[str, Any]]
     progress: dict[str, Any]
-    validation_accuracy: float | None
+    validation_accuracy: Share | None
     sha256: dict[str, str]
 
     @classmethod
     def of(cls, values: Any) -> "Facts":
         """From JSON; raises `ValueError` where it is none."""
         facts = files.build(cls, values)
-        if min(*facts.shape, facts.classes, facts.steps, facts.members) < 1:
-            raise ValueError(
-                f"shape {facts.shape}, {facts.classes} classes, {facts.steps} steps, "
-                f"{facts.members} members"
-            )
         configs.require_data(facts.config, facts.dataset, facts.fingerprint)
         return facts
 

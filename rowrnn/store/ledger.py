@@ -16,13 +16,15 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rowrnn import config as configs
 from rowrnn import files
-from rowrnn.errors import RunError
+from rowrnn.config import Seed
+from rowrnn.errors import ConfigError, RunError
+from rowrnn.files import Count, Loss, Seconds, Share
 from rowrnn.store.members import Member
 
 COMPLETED, DIVERGED = "completed", "diverged"
@@ -32,7 +34,7 @@ DECIDING = ("core", "lab/trainer.py", "parallel")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 # What a file that is no record, or a forged one, may raise when it is read.
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, ConfigError)
 
 Key = dict[str, Any]
 """What decides a record: ``config``, ``data`` and ``code``, each a SHA-256 in hex, and ``seed``."""
@@ -62,19 +64,19 @@ class Record:
 
     key: Key
     name: str
-    seed: int
+    seed: Seed
     varied: dict[str, Any]
-    status: str
-    steps: int
-    train_loss: float | None
-    validation_accuracy: float | None
-    test_accuracy: float | None
-    test_loss: float | None
-    first256_accuracy: float | None
+    status: Literal["completed", "diverged"]
+    steps: Count
+    train_loss: Loss | None
+    validation_accuracy: Share | None
+    test_accuracy: Share | None
+    test_loss: Loss | None
+    first256_accuracy: Share | None
     params_sha256: str | None
     correct: str | None
-    curve: dict[str, list[tuple[int, float]]]
-    wall_s: float
+    curve: dict[str, list[tuple[Count, Loss]]]
+    wall_s: Seconds
 
 
 class Ledger:
@@ -205,22 +207,13 @@ def _read(path: Path) -> Record:
 def _record_of(fields: Any) -> Record:
     """A record from JSON; raises errors of several kinds where it is none that can be."""
     record = files.build(Record, fields)
-    curve = {
-        name: [(step, float(value)) for step, value in points]
-        for name, points in record.curve.items()
-    }
+    for name, value in record.varied.items():
+        configs.check_value(name, value)
     if record.status == COMPLETED:
-        shares: list[Any] = [record.test_accuracy, record.first256_accuracy]
-        if not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"its accuracies are {shares}")
+        if record.test_accuracy is None or record.first256_accuracy is None:
+            raise ValueError("it has no accuracies")
         unpack(record.correct, 1)  # type: ignore[arg-type]
-    elif record.status != DIVERGED:
-        raise ValueError(f"its status is {record.status!r}")
-    numbers = [record.train_loss or 0.0, record.test_loss or 0.0, record.wall_s]
-    numbers += [number for points in curve.values() for point in points for number in point]
-    if not np.isfinite(numbers).all():
-        raise ValueError("it holds figures that are not finite")
-    return dataclasses.replace(record, curve=curve)
+    return record
 
 
 def _sha256(text: str) -> str:

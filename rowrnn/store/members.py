@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 
 from rowrnn import config as configs
 from rowrnn import files
-from rowrnn.config import Config
+from rowrnn.config import Config, Seed
 from rowrnn.errors import ConfigError, RunError
 from rowrnn.store import rundir
 
@@ -214,13 +214,12 @@ def _check(spec: Spec) -> None:
         train = dataclasses.replace(spec.config.train, seed=seed)
         configs.check(dataclasses.replace(spec.config, train=train))
     for name, values in spec.grid.items():
-        if name not in configs.fields():
-            hint = configs.nearest(name, configs.fields(), configs.EXAMPLE)
-            raise ConfigError(f"unknown name {configs.cut(name)}{hint}")
         if name in _SEEDS:
             raise ConfigError(f"{name} cannot vary in a grid; give the seeds with --seeds")
         if name in configs.FREE:
             raise ConfigError(f"{name} cannot vary in a grid: it does not change what is learned")
+        for value in values:
+            configs.check_value(name, value)
         if not values or len(set(values)) < len(values):
             raise ConfigError(
                 f"grid: {name} = {configs.shown(values)}: must be different values, at least one"
@@ -241,8 +240,8 @@ class SweepStart:
         settings: how it is run.
     """
 
-    seeds: list[int]
-    grid: dict[str, list[str | int | float | bool | None]]
+    seeds: list[Seed]
+    grid: dict[str, list[Any]]
     vary: Vary
     settings: dict[str, Any]
 
@@ -257,14 +256,14 @@ def read_sweep(path: Path) -> SweepStart:
     rundir.require_run(path)
     try:
         start = files.build(SweepStart, files.read_json(path / rundir.SWEEP_MARK))
-        unknown = [name for name in start.grid if name not in configs.fields()]
-        if unknown:
-            raise ValueError(f"its grid has an unknown name, {unknown[0]}")
+        for name, values in start.grid.items():
+            for value in values:
+                configs.check_value(name, value)
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise RunError(
             f"{path / rundir.SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
         ) from error

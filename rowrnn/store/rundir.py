@@ -25,6 +25,7 @@ from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RunError, StoppedError
+from rowrnn.files import Size
 from rowrnn.store import logs
 from rowrnn.store.loggers import Logger, Outcome
 from rowrnn.store.logs import Log
@@ -45,7 +46,7 @@ class _Holder:
     """Who writes to a run directory; ``lock.json`` says it while the lock is held."""
 
     host: str
-    pid: int
+    pid: Size
     since: str
 
 
@@ -433,7 +434,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except PermissionError:
         return True
-    except (ProcessLookupError, OverflowError):
+    except ProcessLookupError:
         return False
     return True
 

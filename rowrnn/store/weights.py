@@ -20,6 +20,7 @@ from rowrnn import files
 from rowrnn.core.model import PIXEL_SCALE, Params, RowRNN
 from rowrnn.core.state import named_leaves
 from rowrnn.errors import RunError
+from rowrnn.files import Count, Size
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -40,9 +41,9 @@ class Origin:
     config: dict[str, Any]
     dataset: str
     fingerprint: str
-    shape: tuple[int, int]
-    classes: int
-    step: int
+    shape: tuple[Size, Size]
+    classes: Size
+    step: Count
 
 
 def to_bytes(params: Params) -> bytes:
@@ -88,8 +89,6 @@ def read(directory: Path) -> tuple[Params, Origin]:
     files.require_plain(directory)
     try:
         origin = files.build(Origin, files.read_json(directory / CONFIG).get("rowrnn"))
-        if min(*origin.shape, origin.classes) < 1:
-            raise ValueError(f"shape {origin.shape}, {origin.classes} classes")
         configs.require_data(origin.config, origin.dataset, origin.fingerprint)
         wanted = _abstract(origin)
         with safe_open(directory / WEIGHTS, framework="np") as tensors:

@@ -299,7 +299,7 @@ def test_the_experiments_are_the_suites(name):
         ({"suite": "lstm", "hidden": [128, "a"]}, "each entry an integer"),
         ({"suite": "lstm", "hidden": [True]}, "each entry an integer"),
         ({"suite": "lstm", "batch": [0]}, "from 1"),
-        ({"suite": "lstm", "shapes": [[1, 2]]}, "list of 3 integers"),
+        ({"suite": "lstm", "shapes": [[1, 2]]}, "list of 3 entries, each an integer from 1"),
         ({"suite": "lstm", "repeats": 2}, "from 3"),
         ({"suite": "lstm", "types": ["float32"]}, "did you mean float32/"),
         ({"suite": "train", "sample_s": 0}, "positive"),

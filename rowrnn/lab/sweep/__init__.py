@@ -15,6 +15,7 @@ from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, RunError
+from rowrnn.files import Size
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import open_directory
@@ -49,7 +50,7 @@ class SweepSettings:
     """
 
     strategy: str = "auto"
-    chunk: int | None = None
+    chunk: Size | None = None
     keep: str = "best"
 
 

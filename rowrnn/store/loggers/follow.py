@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from msgspec import Meta
 
 from rowrnn import config as configs
 from rowrnn import files
@@ -60,7 +62,7 @@ class _Told:
 
     kind: str
     id: str = ""
-    step: int = -1
+    step: Annotated[int, Meta(ge=-1, le=2**53)] = -1
     names: list[str] = field(default_factory=list)
 
     def has(self, entry: Entry) -> bool:
