@@ -91,6 +91,12 @@ def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> io.Buffe
     return open(path, "rb", opener=open_at_once)
 
 
+def user_cache() -> Path | None:
+    """Where rowrnn keeps what it can make again, for this user; None where there is no home."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return home / "rowrnn" if home.is_absolute() else None
+
+
 def read_text(path: Path) -> str:
     """The text of a plain file, and no link, of at most `MOST_BYTES`.
 

@@ -134,10 +134,17 @@ def _keep_stdout_for_answers() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
-    if "--debug" not in arguments:
-        # The logs of libraries concern developers; rowrnn itself does not log.
-        logging.disable()
+    if "--debug" in arguments:
+        return _run(arguments)
+    # The logs of libraries concern developers; rowrnn itself does not log. This stays until the
+    # process ends, since some libraries log even then.
+    logging.disable()
+    with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_OVERVIEW, end="")
         return 0 if arguments else 2

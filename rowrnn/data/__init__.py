@@ -6,7 +6,6 @@ normalisation is the training step's.
 
 import hashlib
 import importlib.resources
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from rowrnn.errors import ConfigError, DataError
 
 __all__ = ["Dataset", "Split", "load", "prepare"]
 
-# As the notebook's reader split MNIST.
+# The notebook's reader split MNIST so.
 _VALIDATION_SIZE = 5_000
 _LEAST_TO_SPLIT = 50_000
 
@@ -51,20 +50,16 @@ def load(config: DataConfig) -> Dataset:
         digest = fingerprint(arrays)
     else:
         arrays, digest = tfds_sets.load(config.dataset, config.dir, config.manual_dir)
-    images, labels = arrays.train_images, arrays.train_labels
+    images, labels = arrays.train_images, arrays.train_labels.astype(np.int32)
     size = _validation_size(config, len(images))
     return Dataset(
         name=config.dataset,
-        train=_split(images[size:], labels[size:]),
-        validation=_split(images[:size], labels[:size]),
-        test=_split(arrays.test_images, arrays.test_labels),
+        train=Split(images[size:], labels[size:]),
+        validation=Split(images[:size], labels[:size]),
+        test=Split(arrays.test_images, arrays.test_labels.astype(np.int32)),
         classes=classes,
         fingerprint=digest,
     )
-
-
-def _split(images: np.ndarray, labels: np.ndarray) -> Split:
-    return Split(images, labels.astype(np.int32))
 
 
 def _validation_size(config: DataConfig, train_size: int) -> int:
@@ -82,14 +77,13 @@ def _validation_size(config: DataConfig, train_size: int) -> int:
 
 def _read_sample() -> Arrays:
     """The digits inside the package, compared with their checksums first."""
-    with importlib.resources.as_file(importlib.resources.files(__name__) / "mnist_sample") as path:
-        _verify_sample(path)
-        return idx.read_directory(path)
-
-
-def _verify_sample(directory: Path) -> None:
-    for line in (directory / "SHA256SUMS").read_text(encoding="ascii").splitlines():
-        digest, name = line.split()
-        path = directory / name
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise DataError(f"{path}: checksum mismatch, the file is damaged; install rowrnn again")
+    sample = importlib.resources.files(__name__) / "mnist_sample"
+    with importlib.resources.as_file(sample) as directory:
+        for line in (directory / "SHA256SUMS").read_text(encoding="ascii").splitlines():
+            digest, name = line.split()
+            path = directory / name
+            if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise DataError(
+                    f"{path}: checksum mismatch, the file is damaged; install rowrnn again"
+                )
+        return idx.read_directory(directory)

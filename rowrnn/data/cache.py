@@ -1,9 +1,8 @@
 """Decoded arrays kept on disk, so that a prepared dataset is decoded once.
 
 A cache file is a line of JSON (what it was decoded from, fingerprint and shapes) and the bytes of
-the four arrays. It is written whole or not at all, it is used only while the files it came from
-are unchanged, and only if its arrays still have its fingerprint. Losing it costs time, never data:
-whatever is wrong with it, the dataset is decoded again.
+the four arrays. It is written whole or not at all. It is used while the files it was decoded from
+are unchanged and its arrays have its fingerprint; otherwise the dataset is decoded again.
 """
 
 import contextlib
@@ -21,7 +20,6 @@ import numpy as np
 from rowrnn import files
 from rowrnn.data.arrays import Arrays, fingerprint
 
-# Of the line of JSON.
 _MOST_HEADER_BYTES = 2**20
 
 
@@ -36,11 +34,8 @@ def load(source: Path) -> tuple[Arrays, str] | None:
 
 def save(source: Path, arrays: Arrays, digest: str) -> None:
     """Keeps arrays decoded from the files in `source`, in the first place that can be written."""
-    header = {
-        "source": _state(source),
-        "fingerprint": digest,
-        "shapes": [array.shape for array in arrays],
-    }
+    shapes = [array.shape for array in arrays]
+    header = {"source": _state(source), "fingerprint": digest, "shapes": shapes}
     for path in _places(source):
         with contextlib.suppress(OSError):
             return _write(path, json.dumps(header).encode() + b"\n", arrays)
@@ -49,15 +44,15 @@ def save(source: Path, arrays: Arrays, digest: str) -> None:
 def _places(source: Path) -> Sequence[Path]:
     """Beside the dataset, and in the user's cache directory for a dataset that is read-only."""
     beside = source.parent / f"rowrnn-{source.name}.arrays"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if not home.is_absolute():  # There is no home directory.
+    directory = files.user_cache()
+    if directory is None:
         return (beside,)
     key = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-    return beside, home / "rowrnn" / f"{source.parent.name}-{source.name}-{key}.arrays"
+    return beside, directory / f"{source.parent.name}-{source.name}-{key}.arrays"
 
 
 def _state(source: Path) -> list[Any]:
-    """Names, sizes and times of the files: what changes when they change."""
+    """Names, sizes and times of the files, which change when a file does."""
     stats = {path.name: path.stat() for path in sorted(source.iterdir())}
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
 
@@ -71,12 +66,9 @@ def _read(path: Path, state: list[Any]) -> tuple[Arrays, str]:
         sizes = [math.prod(shape) for shape in header["shapes"]]
         if os.fstat(file.fileno()).st_size != file.tell() + sum(sizes):
             raise ValueError("of another size than its header says")
-        content = file.read()
-    parts, end = [], 0
-    for shape, size in zip(header["shapes"], sizes, strict=True):
-        parts.append(np.frombuffer(content, np.uint8, size, end).reshape(shape))
-        end += size
-    arrays = Arrays(*parts)
+        content = np.frombuffer(file.read(), np.uint8)
+    parts = np.split(content, np.cumsum(sizes)[:-1])
+    arrays = Arrays(*(part.reshape(s) for part, s in zip(parts, header["shapes"], strict=True)))
     if fingerprint(arrays) != header["fingerprint"]:
         raise ValueError("damaged")
     return arrays, header["fingerprint"]

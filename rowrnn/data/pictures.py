@@ -18,12 +18,12 @@ from rowrnn.errors import DataError
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused, by their header, before any pixel is decoded."""
 
-# Larger pictures are first reduced to this many pixels a side: plenty for a digit of 20, and it
-# bounds the work. A digit may be as small as a fiftieth of the sheet.
+# A larger picture is first reduced to this many pixels a side, which bounds the work and still
+# shows a digit that is a fiftieth of the sheet.
 _WORKING_SIDE = 1024
 # Grey levels, out of 255, by which the ink must differ from the paper.
 _LEAST_CONTRAST = 8
-# Averages over the pixels it merges, and rings less than the sharper filters.
+# This filter averages over the pixels it merges, and rings less than the sharper ones.
 _FILTER = Image.Resampling.HAMMING
 # The digit's box within the image, as a share of each side.
 _BOX = 20 / 28
@@ -73,20 +73,16 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Pictur
     inverted = bool((ink * ink * ink).mean() < 0)  # ink**3 takes twenty times as long
     if inverted:
         ink = -ink
+    digit = np.zeros(shape)
     # Twelve medians are eight standard deviations of Gaussian noise.
-    if ink.max() < max(_LEAST_CONTRAST, 12 * noise):
-        raise _blank(path)
-    digit = _resize(ink, _bounding_box(ink), shape)
+    if ink.max() >= max(_LEAST_CONTRAST, 12 * noise):
+        digit = _resize(ink, _bounding_box(ink), shape)
     if not digit.any():
-        raise _blank(path)
+        raise DataError(
+            f"picture {path}: blank, nothing stands out from the background; "
+            "it must show one digit, dark on light or light on dark"
+        )
     return Picture(os.fspath(path), _centre(digit * (255 / digit.max()), shape), inverted)
-
-
-def _blank(path: str | os.PathLike[str]) -> DataError:
-    return DataError(
-        f"picture {path}: blank, nothing stands out from the background; "
-        "it must show one digit, dark on light or light on dark"
-    )
 
 
 def _read_grey(path: str | os.PathLike[str]) -> np.ndarray:
@@ -94,14 +90,14 @@ def _read_grey(path: str | os.PathLike[str]) -> np.ndarray:
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"picture {path}: not a file; give the path of a PNG or JPEG file")
     try:
-        # What Pillow warns of (odd metadata, many pixels) either does no harm or is refused here.
+        # Pillow warns of odd metadata, which does no harm, and of many pixels, refused below.
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(path, formats=("PNG", "JPEG")) as image,
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            # Only JPEG can do this: it decodes a large picture at a fraction of its size.
+            # A JPEG decoder can give a large picture at a fraction of its size.
             image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))
             ImageOps.exif_transpose(image, in_place=True)
             return _to_grey(image)
@@ -126,12 +122,12 @@ def _to_grey(image: Image.Image) -> np.ndarray:
         image.thumbnail(size)
         return np.asarray(image) / 257
     mode = "RGBA" if image.has_transparency_data else "L"
-    if image.mode != mode:  # Converting to the same mode would copy.
+    if image.mode != mode:  # Conversion to the same mode would copy.
         image = image.convert(mode)
     image.thumbnail(size)
     if image.mode == "L":
         return np.asarray(image, np.float32)
-    # White paper, as any viewer shows it, unless the ink itself is white.
+    # The paper is white, as any viewer shows it, unless the ink itself is white.
     for paper in ("white", "black"):
         grey = Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L")
         if len(set(grey.getextrema())) > 1:
@@ -165,7 +161,7 @@ def _bounding_box(ink: np.ndarray) -> tuple[slice, slice]:
     """The box of everything inked, specks of dust left out."""
     from scipy import ndimage
 
-    # Below lie the traces that JPEG compression leaves around a stroke, and most of the noise.
+    # Fainter are the traces that JPEG compression leaves around a stroke, and most of the noise.
     inked = ink > 0.15 * ink.max()
     parts = np.zeros(ink.shape, np.int32)
     ndimage.label(inked, structure=np.ones((3, 3)), output=parts)
@@ -189,15 +185,15 @@ def _resize(ink: np.ndarray, box: tuple[slice, slice], shape: tuple[int, int]) -
     ]
     height, width = (max(1, round(scale * size)) for size in digit.shape)
     resized = Image.fromarray(digit.astype(np.float32)).resize((width, height), _FILTER)
-    # What departs the other way is cut only now that noise has averaged out.
+    # Departures the other way are cut after noise has averaged out, not before.
     return np.maximum(np.asarray(resized, np.float64), 0)
 
 
 def _centre(digit: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The digit on black, uint8, with its centre of mass on the pixel [T // 2, F // 2].
 
-    So it is in all of MNIST's 10,000 test images. Where that would push the digit out, it stays at
-    the edge; only the margin around it may be cut.
+    All of MNIST's 10,000 test images have it there. A digit that this would push out stays at the
+    edge; only the margin around it may be cut.
     """
     margins = [round(_BOX * side / 20) for side in shape]
     canvas = np.zeros([side + 2 * margin for side, margin in zip(shape, margins, strict=True)])

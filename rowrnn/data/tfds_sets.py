@@ -1,17 +1,16 @@
 """MNIST, Fashion-MNIST and KMNIST through TFDS, without TensorFlow.
 
-The stock builders need TensorFlow to prepare a dataset (to unpack, to open files, to write PNG),
-not to read it. Here those steps are replaced and everything else stays: name, version, features
-and ArrayRecord files are the standard ones, so that other programs can read what was prepared
-here, and a directory prepared elsewhere as ArrayRecord is read as it is.
+The stock builders need TensorFlow to prepare a dataset, not to read it. A subclass replaces the
+steps that do (unpacking, opening files, writing PNG). Name, version, features and ArrayRecord files
+stay the standard ones: other programs can read what was prepared here, and a directory that was
+prepared elsewhere as ArrayRecord is read as it is.
 
 TFDS stores examples in the order of a hash of their keys. The order of the original files is
 restored, because the split depends on it.
 
-The download is tested against a server on loopback with the original files of MNIST, not against
-the hosts that TFDS registers; and KMNIST's own files were never at hand, so that only its recipe,
-which is MNIST's, is tested, and its images are checked against TFDS's checksums when they are
-prepared but have no known fingerprint when they are read.
+Tests download from a server on loopback, never from the hosts that TFDS registers. They have no
+files of KMNIST: its recipe, which is MNIST's, is tested, and its images are compared with TFDS's
+checksums when they are prepared, but with no fingerprint when they are read.
 """
 
 import contextlib
@@ -42,13 +41,13 @@ VERSION = "3.0.1"
 """TFDS's version of all three datasets."""
 
 _STOCK_BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-# Of the original files.
+# Fingerprints of the original files.
 _FINGERPRINTS = {
     "mnist": "88d991fdc7ccde887ffc4f71beaebdea7f32713839bb7d725186db364a03b513",
     "fashion_mnist": "c3f4cde13deeccf1ae1f818f2defada1d666f122da5659277eaef7c56986cc50",
 }
 _TIMEOUT_S = 30
-_BLOCK = 2**16
+_BLOCK = 2**16  # Bytes read from the network at once.
 
 
 def prepare(name: str, data_dir: str = "", manual_dir: str = "") -> Path:
@@ -89,13 +88,13 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
     """
     directory = _directory(name, data_dir)
     command = _command(name, data_dir)
-    if manual_dir and not _is_there(directory):
-        _build(name, directory, _get_originals(name, manual_dir))
     if not _is_there(directory):
-        raise DataError(
-            f"dataset {name} is not prepared in {directory}; run: {command} "
-            "(without a network: --manual-dir DIR with the four files)"
-        )
+        if not manual_dir:
+            raise DataError(
+                f"dataset {name} is not prepared in {directory}; run: {command} "
+                "(without a network: --manual-dir DIR with the four files)"
+            )
+        _build(name, directory, _get_originals(name, manual_dir))
     if not any(directory.glob("*.array_record*")):
         raise DataError(
             f"{directory} holds no ArrayRecord files, which is what can be read without "
@@ -114,10 +113,9 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
 
 
 def _command(name: str, data_dir: str) -> str:
-    """What to type to prepare a dataset."""
-    words = ["rowrnn", "data", "prepare", name]
-    words += ["--data.dir", data_dir] if data_dir else []
-    return shlex.join(words)
+    """The command that prepares a dataset."""
+    where = ["--data.dir", data_dir] if data_dir else []
+    return shlex.join(["rowrnn", "data", "prepare", name, *where])
 
 
 def _directory(name: str, data_dir: str) -> Path:
@@ -139,11 +137,10 @@ def _originals(name: str) -> Mapping[str, Any]:
 def _get_originals(name: str, manual_dir: str) -> Arrays:
     """The arrays in the original files, downloaded unless they lie in `manual_dir`."""
     originals = _originals(name)
-    if manual_dir:
-        return _read_originals(name, originals, Path(manual_dir))
-    with tempfile.TemporaryDirectory(prefix="rowrnn-") as directory:
-        _download(name, originals, Path(directory))
-        return _read_originals(name, originals, Path(directory))
+    with tempfile.TemporaryDirectory(prefix="rowrnn-") as scratch:
+        if not manual_dir:
+            _download(name, originals, Path(scratch))
+        return _read_originals(name, originals, Path(manual_dir or scratch))
 
 
 def _stock_builder(name: str) -> Any:
@@ -163,7 +160,7 @@ def _download(name: str, originals: Mapping[str, Any], directory: Path) -> None:
                 ) as body,
                 open(directory / info.filename, "wb") as file,
             ):
-                # One block more than there should be is enough to be refused.
+                # A body that does not end is refused one block after its size.
                 while file.tell() <= info.size and (block := body.read(_BLOCK)):
                     file.write(block)
         except (OSError, http.client.HTTPException) as error:
@@ -176,9 +173,8 @@ def _download(name: str, originals: Mapping[str, Any], directory: Path) -> None:
 def _read_originals(name: str, originals: Mapping[str, Any], directory: Path) -> Arrays:
     """The arrays in the original files; raises `DataError` unless they are the original ones.
 
-    Files that were packed anew have another checksum but the same content, such as those of
-    Debian's dataset-fashion-mnist, whose gzip headers tell another time. Where the content is
-    known, it decides.
+    A file that was packed anew has another checksum and the same content, as in Debian's
+    dataset-fashion-mnist. The content decides where its fingerprint is known.
     """
     mismatch = ""
     for url, info in originals.items():
@@ -230,12 +226,11 @@ def _build(name: str, directory: Path, arrays: Arrays) -> None:
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
         except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError.
-            if _is_there(directory):  # Another process was faster.
-                return
-            raise DataError(
-                f"{directory}: dataset {name} cannot be written ({error}); "
-                "check the disk, or choose another data directory"
-            ) from error
+            if not _is_there(directory):  # Another process may have been faster.
+                raise DataError(
+                    f"{directory}: dataset {name} cannot be written ({error}); "
+                    "check the disk, or choose another data directory"
+                ) from error
 
 
 class _Recipe:
@@ -302,9 +297,9 @@ def _decode_split(source: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     labels = np.empty(len(source), np.uint8)
     order = _stored_order(split, len(source))
     for start in track(range(0, len(order), 1000), "Reading", console=Console(stderr=True)):
-        block = range(start, min(start + 1000, len(order)))
-        records = source.__getitems__(block)
-        for key, record in zip(order[block.start : block.stop], records, strict=True):
+        keys = order[start : start + 1000]
+        records = source.__getitems__(range(start, start + len(keys)))
+        for key, record in zip(keys, records, strict=True):
             images[key] = _unpack(record)
             labels[key] = record["label"]
     images.flags.writeable = labels.flags.writeable = False
@@ -320,10 +315,8 @@ def _stored_order(split: str, size: int) -> list[int]:
 
     TFDS sorts by the MD5 of split name and key (tensorflow_datasets/core/hashing.py, shuffle.py).
     """
-    salt = hashlib.md5(split.encode(), usedforsecurity=False)
-    digests = []
-    for key in range(size):
-        md5 = salt.copy()
-        md5.update(str(key).encode())
-        digests.append(md5.digest())
-    return sorted(range(size), key=digests.__getitem__)
+
+    def md5(key: int) -> bytes:
+        return hashlib.md5(f"{split}{key}".encode(), usedforsecurity=False).digest()
+
+    return sorted(range(size), key=md5)

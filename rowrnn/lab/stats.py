@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -163,12 +163,14 @@ def interval_of_mean(values: Values, level: float = 0.95) -> Interval:
     _check_share("level", level)
     if len(array) < 2:
         return math.nan, math.nan
-    if array.min() == array.max():
-        return float(array[0]), float(array[0])
+    first = float(array[0])
+    if np.ptp(array) == 0:
+        return first, first
     if len(array) >= BCA_FROM:
         return _bca(np.mean, level, array)
-    error = _sd(array) / math.sqrt(len(array))
-    return _student(_mean(array), error, len(array) - 1, level)
+    from scipy.stats import ttest_1samp
+
+    return _moved(ttest_1samp(array - first, 0).confidence_interval(level), first)
 
 
 def summarize(values: Values, level: float = 0.95) -> Summary:
@@ -407,8 +409,8 @@ def _check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}: must lie between 0 and 1, such as 0.95")
 
 
-# Both count from the first value, so that equal values have exactly their own mean and no spread,
-# whatever the rounding of their sum.
+# All intervals and these two count from the first value, so that equal values have exactly their
+# own mean and no spread, and rounding does not drown differences in the last digits.
 def _mean(array: np.ndarray) -> float:
     return float(array[0] + (array - array[0]).mean())
 
@@ -422,19 +424,17 @@ def _pooled_sd(a: np.ndarray, b: np.ndarray) -> float:
     return math.sqrt(squares / (len(a) + len(b) - 2))
 
 
-def _student(middle: float, error: float, freedom: float, level: float) -> Interval:
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + level) / 2, freedom)) * error
-    return middle - half, middle + half
+def _moved(interval: Any, by: float) -> Interval:
+    """An interval of scipy, with both of its ends moved."""
+    return by + float(interval.low), by + float(interval.high)
 
 
 def _bca(statistic: Callable[..., np.ndarray], level: float, *samples: np.ndarray) -> Interval:
     from scipy.stats import bootstrap
 
-    # Without their means, which would drown differences in the last digits. `statistic` is linear.
+    # Without their means: `statistic` is linear.
     means = [_mean(sample) for sample in samples]
-    interval = bootstrap(
+    found = bootstrap(
         [sample - mean for sample, mean in zip(samples, means, strict=True)],
         statistic,
         n_resamples=RESAMPLES,
@@ -442,20 +442,20 @@ def _bca(statistic: Callable[..., np.ndarray], level: float, *samples: np.ndarra
         method="BCa",
         vectorized=True,
         rng=np.random.default_rng(0),
-    ).confidence_interval
-    middle = means[0] - sum(means[1:])
-    return middle + float(interval.low), middle + float(interval.high)
+    )
+    return _moved(found.confidence_interval, means[0] - sum(means[1:]))
 
 
 def _interval_of_difference(a: np.ndarray, b: np.ndarray, level: float) -> Interval:
-    error_a, error_b = _sd(a) ** 2 / len(a), _sd(b) ** 2 / len(b)
-    difference, error = _mean(b) - _mean(a), error_a + error_b
-    if error == 0:
-        return difference, difference
+    from scipy.stats import ttest_ind
+
+    apart = float(b[0] - a[0])
+    if np.ptp(a) == np.ptp(b) == 0:
+        return apart, apart
     if min(len(a), len(b)) >= BCA_FROM:
         return _bca(lambda b, a, axis: b.mean(axis) - a.mean(axis), level, b, a)
-    freedom = error**2 / (error_a**2 / (len(a) - 1) + error_b**2 / (len(b) - 1))
-    return _student(difference, math.sqrt(error), freedom, level)
+    welch: Any = ttest_ind(b - b[0], a - a[0], equal_var=False)
+    return _moved(welch.confidence_interval(level), apart)
 
 
 def _wilcoxon(differences: np.ndarray, scale: float) -> float:
@@ -472,6 +472,8 @@ def _wilcoxon(differences: np.ndarray, scale: float) -> float:
 def _mann_whitney(a: np.ndarray, b: np.ndarray) -> float:
     from scipy.stats import mannwhitneyu
 
+    if np.ptp([*a, *b]) == 0:  # scipy gives nan from 1.18 on.
+        return 1.0
     return float(mannwhitneyu(b, a).pvalue)
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rowrnn.core.step import GradFn
+from rowrnn.parallel import program_cache
 
 # Told to the compiler on CPUs, by type of the operands, unless XLA_FLAGS says something about it:
 # without YNNPACK the small float32 products of a step are 15 to 20 % faster, and bfloat16 ones
@@ -115,12 +116,14 @@ def compile_members(
         donate_argnums=donate,
     ).lower(*arguments)
     try:
-        return lowered.compile(compiler_options=_compiler_options(mesh, dtype))
+        compiled = lowered.compile(compiler_options=_compiler_options(mesh, dtype))
     except jax.errors.JaxRuntimeError as error:
         # The options are of one XLA; another may know them no more.
         if "No such compile option" not in str(error):
             raise
-        return lowered.compile()
+        compiled = lowered.compile()
+    program_cache.share()
+    return compiled
 
 
 def device_bytes(compiled: jax.stages.Compiled) -> int:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import typing
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -479,9 +478,8 @@ def accepted(monkeypatch):
     monkeypatch.setattr(train_runner, "train", take)
     monkeypatch.setattr(sweep_runner, "sweep", take)
     monkeypatch.setattr(rundir, "default_path", Path)
-    # The command line silences these for the whole of its process.
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     yield given
+    # The command line silences logs for the whole of its process.
     logging.disable(logging.NOTSET)
 
 

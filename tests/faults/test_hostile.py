@@ -292,7 +292,6 @@ def test_what_a_stranger_made_does_no_harm(tmp_path, made, count, record, capsys
     before = snapshot(outside)
     attacked, codes, most = Counter(), Counter(), 0.0
     # What `run` turns off for the rest of the process.
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(cli.logging, "disable", lambda: None)
     for number in range(count):
         draw = random.Random(f"{count} {number}")

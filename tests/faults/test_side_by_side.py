@@ -7,12 +7,12 @@ import shutil
 import stat
 import subprocess
 import sys
+import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
 from data_files import originals, random_arrays, registered, write_set
-from jax._src.lru_cache import LRUCache
 
 from rowrnn.data import tfds_sets
 from rowrnn.parallel import program_cache
@@ -92,42 +92,57 @@ def test_eight_runs_at_once_share_dataset_and_compilation_cache(tmp_path, prepar
         cache = home / "rowrnn" / "compilation"
         assert stat.S_IMODE(cache.stat().st_mode) == 0o700
         draw = random.Random(attempt)
-        was = {}
+        names, was = programs_in(cache), []
         for entry in sorted(cache.iterdir()):
             kind = draw.choice(DAMAGES)
-            was[entry] = damaged(entry.read_bytes(), kind, draw)
-            entry.write_bytes(was[entry])
+            was.append(damaged(entry.read_bytes(), kind, draw))
+            entry.write_bytes(was[-1])
             damages[kind] += 1
         assert len(was) >= 5
         run = start(*TRAIN, *data, f"--run-dir=run-{attempt}-next", cwd=tmp_path, home=home)
         # Alone, and compiled once more.
         assert {digest_of(run)} == found, attempt
         # Kept in place of what was damaged.
-        assert all(entry.read_bytes() != content for entry, content in was.items()), attempt
+        assert programs_in(cache) == names, attempt
+        assert not {entry.read_bytes() for entry in cache.iterdir()} & {*was}, attempt
     record.update(damages=dict(damages), runs_at_once=RUNS)
+
+
+def programs_in(cache):
+    """Which programs are kept, without their digests; nothing else lies there."""
+    return {entry.name.rpartition(".")[0] for entry in cache.iterdir()}
 
 
 @pytest.mark.row(14, 50, 2000)
 def test_a_damaged_program_is_never_run_and_is_replaced(tmp_path, count, record):
     """Whatever jax packs its entries with: some of what it may use lets flipped bits pass."""
-    cache = program_cache.CheckedCache(LRUCache(str(tmp_path), max_size=-1))
     kinds = Counter()
     for seed in range(count):
-        draw, key = random.Random(seed), f"program-{seed}"
-        kind, program = draw.choice(DAMAGES), draw.randbytes(300)
-        cache.put(key, program)
-        assert cache.get(key) == program
-        [entry] = tmp_path.glob(f"{key}-*")
+        draw, kept = random.Random(seed), tmp_path / f"kept-{seed}"
+        kind, program = draw.choice(DAMAGES), zlib.compress(draw.randbytes(300))
+        compile_and_keep(kept, program)
+        [entry] = kept.iterdir()
         content = entry.read_bytes()
+        assert content == program
         # A block that was zero is as it was.
         if (changed := damaged(content, kind, draw)) == content:
             continue
         entry.write_bytes(changed)
-        assert cache.get(key) is None, (seed, kind)
-        cache.put(key, program)
-        assert cache.get(key) == program, (seed, kind)
+        assert compile_and_keep(kept, program) is None, (seed, kind)
+        assert compile_and_keep(kept, program) == program, (seed, kind)
         kinds[kind] += 1
     record["damages"] = dict(kinds)
+
+
+def compile_and_keep(kept, program):
+    """What jax would find at the start of a process; and it keeps a program where there is none."""
+    programs = program_cache.Programs(kept)
+    entry = programs.own / "jit_program-cache"
+    found = entry.read_bytes() if entry.exists() else None
+    if found is None:
+        entry.write_bytes(program)
+    programs.close()
+    return found
 
 
 @pytest.mark.soak

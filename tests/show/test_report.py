@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +61,8 @@ def copied(made, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _keep_warnings(monkeypatch):
-    """What `cli.run` turns off for the rest of the process."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+def _keep_logs(monkeypatch):
+    """`cli.run` turns them off for the rest of the process."""
     monkeypatch.setattr(cli.logging, "disable", lambda: None)
 
 

@@ -97,7 +97,6 @@ def lstm(
     >>> bool((h == carry[1]).all())
     True
     """
-    cell, carry, projection = _vary_alike((cell, carry, projection), like=xs)
     return BACKENDS[backend](
         cell,
         xs,
@@ -141,16 +140,3 @@ def activations(
         forget_bias=forget_bias,
         dtype=dtype,
     )
-
-
-def _vary_alike(tree, like):
-    """Inside `jax.shard_map`, gives all arrays the mesh axes over which any of them varies.
-
-    A scan needs the same axes in its carry before and after a row, and a `jax.custom_vjp` in an
-    argument and its gradient. An array takes them over from a zero that is added to it, and XLA
-    drops the addition; elsewhere this does nothing.
-    """
-    zero = jnp.zeros(())
-    for leaf in jax.tree.leaves((tree, like)):
-        zero += jnp.zeros_like(leaf, zero.dtype, shape=())
-    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)

@@ -10,8 +10,8 @@ where Wx and Wh are the two parts of the cell's kernel, (Wi, bi) the projection,
 input, and b holds the forget bias. Joining is ordinary JAX, so that autodiff takes the gradients of
 all of these from the one gradient of the joint kernel.
 
-The backward pass is our own (`_read_rows`). Each row gives dz, the gradient of what tanh was
-applied to; the gradient of the kernel is then a single product over all rows and examples,
+The backward pass is written by hand (`_read_rows_bwd`). Each row gives dz, the gradient of what
+tanh was applied to; the gradient of the kernel is then a single product over all rows and examples,
 ``[x, 1, h]ᵀ @ dz``, where autodiff would do a small one for each row (Appleyard et al. 2016,
 arXiv:1604.01946). ``experiments/speed_notes.md`` says what each of these is worth.
 """
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_row):
     """See `rowrnn.core.lstm.lstm`."""
-    # As in the reference: sums are kept in at least float32.
+    # Sums are kept in at least float32, as in the reference.
     wide = jnp.promote_types(dtype, jnp.float32)
     carry = tuple(state.astype(wide) for state in carry)
     rows, batch, _ = xs.shape
@@ -39,7 +39,7 @@ def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_
 def _joining_pays(cell, projection, positions):
     """Whether a training step needs fewer multiplications with the projection joined in.
 
-    Counted are the products that differ, for N = T·B positions: those with the inputs, and their
+    It counts the products that differ, for N = T·B positions: those with the inputs, and their
     gradients. Joined, a position costs F·4H forward and again for the gradient of the kernel, and
     making the kernel F·P·4H, thrice with its two gradients. Apart, it costs F·P + P·4H forward,
     the same for the gradients of the two kernels, and P·4H for that of the projected row.
@@ -135,7 +135,7 @@ def _read_rows_bwd(every_row, dtype, residuals, cotangents):
     dhs, (dc, dh) = cotangents
     wide = dc.dtype
     input_kernel, recurrent_kernel = jnp.split(kernel, [kernel.shape[0] - dc.shape[-1]])
-    # Transposed here, once: the loop would do it for every row.
+    # The loop would repeat the transpose for every row.
     transposed = recurrent_kernel.T
 
     def unread_row(carry, saved):
@@ -144,7 +144,7 @@ def _read_rows_bwd(every_row, dtype, residuals, cotangents):
         if every_row:
             dh = dh + dh_row
         i, f, o = _sigmoid(ui), _sigmoid(uf), _sigmoid(uo)
-        # Cheaper to compute again than to save.
+        # Computing this again is cheaper than saving it.
         t = jnp.tanh(f * c + i * uj)
         dc = dc + dh * o * (1 - t * t)
         dz = jnp.concatenate(
@@ -164,7 +164,7 @@ def _read_rows_bwd(every_row, dtype, residuals, cotangents):
     xhs = xhs.reshape(rows * batch, -1).astype(dtype)
     dzs = dzs.reshape(rows * batch, -1).astype(dtype)
     dkernel = jnp.dot(xhs.T, dzs, preferred_element_type=wide)
-    # Where xs are pixels nobody asks for this, and XLA drops it.
+    # XLA drops this where nobody asks for it, as where xs are pixels.
     dxs = jnp.dot(dzs, input_kernel.T, preferred_element_type=wide)
     return dxs.reshape(rows, batch, -1), dkernel, carry
 
