@@ -10,11 +10,12 @@ can, in processes of its own.
 
 import importlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from rowrnn.bench import suites
-from rowrnn.bench.child import Usage
+from rowrnn.bench.child import taken_by_others
 from rowrnn.bench.compare import Comparison, compare
 from rowrnn.bench.report import show, show_comparison
 from rowrnn.errors import ConfigError
@@ -46,9 +47,12 @@ def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> di
     if out is not None:
         _check_writable(Path(out))
     module = importlib.import_module(f"rowrnn.bench.{suites.name_of(settings)}")
-    before = Usage.now()
+    began, before = time.perf_counter(), taken_by_others()
     document = module.run(settings, quick=quick)
-    document["other_cores"] = others = Usage.now().others_since(before)
+    after, others = taken_by_others(), None
+    if before is not None and after is not None:
+        others = max(0.0, (after - before) / (time.perf_counter() - began))
+    document["other_cores"] = others
     if others is not None and others > _QUIET_CORES:
         document["warnings"].append(
             f"other programs used {others:.1f} cores: measure again on a quiet machine"

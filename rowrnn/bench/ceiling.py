@@ -4,8 +4,9 @@ A kernel that beats the best of these has not been timed properly, and one that 
 nothing left to gain. The products are done by jax, with the same library calls as the network's.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from rowrnn.bench import record, timing
 from rowrnn.bench.child import Child, can_pin, cores
 from rowrnn.bench.suites import Ceiling
-from rowrnn.bench.timing import Effort
+from rowrnn.bench.turns import SGEMM
 
 _MIB = 2**20
 
@@ -23,22 +24,22 @@ def run(suite: Ceiling, *, quick: bool) -> dict[str, Any]:
     """Measures the ceiling of this process, and of one held to a single core."""
     figures = measure(suite)
     results = summary(figures)
-    device = jax.devices()[0]
-    if suite.one_core and device.platform == "cpu" and can_pin() and len(cores()) > 1:
+    device = record.this_device()
+    if suite.one_core and device["platform"] == "cpu" and can_pin():
         with Child(__name__, {}, cpus=cores()[:1]) as child:
-            one_core = child.ask("measure", suite.products, suite.copy_mib, astuple(suite.effort))
+            settings = dataclasses.replace(suite, types=(SGEMM,))
+            one_core = child.ask("measure", dataclasses.asdict(settings))
         results["one_core"] = summary(one_core)
         figures += [entry | {"name": f"one core · {entry['name']}"} for entry in one_core]
-    facts = {"platform": device.platform, "kind": device.device_kind, "devices": 1}
-    return record.document(suite, quick=quick, device=facts, figures=figures, **results)
+    return record.document(suite, quick=quick, device=device, figures=figures, **results)
 
 
 def measure(suite: Ceiling) -> list[dict[str, Any]]:
     """The figures of all shapes and types, and of all copies, in this process."""
     figures = []
     for kind in suite.types:
-        figures += _products(suite.products, kind, suite.effort)
-    return figures + [_copy(mib, suite.effort) for mib in suite.copy_mib]
+        figures += _products(suite, kind)
+    return figures + [_copy(suite, mib) for mib in suite.copy_mib]
 
 
 def summary(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def summary(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             rates[kind] = max(rates.get(kind, 0.0), entry["gflops"])
     return {
-        "sgemm_gflops": rates.get("float32/highest"),
+        "sgemm_gflops": rates.get(SGEMM),
         "gemm_gflops": rates,
         "copy_gb_per_s": bandwidth,
     }
@@ -84,22 +85,22 @@ def product(shape: Sequence[int], kind: str) -> Any:
     return lambda: multiply(a, b)
 
 
-def _products(shapes: Sequence[Sequence[int]], kind: str, effort: Effort) -> list[dict[str, Any]]:
+def _products(suite: Ceiling, kind: str) -> list[dict[str, Any]]:
     figures: list[dict[str, Any]] = []
-    for m, k, n in sorted(shapes, key=lambda shape: shape[0] * shape[1] * shape[2]):
+    for m, k, n in sorted(suite.products, key=math.prod):
         flops = 2 * m * k * n
         best = max((entry["gflops"] for entry in figures), default=0.0)
         # Two calls to warm up and three samples, at the best rate so far.
-        if best and 5 * flops / (best * 1e9) > effort.limit_s:
+        if best and 5 * flops / (best * 1e9) > suite.limit_s:
             break
-        samples = timing.measure(product((m, k, n), kind), effort)
+        samples = timing.measure(product((m, k, n), kind), suite)
         case = {"type": kind, "shape": [m, k, n]}
         entry = record.figure(f"product {m}×{k}×{n} {kind}", case, samples)
         figures.append(entry | {"gflops": flops / entry["median"] / 1e9})
     return figures
 
 
-def _copy(mib: int, effort: Effort) -> dict[str, Any]:
+def _copy(suite: Ceiling, mib: int) -> dict[str, Any]:
     """Reads an array and writes its negative in its place, so that no page is new."""
     array = jax.random.normal(jax.random.key(0), (mib * _MIB // 4,))
     negate = jax.jit(jnp.negative, donate_argnums=0)
@@ -109,9 +110,8 @@ def _copy(mib: int, effort: Effort) -> dict[str, Any]:
         array = negate(array)
         return array
 
-    entry = record.figure(
-        f"copy {mib} MiB", {"type": "copy", "mib": mib}, timing.measure(call, effort)
-    )
+    samples = timing.measure(call, suite)
+    entry = record.figure(f"copy {mib} MiB", {"type": "copy", "mib": mib}, samples)
     return entry | {"gb_per_s": 2 * mib * _MIB / entry["median"] / 1e9}
 
 
@@ -119,17 +119,11 @@ class _Served:
     """The ceiling of a child process."""
 
     def __init__(self) -> None:
-        device = jax.devices()[0]
-        self.facts = {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "devices": jax.device_count(),
-        }
+        self.facts = record.this_device() | {"devices": jax.device_count()}
 
-    def measure(self, products: list, copy_mib: list[int], effort: list) -> list[dict[str, Any]]:
-        """The figures of float32 products and copies."""
-        figures = _products(products, "float32/highest", Effort(*effort))
-        return figures + [_copy(mib, Effort(*effort)) for mib in copy_mib]
+    def measure(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """The figures of a `Ceiling` of these settings."""
+        return measure(Ceiling(**settings))
 
     def prepare(self, shape: list[int], kind: str) -> None:
         """Chooses the product that `multiply` repeats."""

@@ -10,13 +10,11 @@ import contextlib
 import functools
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +58,7 @@ class Child:
             env: environment variables on top of this process's own.
         """
         self.role = role
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `__exit__`)
         orders = json.dumps({"role": role, "options": options, "cpus": cpus})
         # Several processes share an accelerator in turn: none may take all of its memory.
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(env or {})
@@ -89,7 +87,7 @@ class Child:
         return self.receive(timeout)
 
     def send(self, do: str, *arguments: Any) -> None:
-        """Has the child begin; `receive` gives the answer."""
+        """Has the child begin; `receive` gives the answer, and must come before the next `send`."""
         assert self._process.stdin is not None
         # A child that has ended says why when its answer is read.
         with contextlib.suppress(BrokenPipeError):
@@ -97,23 +95,15 @@ class Child:
             self._process.stdin.flush()
 
     def receive(self, timeout: float = _TIMEOUT_S) -> Any:
-        """The next answer; a child that takes longer than `timeout` seconds is killed."""
+        """The answer to what was sent; a child that takes more than `timeout` seconds is killed."""
         assert self._process.stdout is not None
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+        if not ready:
             self._process.kill()
-
-        timer = threading.Timer(timeout, give_up)
-        timer.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            timer.cancel()
+            raise ChildError(f"{self.role} failed: no answer within {timeout:g} s")
+        line = self._process.stdout.readline()
         if not line:
-            reason = f"no answer within {timeout:g} s" if late.is_set() else self._last_words()
-            raise ChildError(f"{self.role} failed: {reason}")
+            raise ChildError(f"{self.role} failed: {self._last_words()}")
         answer = json.loads(line)
         if "missing" in answer:
             raise NotInstalledError(answer["missing"])
@@ -121,22 +111,13 @@ class Child:
             raise ChildError(f"{self.role} failed: {answer['error']}")
         return answer["answer"]
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            # What a dead child has not read cannot be flushed.
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-        self._log.close()
-
     def __enter__(self) -> "Child":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        # What a dead child has not read cannot be flushed.
+        with self._log, contextlib.suppress(BrokenPipeError), self._process:
+            self._process.kill()
 
     def _last_words(self) -> str:
         """The exit status and the last line that went to stderr."""
@@ -154,60 +135,36 @@ def cores() -> list[int]:
 
 
 def can_pin() -> bool:
-    """Whether the system lets a process be held to some cores."""
-    return hasattr(os, "sched_setaffinity")
+    """Whether there are several cores and the system lets a process be held to some of them."""
+    return hasattr(os, "sched_setaffinity") and len(cores()) > 1
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Seconds up to a moment, to tell what other programs took.
+def taken_by_others() -> float | None:
+    """Seconds of all cores that other programs have used so far; None where nobody can tell.
 
-    Attributes:
-        wall: of the clock.
-        own: of cores, by this process and its children that have ended.
-        machine: of cores, by everyone; None where the system does not tell.
+    Children count as own once they have ended.
     """
-
-    wall: float
-    own: float
-    machine: float | None
-
-    @classmethod
-    def now(cls) -> "Usage":
-        """The present moment."""
-        times = os.times()
-        own = times.user + times.system + times.children_user + times.children_system
-        try:
-            fields = Path("/proc/stat").read_text(encoding="utf-8").split()
-        except OSError:
-            return cls(time.perf_counter(), own, None)
-        # user, nice and system, in ticks.
-        machine = sum(map(int, fields[1:4])) / os.sysconf("SC_CLK_TCK")
-        return cls(time.perf_counter(), own, machine)
-
-    def others_since(self, before: "Usage") -> float | None:
-        """Cores that other programs kept busy between two moments, on average."""
-        if self.machine is None or before.machine is None:
-            return None
-        others = (self.machine - before.machine) - (self.own - before.own)
-        return max(0.0, others / (self.wall - before.wall))
+    try:
+        fields = Path("/proc/stat").read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    times = os.times()
+    own = times.user + times.system + times.children_user + times.children_system
+    # user, nice and system, in ticks.
+    return sum(map(int, fields[1:4])) / os.sysconf("SC_CLK_TCK") - own
 
 
 def run_program(command: list[str], *, env: Mapping[str, str], timeout: float) -> str:
     """Runs a whole program and returns its stdout; raises `ChildError` where it fails."""
     name = " ".join(command[1:4])
+    environment = os.environ | dict(env)
     try:
         done = subprocess.run(
-            command,
-            env=os.environ | dict(env),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=True,
+            command, env=environment, capture_output=True, text=True, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
         raise ChildError(f"{name}: not done within {timeout:g} s") from error
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-        raise ChildError(f"{name}: status {error.returncode}: {last}") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+        raise ChildError(f"{name}: status {done.returncode}: {last}")
     return done.stdout

@@ -104,7 +104,7 @@ def compare(old: str | Path, new: str | Path, fail_above: float) -> Comparison:
         if before.get(key) != after.get(key)
     ]
     pairs = _pairs(before, after, notes)
-    timed = {entry["name"] for entry in before["figures"] if "samples" in entry}
+    timed = {entry["name"] for entry in record.timed(before)}
     # A peer is wrong as a whole, and is timed at several things.
     timed |= {name.partition(", ")[0] for name in timed}
     wrong = set(after["wrong"]) - set(before["wrong"])
@@ -125,8 +125,9 @@ def _pairs(
     before: Mapping[str, Any], after: Mapping[str, Any], notes: list[str]
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Samples of the figures that both files have, as times: more is slower."""
-    olds = {entry["name"]: entry for entry in before["figures"] if "samples" in entry}
-    news = {entry["name"]: entry for entry in after["figures"] if "samples" in entry}
+    olds, news = (
+        {entry["name"]: entry for entry in record.timed(document)} for document in (before, after)
+    )
     pairs = {}
     for name, entry in olds.items():
         if name not in news:

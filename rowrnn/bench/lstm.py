@@ -85,8 +85,7 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
             skipped.append(f"{case}: would take longer than limit_s = {suite.limit_s:g}")
             continue
         timing.progress(str(case))
-        inputs = make_inputs(case)
-        truth = solve(inputs, case)
+        inputs, truth = make_inputs(case)
         for name in suite.backends or tuple(lstm.BACKENDS):
             try:
                 figures += [
@@ -96,12 +95,10 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
                 skipped.append(f"{name}: {error}")
             except NotImplementedError as error:  # cuDNN's cannot be batched over seeds.
                 skipped.append(f"{name}, {case}: {error}")
-    device = jax.devices()[0]
-    facts = {"platform": device.platform, "kind": device.device_kind, "devices": 1}
     return record.document(
         suite,
         quick=quick,
-        device=facts,
+        device=record.this_device(),
         figures=figures,
         **limits,
         skipped=list(dict.fromkeys(skipped)),
@@ -118,74 +115,57 @@ def cases(suite: suites.Lstm) -> Iterator[Case]:
         yield Case(hidden, batch, length, 1, kind, 0, 0)
 
 
-def make_inputs(case: Case) -> Inputs:
-    """Random weights, rows and gradient of a case, in NumPy."""
+def make_inputs(case: Case) -> tuple[Inputs, dict[str, Any]]:
+    """Random inputs of a case in NumPy, and what its programs must return, by mode."""
     draw = np.random.default_rng(0)
-    shape = (case.length, case.batch, case.features or case.hidden)
-
-    def one_seed(seed: int) -> Inputs:
-        weights = oracle.random_weights(seed, shape[-1], case.projection, case.hidden, classes=0)
-        rows = draw.normal(size=shape).astype(np.float32)
-        if case.features:
-            rows = draw.integers(0, 256, shape, np.uint8)
-        return Inputs(weights, rows, draw.normal(size=(case.batch, case.hidden)).astype(np.float32))
-
-    if case.seeds == 1:
-        return one_seed(0)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(one_seed, range(case.seeds)))
+    each = [_one_seed(case, seed, draw) for seed in range(case.seeds)]
+    return each[0] if case.seeds == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
-def make_program(case: Case, backend: str, mode: str) -> Callable[..., Any]:
-    """The function that is compiled and timed, from `Inputs` to arrays.
+def _one_seed(case: Case, seed: int, draw: np.random.Generator) -> tuple[Inputs, dict[str, Any]]:
+    """Inputs of one network and, by the oracle, its last hidden state and its gradients."""
+    shape = (case.length, case.batch, case.shape.features)
+    weights = oracle.random_weights(seed, shape[-1], case.projection, case.hidden, classes=0)
+    rows = draw.normal(size=shape).astype(np.float32)
+    wide_rows = rows.astype(np.float64)
+    if case.features:
+        rows = draw.integers(0, 256, shape, np.uint8)
+        wide_rows = rows / 255
+    dh = draw.normal(size=(case.batch, case.hidden)).astype(np.float32)
+    wide = {name: weight.astype(np.float64) for name, weight in weights.items()}
+    h, tape = oracle.lstm(wide, wide_rows)
+    grads = oracle.lstm_gradients(wide, wide_rows, tape, dh.astype(np.float64))
+    return Inputs(weights, rows, dh), {"forward": h, "training": (h, grads)}
+
+
+def make_program(case: Case, backend: str, mode: str) -> Callable[[Inputs], Any]:
+    """The function that is compiled and timed.
 
     It returns the last hidden state, and in training the gradients too.
     """
-    dtype = case.type.split("/")[0]
-    scale = 1 / 255 if case.features else 1.0
 
-    def forward(weights, rows):
-        projection = None
+    def forward(inputs: Inputs) -> Any:
+        weights, projection = inputs.weights, None
         if case.projection:
             projection = Affine(weights["projection_kernel"], weights["projection_bias"])
         h, _ = lstm.lstm(
             Affine(weights["cell_kernel"], weights["cell_bias"]),
-            rows,
+            inputs.rows,
             lstm.zero_carry(case.batch, case.hidden),
             projection=projection,
-            input_scale=scale,
+            input_scale=1 / 255 if case.features else 1.0,
             forget_bias=oracle.FORGET_BIAS,
-            dtype=jnp.dtype(dtype),
+            dtype=jnp.dtype(case.type.split("/")[0]),
             backend=backend,
         )
         return h
 
-    def training(weights, rows, dh):
-        h, pull = jax.vjp(lambda weights: forward(weights, rows), weights)
-        return h, pull(dh)[0]
+    def training(inputs: Inputs) -> Any:
+        h, pull = jax.vjp(lambda weights: forward(inputs._replace(weights=weights)), inputs.weights)
+        return h, pull(inputs.dh)[0]
 
-    def program(inputs: Inputs):
-        if mode == "forward":
-            return forward(inputs.weights, inputs.rows)
-        return training(*inputs)
-
+    program = forward if mode == "forward" else training
     return jax.vmap(program) if case.seeds > 1 else program
-
-
-def solve(inputs: Inputs, case: Case) -> dict[str, Any]:
-    """What the programs of both modes must return, by the oracle."""
-
-    def one_seed(inputs: Inputs):
-        weights = {name: np.asarray(w, np.float64) for name, w in inputs.weights.items()}
-        rows = inputs.rows / 255 if case.features else inputs.rows.astype(np.float64)
-        h, tape = oracle.lstm(weights, rows)
-        return h, oracle.lstm_gradients(weights, rows, tape, inputs.dh.astype(np.float64))
-
-    if case.seeds == 1:
-        h, grads = one_seed(inputs)
-    else:
-        seeds = [jax.tree.map(lambda leaf, s=s: leaf[s], inputs) for s in range(case.seeds)]
-        h, grads = jax.tree.map(lambda *leaves: np.stack(leaves), *map(one_seed, seeds))
-    return {"forward": h, "training": (h, grads)}
 
 
 def worst_error(values: Any, truth: Any) -> float:
@@ -210,11 +190,10 @@ def _measure(
     facts["rows"] = "pixels" if case.features else "floats"
     placed = jax.device_put(inputs)
     program = jax.jit(make_program(case, backend, mode))
-    precision = case.type.split("/")[1]
     with (
         timing.without_compilation_cache(),
         timing.compile_times() as programs,
-        jax.default_matmul_precision(precision),
+        jax.default_matmul_precision(case.type.split("/")[1]),
     ):
         compiled = program.lower(placed).compile()
     error = worst_error(jax.device_get(compiled(placed)), truth)
@@ -225,7 +204,7 @@ def _measure(
     return record.figure(
         name,
         facts,
-        timing.measure(lambda: compiled(placed), suite.effort),
+        timing.measure(lambda: compiled(placed), suite),
         examples=case.batch * case.seeds,
         flops=count(case.shape),
         ceiling_gflops=rate,

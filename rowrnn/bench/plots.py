@@ -1,25 +1,25 @@
 """The plots of a suite, as PNG beside its JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from rowrnn.figures import drawing
+from rowrnn.bench import record
+from rowrnn.figures import drawing, frame
 from rowrnn.figures.frame import COLOURS
 
-Entry = Mapping[str, Any]
+Document = Mapping[str, Any]
 
 # They say once more what colours say.
 _MARKERS = "osD^vPX*"
 
 
-def save(document: Mapping[str, Any], out: Path) -> list[Path]:
+def save(document: Document, out: Path) -> list[Path]:
     """Draws what a document has to show; returns the files written, named after `out`."""
     paths = []
     for name, figure in figures(document).items():
@@ -29,7 +29,7 @@ def save(document: Mapping[str, Any], out: Path) -> list[Path]:
     return paths
 
 
-def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
+def figures(document: Document) -> dict[str, Figure]:
     """What a document has to show, by name."""
     found: dict[str, Figure | None] = {}
     match document["suite"]:
@@ -48,79 +48,61 @@ def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def throughput(document: Mapping[str, Any], along: str, fixed: str) -> Figure | None:
+def throughput(document: Document, along: str, fixed: str) -> Figure | None:
     """Examples per second of training along an axis of the grid, the other near 128."""
     entries = [
         entry
-        for entry in _timed(document)
+        for entry in record.timed(document)
         if entry["case"]["mode"] == "training" and entry["case"]["rows"] == "pixels"
     ]
-    values = {entry["case"][fixed] for entry in entries}
-    if len({entry["case"][along] for entry in entries}) < 2:
+    ticks = {entry["case"][along] for entry in entries}
+    if len(ticks) < 2:
         return None
-    at = min(values, key=lambda value: abs(value - 128))
-    lines: dict[str, list[Entry]] = {}
-    for entry in entries:
+    at = min((entry["case"][fixed] for entry in entries), key=lambda value: abs(value - 128))
+
+    def label(entry: Mapping[str, Any]) -> str:
         case = entry["case"]
-        if case[fixed] == at:
-            seeds = f", {case['seeds']} seeds" if case["seeds"] > 1 else ""
-            lines.setdefault(f"{case['backend']} {case['type']}{seeds}", []).append(entry)
+        seeds = f", {case['seeds']} seeds" if case["seeds"] > 1 else ""
+        return f"{case['backend']} {case['type']}{seeds}"
+
+    lines = record.grouped((each for each in entries if each["case"][fixed] == at), label)
     words = {"batch": "batch size B", "hidden": "hidden size H"}
     figure, axes = _figure(f"LSTM, forward and backward, {words[fixed]} = {at}", document)
-    for index, (label, line) in enumerate(sorted(lines.items())):
-        line = sorted(line, key=lambda entry: entry["case"][along])
-        axes.plot(
-            [entry["case"][along] for entry in line],
-            [entry["examples_per_s"] for entry in line],
-            label=label,
-            **_style(index),
-        )
+    for index, (name, line) in enumerate(sorted(lines.items())):
+        points = sorted((entry["case"][along], entry["examples_per_s"]) for entry in line)
+        axes.plot(*zip(*points, strict=True), label=name, **_style(index))
     axes.set(xscale="log", yscale="log", xlabel=words[along], ylabel="examples/s")
-    ticks = sorted({entry["case"][along] for entry in entries})
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    _label_ticks(axes.xaxis, ticks)
     _label_decades(axes.yaxis)
     _legend_below(axes)
     return figure
 
 
-def roofline(document: Mapping[str, Any]) -> Figure | None:
+def roofline(document: Document) -> Figure | None:
     """Executed operations per second against operations per byte, under the measured limits.
 
     Bytes are the least that a program must move: arguments and results once, temporaries written
     and read. Caches may serve them faster than the copy bandwidth, so a point can lie above the
     slope, but none above the flat part.
     """
-    entries = [entry for entry in _timed(document) if "peak" in entry["memory"]]
+    entries = [entry for entry in record.timed(document) if "peak" in entry["memory"]]
     if not entries:
         return None
-    figure, axes = _figure("Roofline", document)
-    groups: dict[str, list[tuple[float, float]]] = {}
-    for entry in entries:
+
+    def point(entry: Mapping[str, Any]) -> tuple[float, float]:
         memory = entry["memory"]
         moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
         operations = entry["tflops"]["executed"] * 1e12 * entry["median"]
-        case = entry["case"]
-        point = (operations / moved, entry["tflops"]["executed"] * 1e3)
-        groups.setdefault(f"{case['backend']} {case['mode']} {case['type']}", []).append(point)
-    for index, (label, points) in enumerate(sorted(groups.items())):
+        return operations / moved, entry["tflops"]["executed"] * 1e3
+
+    figure, axes = _figure("Roofline", document)
+    groups = record.grouped(
+        entries, lambda entry: "{backend} {mode} {type}".format(**entry["case"])
+    )
+    for index, (name, group) in enumerate(sorted(groups.items())):
         style = _style(index, linestyle="none", alpha=0.8)
-        axes.plot(*zip(*points, strict=True), label=label, **style)
-    intensities = [point[0] for points in groups.values() for point in points]
-    peaks = dict(sorted(document["gemm_gflops"].items(), key=lambda item: -item[1]))
-    bandwidth = document["copy_gb_per_s"]
-    knees = [peak / bandwidth for peak in peaks.values()]
-    left, right = min(*intensities, *knees) / 3, 2 * max(*intensities, *knees)
-    for index, ((kind, peak), knee) in enumerate(zip(peaks.items(), knees, strict=True)):
-        xs, ys = [left, knee, right], [bandwidth * left, peak, peak]
-        axes.plot(xs, ys, color="0.35", linestyle=("-", "--", ":")[index % 3], linewidth=1.2)
-        # The highest is labelled above its line, the others below: they may lie close together.
-        above = index == 0
-        axes.annotate(
-            f"{kind} products, {peak:,.0f} GFLOP/s", (right, peak), fontsize=8, color="0.25",
-            xytext=(0, 3 if above else -3), textcoords="offset points", ha="right",
-            va="bottom" if above else "top",
-        )  # fmt: skip
+        axes.plot(*zip(*map(point, group), strict=True), label=name, **style)
+    _draw_limits(axes, document, [point(entry)[0] for entry in entries])
     axes.set(
         xscale="log", yscale="log", xlabel="operations per byte moved", ylabel="GFLOP/s, executed"
     )
@@ -130,22 +112,36 @@ def roofline(document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def bars(document: Mapping[str, Any]) -> Figure:
+def _draw_limits(axes: Axes, document: Document, intensities: list[float]) -> None:
+    """What copies and the products of each type allow."""
+    peaks = sorted(document["gemm_gflops"].items(), key=lambda item: -item[1])
+    bandwidth = document["copy_gb_per_s"]
+    knees = [peak / bandwidth for _, peak in peaks]
+    left, right = min(*intensities, *knees) / 3, 2 * max(*intensities, *knees)
+    for index, ((kind, peak), knee) in enumerate(zip(peaks, knees, strict=True)):
+        xs, ys = [left, knee, right], [bandwidth * left, peak, peak]
+        axes.plot(xs, ys, color="0.35", linestyle=("-", "--", ":")[index % 3], linewidth=1.2)
+        # The highest is labelled above its line, the others below: they may lie close together.
+        above = index == 0
+        axes.annotate(
+            f"{kind} products, {peak:,.0f} GFLOP/s", (right, peak), fontsize=8, color="0.25",
+            xytext=(0, 3 if above else -3), textcoords="offset points", ha="right",
+            va="bottom" if above else "top",
+        )  # fmt: skip
+
+
+def bars(document: Document) -> Figure:
     """Examples per second of each setting, with the interquartile range."""
-    entries = _timed(document)
-    figure, axes = _figure(
-        "Training step and evaluation", document, height=1.4 + 0.4 * len(entries)
-    )
-    for place, entry in enumerate(reversed(entries)):
+    entries = record.timed(document)[::-1]
+    figure, axes = _figure("Training step and evaluation", document, 1.4 + 0.4 * len(entries))
+    for place, entry in enumerate(entries):
         rate = entry["examples_per_s"]
         spread = rate * entry["iqr"] / entry["median"] / 2
         colour = COLOURS[0] if entry["case"]["mode"] == "train" else COLOURS[4]
         axes.barh(place, rate, xerr=spread, color=colour, height=0.65, ecolor="0.2")
-        axes.annotate(
-            f"{rate:,.0f}  ({entry['share_of_ceiling']:.0%} of sgemm)", (rate + spread, place),
-            xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
-        )  # fmt: skip
-    axes.set_yticks(range(len(entries)), [entry["name"] for entry in reversed(entries)])
+        text = f"{rate:,.0f}  ({entry['share_of_ceiling']:.0%} of sgemm)"
+        _beside(axes, rate + spread, place, text)
+    axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
     axes.set_xlabel("examples/s ± half of the interquartile range")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     # Room for the text beside the longest bar.
@@ -154,7 +150,7 @@ def bars(document: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def ratios(document: Mapping[str, Any]) -> Figure | None:
+def ratios(document: Document) -> Figure | None:
     """How many times faster rowrnn is than each peer, with the interval of the paired ratios."""
     if not document["ratios"]:
         return None
@@ -162,90 +158,92 @@ def ratios(document: Mapping[str, Any]) -> Figure | None:
         (f"{peer}, {batch}", batch, ratio)
         for peer, batches in document["ratios"].items()
         for batch, ratio in batches.items()
-    ]
+    ][::-1]
     figure, axes = _figure("rowrnn's throughput over the peer's", document, 1.4 + 0.32 * len(rows))
-    order = list(dict.fromkeys(batch for _, batch, _ in rows))
-    for place, (_, batch, (median, low, high)) in enumerate(reversed(rows)):
+    order = list(dict.fromkeys(batch for _, batch, _ in rows[::-1]))
+    for place, (_, batch, (median, low, high)) in enumerate(rows):
         style = _style(order.index(batch), capsize=3)
         axes.errorbar(median, place, xerr=[[median - low], [high - median]], **style)
-        axes.annotate(
-            f"{median:.2f}×", (high, place), xytext=(6, 0), textcoords="offset points",
-            va="center", fontsize=8,
-        )  # fmt: skip
+        _beside(axes, high, place, f"{median:.2f}×")
     axes.axvline(1, color="0.35", linewidth=1)
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_xlim(0, 1.15 * max(high for _, _, (_, _, high) in rows))
     axes.set_xlabel("median ratio of the pairs, with an interval of at least 90 %")
     return figure
 
 
-def products(document: Mapping[str, Any]) -> Figure:
+def products(document: Document) -> Figure:
     """The rate of each matrix product."""
-    entries = [entry for entry in _timed(document) if "gflops" in entry]
-    figure, axes = _figure("Matrix products", document)
-    groups: dict[str, list[tuple[float, float]]] = {}
-    for entry in entries:
-        m, k, n = entry["case"]["shape"]
+
+    def label(entry: Mapping[str, Any]) -> str:
         where = "one core" if entry["name"].startswith("one core") else "all cores"
-        label = f"{entry['case']['type']}, {where}"
-        groups.setdefault(label, []).append((2 * m * k * n, entry["gflops"]))
-    for index, (label, points) in enumerate(groups.items()):
+        return f"{entry['case']['type']}, {where}"
+
+    entries = [entry for entry in record.timed(document) if "gflops" in entry]
+    figure, axes = _figure("Matrix products", document)
+    for index, (name, group) in enumerate(record.grouped(entries, label).items()):
+        operations = [2 * m * k * n for m, k, n in (entry["case"]["shape"] for entry in group)]
         # Open, so that none hides another.
         style = _style(index, linestyle="none", markerfacecolor="none")
-        axes.plot(*zip(*points, strict=True), label=label, **style)
+        axes.plot(operations, [entry["gflops"] for entry in group], label=name, **style)
     axes.set(xscale="log", xlabel="operations in the product", ylabel="GFLOP/s")
     axes.set_ylim(0, 1.1 * max(entry["gflops"] for entry in entries))
     _legend_below(axes)
     return figure
 
 
-def scaling(document: Mapping[str, Any]) -> Figure | None:
+def scaling(document: Document) -> Figure | None:
     """Throughput over that of one device against the number of devices, with its interval."""
-    lines: dict[str, list[Entry]] = {}
-    for entry in _timed(document):
+
+    def label(entry: Mapping[str, Any]) -> str:
         processes = entry["case"]["processes"]
-        label = f"{entry['group']}, {processes} process{'es' if processes > 1 else ''}"
-        lines.setdefault(label, []).append(entry)
-    if not lines:
+        return f"{entry['group']}, {processes} process{'es' if processes > 1 else ''}"
+
+    entries = record.timed(document)
+    if not entries:
         return None
     figure, axes = _figure("Throughput over that of one device", document, height=5.6)
-    groups = list(dict.fromkeys(line[0]["group"] for line in lines.values()))
-    for label, line in lines.items():
-        medians, lows, highs = zip(*(entry["throughput_ratio"] for entry in line), strict=True)
-        errors = [
-            [median - low for median, low in zip(medians, lows, strict=True)],
-            [high - median for median, high in zip(medians, highs, strict=True)],
-        ]
+    groups = list(dict.fromkeys(entry["group"] for entry in entries))
+    for name, line in record.grouped(entries, label).items():
         devices = [entry["case"]["devices"] for entry in line]
+        medians, lows, highs = zip(*(entry["throughput_ratio"] for entry in line), strict=True)
+        below = [median - low for median, low in zip(medians, lows, strict=True)]
+        above = [high - median for median, high in zip(medians, highs, strict=True)]
         dashed = "--" if line[0]["case"]["processes"] > 1 else "-"
         style = _style(groups.index(line[0]["group"]), linestyle=dashed, capsize=2)
-        axes.errorbar(devices, medians, errors, label=label, **style)
-    ticks = sorted({entry["case"]["devices"] for entry in _timed(document)})
-    workers = [
-        next(e["workers"] for e in _timed(document) if e["case"]["devices"] == n) for n in ticks
-    ]
-    axes.plot(ticks, workers, color="0.35", linewidth=1, linestyle=":", label="ideal")
+        axes.errorbar(devices, medians, [below, above], label=name, **style)
+    ideal = sorted({entry["case"]["devices"]: entry["workers"] for entry in entries}.items())
+    style = {"color": "0.35", "linewidth": 1, "linestyle": ":", "label": "ideal"}
+    axes.plot(*zip(*ideal, strict=True), **style)
     fake = ": fake ones, which share the cores" if document["platform"] == "cpu" else ""
     axes.set(xscale="log", yscale="log", xlabel=f"devices{fake}", ylabel="times one device")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    _label_ticks(axes.xaxis, [devices for devices, _ in ideal])
     _label_decades(axes.yaxis)
     _legend_below(axes)
     return figure
 
 
-def _figure(title: str, document: Mapping[str, Any], height: float = 4.4) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.grid(visible=True, color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    where = f"{document['device_kind']}, {document['cores']} cores, {document['date'][:10]}"
+def _figure(title: str, document: Document, height: float = 4.4) -> tuple[Figure, Axes]:
+    figure, axes = frame.begin(title, 7, height)
     commit = (document["git_commit"] or "unknown")[:12]
-    figure.supxlabel(f"{where}, commit {commit}", fontsize=7, color="0.4")
+    frame.caption(
+        figure,
+        f"{document['device_kind']}, {document['cores']} cores, {document['date'][:10]}, "
+        f"commit {commit}",
+    )
     return figure, axes
+
+
+def _beside(axes: Axes, x: float, y: float, text: str) -> None:
+    """Small text to the right of a point."""
+    place: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    axes.annotate(text, (x, y), fontsize=8, **place)
+
+
+def _label_ticks(axis: Axis, values: Iterable[int]) -> None:
+    """Labels these values alone, in plain numbers."""
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(sorted(values), [str(value) for value in sorted(values)])
 
 
 def _label_decades(axis: Axis) -> None:
@@ -257,7 +255,7 @@ def _label_decades(axis: Axis) -> None:
 
 def _legend_below(axes: Axes) -> None:
     """A legend under the axes, where it hides no point."""
-    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _style(index: int, **changes: Any) -> dict[str, Any]:
@@ -267,7 +265,3 @@ def _style(index: int, **changes: Any) -> dict[str, Any]:
         "markersize": 5,
         "linewidth": 1.4,
     } | changes
-
-
-def _timed(document: Mapping[str, Any]) -> Sequence[Entry]:
-    return [entry for entry in document["figures"] if "samples" in entry]

@@ -3,10 +3,10 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta
 
@@ -16,6 +16,8 @@ from rowrnn.bench.child import cores
 from rowrnn.bench.flops import Flops
 from rowrnn.errors import ConfigError
 from rowrnn.store import rundir
+
+_Key = TypeVar("_Key")
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""
@@ -54,6 +56,27 @@ def figure(
         if ceiling_gflops:
             entry["share_of_ceiling"] = rates["executed"] * 1e3 / ceiling_gflops
     return entry | facts
+
+
+def this_device() -> dict[str, Any]:
+    """The device that jax computes on in this process, as `document` takes it."""
+    import jax
+
+    device = jax.devices()[0]
+    return {"platform": device.platform, "kind": device.device_kind, "devices": 1}
+
+
+def timed(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of a document that have samples: not those that were wrong."""
+    return [entry for entry in document["figures"] if "samples" in entry]
+
+
+def grouped(entries: Iterable[Any], key: Callable[[Any], _Key]) -> dict[_Key, list[Any]]:
+    """Figures by what a function gives for each, in the order in which that first appears."""
+    groups: dict[_Key, list[Any]] = {}
+    for entry in entries:
+        groups.setdefault(key(entry), []).append(entry)
+    return groups
 
 
 def document(

@@ -3,11 +3,10 @@
 The processes of a job are asked for the same at once, and run it together.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rowrnn.bench import collectives
+from rowrnn.bench import scaling
 from rowrnn.bench.program import Program
 from rowrnn.config import (
     Config,
@@ -45,9 +44,6 @@ def start(
         parallel=ParallelConfig(**parallel),
     )
     program = Program(config, members=members if mode == "sweep" else 0)
-    found = collectives.find(program.trainer.programs.chunk.as_text() or "")
-    program.facts |= {
-        "collectives": [dataclasses.asdict(each) for each in found],
-        "per_step": collectives.per_step(found),
-    }
+    text = program.trainer.programs.chunk.as_text() or ""
+    program.facts |= {"collectives": scaling.collectives(text)}
     return program

@@ -10,22 +10,26 @@ fast it would be with real devices is not.
 import contextlib
 import dataclasses
 import math
+import re
 import socket
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rowrnn.bench import cost_model, flops, record, suites
+from rowrnn.bench import flops, record, suites
 from rowrnn.bench.child import Child, can_pin, cores
-from rowrnn.bench.cost_model import Point
 from rowrnn.bench.timing import progress
-from rowrnn.bench.turns import Contender, best_product, ratio_interval, take_turns
+from rowrnn.bench.turns import Contender, ratio_interval, start_product, take_turns
 from rowrnn.errors import ConfigError
 
 _ROLE = "rowrnn.bench.scaled"
-_CEILING = "rowrnn.bench.ceiling"
-_SGEMM = "float32/highest"
 _EXAMPLES = 4_000
+
+# The type of the result and the operation, of an instruction that may run beside others.
+_COLLECTIVE = re.compile(
+    r" = (\(?[a-z].*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +84,9 @@ def groups(suite: suites.Scaling) -> list[list[Layout]]:
     Raises `ConfigError` where a batch cannot be divided over the devices or is larger than the
     data.
     """
-    pairs = [
-        (n, p) for n in sorted(set(suite.devices) | {1}) for p in suite.processes if n % p == 0
-    ]
-    pairs = [(1, 1), *dict.fromkeys(pair for pair in pairs if pair != (1, 1))]
-    most = max(n for n, _ in pairs)
-    _check(suite, most, [n for n, _ in pairs])
+    counts, processes = sorted({1, *suite.devices}), dict.fromkeys(suite.processes)
+    pairs = [(1, 1), *((n, p) for n in counts[1:] for p in processes if n % p == 0)]
+    _check(suite, [n for n, _ in pairs])
     first, batch, members = suite.hidden[0], suite.batch, suite.members
     fits = math.lcm(*(n for n, _ in pairs))  # As many members on any of these devices.
 
@@ -108,7 +109,8 @@ def groups(suite: suites.Scaling) -> list[list[Layout]]:
     return [group for group in found if len(group) > 1]
 
 
-def _check(suite: suites.Scaling, most: int, devices: Sequence[int]) -> None:
+def _check(suite: suites.Scaling, devices: Sequence[int]) -> None:
+    most = max(devices)
     if most == 1:
         raise ConfigError(f"devices = {list(suite.devices)}: must have more than one, such as 2")
     for n in {*devices, *suite.shared}:
@@ -124,51 +126,36 @@ def _check(suite: suites.Scaling, most: int, devices: Sequence[int]) -> None:
 
 
 def run(suite: suites.Scaling, *, quick: bool) -> dict[str, Any]:
-    """Measures all groups, fits the cost model and says what it predicts."""
+    """Measures all groups."""
     wanted = groups(suite)
     figures, skipped = [], []
     with contextlib.ExitStack() as stack:
-        product, gflops, facts = _start_product(stack, suite)
+        product = start_product(stack, suite.sample_s, cores()[:1] if can_pin() else None)
+        device = product.children[0].facts
         for group in wanted:
-            possible, reasons = _possible(group, facts)
-            skipped += reasons
+            reasons = [why_not(layout, device) for layout in group]
+            possible = [each for each, why in zip(group, reasons, strict=True) if not why]
+            skipped += filter(None, reasons)
             if len(possible) > 1:
                 progress(f"{group[-1].group}: {len(possible)} layouts")
-                figures += _measure(suite, possible, product, facts["platform"])
-    results = {
-        "sgemm_gflops": gflops,
-        "cost_model": cost_model.evaluate(points(figures)) if figures else None,
-        "predictions": cost_model.predict(),
-        "skipped": list(dict.fromkeys(skipped)),
-    }
-    return record.document(suite, quick=quick, device=facts, figures=figures, **results)
+                figures += _measure(suite, possible, product, device["platform"])
+    return record.document(
+        suite,
+        quick=quick,
+        device=device,
+        figures=figures,
+        sgemm_gflops=product.gflops,
+        skipped=list(dict.fromkeys(skipped)),
+    )
 
 
-def _start_product(
-    stack: contextlib.ExitStack, suite: suites.Scaling
-) -> tuple[Contender, float, dict[str, Any]]:
-    """A matrix product on one device, its best rate in GFLOP/s, and what the devices are."""
-    child = stack.enter_context(Child(_CEILING, {}, cpus=cores()[:1] if can_pin() else None))
-    best, gflops = best_product(child)
-    child.ask("prepare", best, _SGEMM)
-    product = Contender("product", [child], "multiply")
-    product.calibrate(suite.sample_s / 2)
-    return product, gflops, child.facts
-
-
-def _possible(group: Sequence[Layout], facts: dict[str, Any]) -> tuple[list[Layout], list[str]]:
-    """The layouts that this machine has devices for, and why not the others."""
-    if facts["platform"] == "cpu":
-        return list(group), []
-    possible, reasons = [], []
-    for layout in group:
-        if layout.processes > 1:
-            reasons.append(f"{layout.processes} processes: they would have to share an accelerator")
-        elif layout.devices > facts["devices"]:
-            reasons.append(f"{layout.devices} devices: there are {facts['devices']}")
-        else:
-            possible.append(layout)
-    return possible, reasons
+def why_not(layout: Layout, device: dict[str, Any]) -> str:
+    """Why this machine cannot have a layout; empty where it can, as with fake devices always."""
+    if device["platform"] != "cpu" and layout.processes > 1:
+        return f"{layout.processes} processes: they would have to share an accelerator"
+    if device["platform"] != "cpu" and layout.devices > device["devices"]:
+        return f"{layout.devices} devices: there are {device['devices']}"
+    return ""
 
 
 def _measure(
@@ -184,11 +171,11 @@ def _measure(
         facts = [[child.facts for child in contender.children] for contender in contenders]
         for contender in contenders:
             contender.calibrate(suite.sample_s)
-        samples = take_turns([product, *contenders], suite.repeats)
-    product_s, one, *_ = samples
+        product_s, *samples = take_turns([product, *contenders], suite.repeats)
+    alone_s = [seconds / group[0].examples for seconds in samples[0]]
     return [
-        _figure(suite, layout, each[0], seconds, one, group[0], product_s, platform)
-        for layout, each, seconds in zip(group, facts, samples[1:], strict=True)
+        figure(suite, layout, each[0]["collectives"], seconds, alone_s, product_s, platform)
+        for layout, each, seconds in zip(group, facts, samples, strict=True)
     ]
 
 
@@ -199,20 +186,16 @@ def _start(
     coordinator = f"127.0.0.1:{_free_port()}"
     children = []
     for index, cpus in enumerate(pinned(layout, cores())):
-        parallel: dict[str, Any] = {"devices": layout.devices // layout.processes}
-        parallel |= {"processes": layout.processes}
+        parallel: dict[str, Any] = {
+            "devices": layout.devices // layout.processes,
+            "processes": layout.processes,
+        }
         if layout.processes > 1:
             parallel |= {"coordinator": coordinator, "process": index}
         if layout.mode == "sweep":
             parallel |= {"data": layout.data, "seed": layout.devices // layout.data}
-        options = {
-            "mode": layout.mode,
-            "batch": layout.batch,
-            "members": layout.members,
-            "hidden": layout.hidden,
-            "projection": suite.projection,
-            "parallel": parallel,
-        }
+        options = {name: getattr(layout, name) for name in ("mode", "batch", "members", "hidden")}
+        options |= {"projection": suite.projection, "parallel": parallel}
         held = cpus if platform == "cpu" and can_pin() else None
         children.append(stack.enter_context(Child(_ROLE, options, cpus=held)))
     return children
@@ -238,72 +221,74 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _figure(
+def figure(
     suite: suites.Scaling,
     layout: Layout,
-    facts: dict[str, Any],
+    found: Sequence[dict[str, Any]],
     seconds: Sequence[float],
-    one_s: Sequence[float],
-    one: Layout,
+    alone_s: Sequence[float],
     product_s: Sequence[float],
     platform: str,
 ) -> dict[str, Any]:
     """The figure of a layout beside one device.
 
+    `found` are the `collectives` of its program. Of the same rounds as its samples are the seconds
+    of an example on one device and those of a matrix product.
+
     ``throughput_ratio`` is the median with its interval, ``efficiency`` the median over `workers`.
     ``quiet_s`` is the median of a step in matrix products of the same round, times their best.
+    ``bytes`` are those of the collectives of a step on each device, ``wire_bytes`` what each sends
+    for them where they are sums in a ring.
     """
-    scale = layout.examples / one.examples
-    ratios = [scale * alone / s for alone, s in zip(one_s, seconds, strict=True)]
+    ratios = [layout.examples * alone / s for alone, s in zip(alone_s, seconds, strict=True)]
     median, low, high = ratio_interval(ratios)
     count = workers(layout, platform)
     in_products = [s / product for s, product in zip(seconds, product_s, strict=True)]
+    # The members of each group of devices come one after the other.
+    members = layout.members * layout.data // layout.devices
+    moved = members * sum(each["bytes"] for each in found)
     shape = flops.Shape(projection=suite.projection, hidden=layout.hidden)
-    entry = record.figure(
+    return record.figure(
         layout.name,
         dataclasses.asdict(layout),
         seconds,
         examples=layout.examples,
         flops=flops.training(shape),
+        group=layout.group,
+        workers=count,
+        throughput_ratio=[median, low, high],
+        efficiency=median / count,
+        quiet_s=statistics.median(in_products) * min(product_s),
+        collectives=found,
+        collectives_per_step=members * len(found),
+        bytes=moved,
+        wire_bytes=moved * 2 * (layout.data - 1) / layout.data,
     )
-    return entry | {
-        "group": layout.group,
-        "workers": count,
-        "throughput_ratio": [median, low, high],
-        "efficiency": median / count,
-        "quiet_s": statistics.median(in_products) * min(product_s),
-        "collectives": facts["collectives"],
-        "collectives_per_step": facts["per_step"]["collectives"],
-        "bytes": facts["per_step"]["bytes"],
-        "wire_bytes": facts["per_step"]["wire_bytes"],
-        "terms": terms(layout, facts["per_step"], flops.training(shape).executed, count),
-    }
 
 
-def terms(
-    layout: Layout, per_step: dict[str, float], flops_per_example: int, workers: int
-) -> dict[str, float]:
-    """What a step needs in the words of the cost model, of each worker.
+def collectives(text: str) -> list[dict[str, Any]]:
+    """What devices exchange in a step, read from the optimized HLO of a chunk of training.
 
-    Devices that share a core take turns on it, so that it does the work of all of them: their
-    operations, their steps one after the other, and their part in each collective. Within a
-    process devices exchange through memory, between processes through sockets, which costs another
-    price.
+    XLA has the last word: it merges collectives and moves them out of the loop over steps, which is
+    the one loop whose length it does not know. Those right in its body are returned, each with
+    ``op`` and the ``bytes`` of its result on each device, for a sum as many as its operands have.
+
+    Args:
+        text: as ``compiled.as_text()`` gives it.
     """
-    turns = layout.devices / workers
-    steps = layout.members * layout.data / layout.devices
-    where = "between" if layout.processes > 1 else "within"
-    return {
-        "compute": flops_per_example * layout.examples / workers,
-        "step": steps * turns,
-        f"collective {where}": per_step["collectives"] * turns,
-        f"bytes {where}": per_step["wire_bytes"] * turns,
-    }
+    loops = [line for line in text.splitlines() if " while(" in line]
+    body = next(re.search(r"body=%?([\w.\-]+)", line) for line in loops if "known_trip" not in line)
+    assert body is not None
+    start = re.search(rf"^%?{re.escape(body[1])} \(.*$", text, re.MULTILINE)
+    assert start is not None
+    inside = text[start.end() : text.index("\n}", start.end())]
+    return [{"op": op, "bytes": _bytes(kind)} for kind, op in _COLLECTIVE.findall(inside)]
 
 
-def points(figures: Sequence[dict[str, Any]]) -> list[Point]:
-    """The figures for the cost model, each layout once."""
-    return [
-        Point(entry["name"], entry["case"]["devices"], entry["quiet_s"], entry["terms"])
-        for entry in figures
-    ]
+def _bytes(kind: str) -> int:
+    """Of a type such as ``f32[128,10]{1,0}``, or of a tuple of such."""
+    return sum(
+        # ``pred`` has no number in it and takes a byte.
+        int(bits or 8) // 8 * math.prod(int(n) for n in shape.split(",") if n)
+        for bits, shape in re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", kind)
+    )

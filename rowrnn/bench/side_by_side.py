@@ -21,9 +21,9 @@ def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | Non
 
     None where there is a single core or none can be chosen.
     """
-    count = len(cores())
-    if not can_pin() or count == 1:
+    if not can_pin():
         return None
+    count = len(cores())
     options = {"task": str(task), "batch": batch, "backend": suite.backend}
     with contextlib.ExitStack() as stack:
 
@@ -47,14 +47,13 @@ def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | Non
         contender.name: [of_a_call / second for second in seconds]
         for contender, seconds, of_a_call in zip(contenders, samples, examples, strict=True)
     }
-    own = rates["a sweep"]
+    own, *others = rates
     return {
         "batch": batch,
         "examples_per_s": {name: statistics.median(each) for name, each in rates.items()},
         "over": {
-            name: ratio_interval([ours / theirs for ours, theirs in zip(own, other, strict=True)])
-            for name, other in rates.items()
-            if other is not own
+            name: ratio_interval([a / b for a, b in zip(rates[own], rates[name], strict=True)])
+            for name in others
         },
         "samples": rates,
     }

@@ -6,16 +6,14 @@
 - compile: tracing, lowering and XLA, program by program, of the cold start.
 """
 
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 from rowrnn import config as configs
 from rowrnn.bench import record, suites, timing
-from rowrnn.bench.child import Child
+from rowrnn.bench.child import Child, run_program
 
 _IMPORTS = {
     "python": "pass",
@@ -29,10 +27,11 @@ _IMPORTS = {
 def run(suite: suites.Startup, *, quick: bool) -> dict[str, Any]:
     """Starts processes, one after the other."""
     configs.load(suite.config)  # Not only when the imports are measured.
-    figures = [
-        record.figure(name, {"what": "import"}, _repeat(suite, lambda code=code: _import(code)))
-        for name, code in _IMPORTS.items()
-    ]
+    figures = []
+    for name, code in _IMPORTS.items():
+        _import(code)  # Brings the files into the page cache.
+        samples = [_import(code) for _ in range(suite.repeats)]
+        figures.append(record.figure(name, {"what": "import"}, samples))
     cold, warm, facts = [], [], {}
     for repeat in range(suite.repeats):
         timing.progress(f"first step, cold and warm, {repeat + 1} of {suite.repeats}")
@@ -55,14 +54,9 @@ def run(suite: suites.Startup, *, quick: bool) -> dict[str, Any]:
     )
 
 
-def _repeat(suite: suites.Startup, call: Callable[[], float]) -> list[float]:
-    call()  # brings the files into the page cache
-    return [call() for _ in range(suite.repeats)]
-
-
 def _import(code: str) -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+    run_program([sys.executable, "-c", code], env={}, timeout=120)
     return time.perf_counter() - began
 
 

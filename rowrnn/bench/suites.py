@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from rowrnn import files
-from rowrnn.bench.timing import Effort
 from rowrnn.config import read_toml
 from rowrnn.errors import ConfigError, nearest, shown
 
@@ -60,11 +59,6 @@ class Suite:
     repeats: _Repeats = 10
     sample_s: _Seconds = 0.2
     limit_s: _Seconds = 10.0
-
-    @property
-    def effort(self) -> Effort:
-        """The three together."""
-        return Effort(self.repeats, self.sample_s, self.limit_s)
 
     def quick(self) -> "Suite":
         """A smaller copy for a first look, seconds instead of minutes."""
@@ -225,7 +219,7 @@ class Startup(Suite):
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling(Suite):
-    """A run and a sweep on more and more devices, and a cost model of it.
+    """A run and a sweep on more and more devices.
 
     Under weak scaling each device keeps its work, under strong scaling the whole stays as it is.
     On a CPU devices are fake: those beyond the cores share them.

@@ -9,8 +9,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from rowrnn.bench.suites import Suite
 
 NOISY = 0.10
 """Above this IQR/median a figure carries a warning."""
@@ -22,33 +23,18 @@ _STAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure.
-
-    Attributes:
-        repeats: samples of each figure.
-        sample_s: seconds that a sample lasts at least; short calls are repeated within it.
-        limit_s: seconds after which a slow figure makes do with fewer samples, but never fewer
-            than three.
-    """
-
-    repeats: int
-    sample_s: float
-    limit_s: float
-
-
-def measure(call: Callable[[], Any], effort: Effort) -> list[float]:
+def measure(call: Callable[[], Any], suite: Suite) -> list[float]:
     """Seconds per call of a function that returns arrays of jax, one value for each sample.
 
     The first call warms up (buffers, caches, thread pools) and the second says how many calls
-    make a sample.
+    make a sample. A figure that would take longer than ``limit_s`` has fewer samples than
+    ``repeats``, but at least three.
     """
     seconds_of(call, 1)
     once = seconds_of(call, 1)
-    calls = max(1, round(effort.sample_s / once))
-    fits = int(effort.limit_s / (calls * once))
-    repeats = min(effort.repeats, max(3, fits))
+    calls = max(1, round(suite.sample_s / once))
+    fits = int(suite.limit_s / (calls * once))
+    repeats = min(suite.repeats, max(3, fits))
     return [seconds_of(call, calls) / calls for _ in range(repeats)]
 
 

@@ -4,6 +4,7 @@ Two figures taken one after the other on a machine that drifts say little about 
 in turns, each pair of neighbours gives a ratio of its own, and the drift cancels.
 """
 
+import contextlib
 import dataclasses
 import math
 import statistics
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 
 from rowrnn.bench.child import Child
 from rowrnn.bench.suites import Ceiling
-from rowrnn.bench.timing import Effort
+
+SGEMM = "float32/highest"
+"""Type of the matrix products that others take turns with: float32 throughout."""
 
 # After a sample its threads may look for more work for a moment before they sleep.
 _PAUSE_S = 0.02
@@ -47,8 +50,8 @@ class Contender:
             child.receive()
         return time.perf_counter() - began
 
-    def calibrate(self, sample_s: float) -> float:
-        """Warms up, sets `calls` so that a sample lasts `sample_s`, and returns seconds per call.
+    def calibrate(self, sample_s: float) -> None:
+        """Warms up and sets `calls` so that a sample lasts `sample_s` seconds.
 
         The last few milliseconds of the warm-up decide, so that lazy compilation does not.
         """
@@ -61,28 +64,52 @@ class Contender:
             took = self.seconds(calls)
         granules = math.ceil(sample_s / took * calls / self.granule)
         self.calls = granules * self.granule
-        return took / calls
 
     def sample(self) -> float:
         """Seconds per call, over one sample."""
         return self.seconds(self.calls) / self.calls
 
 
+@dataclass
+class Product(Contender):
+    """Matrix products of the shape that a process is fastest at, in float32.
+
+    Attributes:
+        flops: operations of a product.
+        gflops: the best rate, in GFLOP/s.
+    """
+
+    flops: int = 0
+    gflops: float = 0.0
+
+
+def start_product(
+    stack: contextlib.ExitStack, sample_s: float, cpus: list[int] | None = None
+) -> Product:
+    """A process that multiplies matrices, on some cores or all, ready to take turns.
+
+    Args:
+        stack: ends the process.
+        sample_s: seconds that a sample of its rivals lasts. Half of that is enough here: a product
+            repeats itself exactly.
+        cpus: the cores that it is held to; all where not given.
+    """
+    child = stack.enter_context(Child("rowrnn.bench.ceiling", {}, cpus=cpus))
+    suite = Ceiling(types=(SGEMM,), copy_mib=(), repeats=3, sample_s=0.05, limit_s=0.5)
+    grid = child.ask("measure", dataclasses.asdict(suite))
+    best = max(grid, key=lambda entry: entry["gflops"])
+    shape = best["case"]["shape"]
+    child.ask("prepare", shape, SGEMM)
+    product = Product("product", [child], "multiply", flops=2 * math.prod(shape))
+    product.gflops = best["gflops"]
+    product.calibrate(sample_s / 2)
+    return product
+
+
 def take_turns(contenders: Sequence[Contender], repeats: int) -> list[list[float]]:
     """Samples of each contender, seconds per call; sample k of all of them were neighbours."""
     rounds = [[contender.sample() for contender in contenders] for _ in range(repeats)]
     return [list(samples) for samples in zip(*rounds, strict=True)]
-
-
-def best_product(child: Child) -> tuple[list[int], float]:
-    """The shape of float32 product that a process of `rowrnn.bench.ceiling` is fastest at.
-
-    Returns the shape (m, k, n) and the rate in GFLOP/s.
-    """
-    effort = Effort(repeats=3, sample_s=0.05, limit_s=0.5)
-    grid = child.ask("measure", Ceiling().products, (), dataclasses.astuple(effort))
-    best = max(grid, key=lambda entry: entry["gflops"])
-    return best["case"]["shape"], best["gflops"]
 
 
 def ratio_interval(ratios: Sequence[float]) -> tuple[float, float, float]:

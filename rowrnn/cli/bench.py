@@ -24,7 +24,7 @@ class BenchArguments(Common):
     The suites: ceiling (matrix products and copies: what the device can do at most), lstm (the
     recurrence alone), train (the step, evaluation and the whole program), peers (the same step in
     other libraries, in turns), startup (from the shell to the first step), scaling (devices and
-    processes, and what a model makes of them).
+    processes).
 
     rowrnn bench compare OLD.json NEW.json holds two results of one machine against each other.
     """

@@ -80,8 +80,10 @@ def compile_programs(
     def evaluation(split: Split) -> jax.stages.Compiled:
         return compiled(functions.evaluate, (True, False), state, _abstract(split))
 
-    state, seeds = abstract_state(experiment, members), np.zeros(members, np.uint32)
-    hyperparams = {name: np.zeros(members, np.float32) for name in experiment.hyperparams}
+    state, seeds = abstract_state(experiment, members), jax.ShapeDtypeStruct((members,), np.uint32)
+    hyperparams = {
+        name: jax.ShapeDtypeStruct((members,), np.float32) for name in experiment.hyperparams
+    }
     train, step = _abstract(dataset.train), np.int32(0)
     orders = jax.eval_shape(jax.vmap(functions.order, (0, None)), state.key, step)
     has_validation = len(dataset.validation.labels) > 0

@@ -9,7 +9,7 @@ gives a ratio.
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 
 from rowrnn.bench import flops, oracle, record, suites
 from rowrnn.bench.child import Child, ChildError, NotInstalledError
-from rowrnn.bench.peers.task import EVAL_BATCH, RATE, Task, make_task
+from rowrnn.bench.peers.task import EVAL_BATCH, RATE, make_task
 from rowrnn.bench.timing import progress
-from rowrnn.bench.turns import Contender, best_product, ratio_interval, take_turns
+from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 from rowrnn.config import nearest
 from rowrnn.errors import ConfigError
 
@@ -49,20 +49,18 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
             raise ConfigError(f"peers = {name!r}: no such peer{nearest(name, VARIANTS)}")
     if not suite.projection:
         raise ConfigError("projection = 0: the peers have one; give at least 1")
+    with contextlib.ExitStack() as stack:  # Its process then makes room.
+        product = start_product(stack, suite.sample_s)
     figures, ratios, skipped, wrong, versions = [], {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rate, platform = _products()
-        # Where there are accelerators, all of them, as `rowrnn train` takes them.
-        devices = suite.devices if platform == "cpu" else (0,)
-        races = [_Race(stack, suite, directory, batch, rate, devices) for batch in suite.batch]
-        device = races[0].device
+        races = [_Race(stack, suite, directory, batch, product) for batch in suite.batch]
         for peer in suite.peers:
             try:
                 for race in races:
-                    for entry, ratio in race.run(peer):
-                        figures += entry
-                        ratios.setdefault(peer, {}).update(ratio)
+                    for workload, ratio, entries in race.run(peer):
+                        figures += entries
+                        ratios.setdefault(peer, {})[workload] = ratio
                 versions |= races[0].versions
             except NotInstalledError as error:
                 skipped[peer] = f"{error} is not installed"
@@ -74,17 +72,26 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
     return record.document(
         suite,
         quick=quick,
-        device=device,
+        device=races[0].device,
         figures=figures,
         versions=versions,
-        sgemm_gflops=rate,
+        sgemm_gflops=product.gflops,
         ratios=ratios,
         skipped=skipped,
     )
 
 
+# A setting of a peer, and the process that has it.
+_Variant = tuple[dict[str, Any], Child]
+
+
 class _Race:
-    """One batch size: rowrnn's processes, which stay, and the task."""
+    """One batch size: rowrnn's processes, which stay, and the task.
+
+    Attributes:
+        versions: of the libraries that have been started.
+        device: that rowrnn runs on.
+    """
 
     def __init__(
         self,
@@ -92,25 +99,26 @@ class _Race:
         suite: suites.Peers,
         directory: Path,
         batch: int,
-        rate: float,
-        devices: Sequence[int],
+        product: Product,
     ):
-        self._suite, self._batch, self._rate = suite, batch, rate
+        self._suite, self._batch, self._rate = suite, batch, product.gflops
         self._path = directory / f"task-{batch}.npz"
-        self._task = make_task(self._path, suite.projection, suite.hidden)
-        if batch > len(self._task.labels):
-            raise ConfigError(f"batch = {batch}: there are {len(self._task.labels)} images")
-        images, labels = (part[self._task.order] for part in (self._task.images, self._task.labels))
-        self._truth = oracle.training(self._task.weights, images, labels, batch, _STEPS - 1, RATE)
+        self._task = task = make_task(self._path, suite.projection, suite.hidden)
+        if batch > len(task.labels):
+            raise ConfigError(f"batch = {batch}: there are {len(task.labels)} images")
+        images, labels = task.images[task.order], task.labels[task.order]
+        self._truth = oracle.training(task.weights, images, labels, batch, _STEPS - 1, RATE)
         self.versions: dict[str, str] = {}
+        # Where there are accelerators, all of them, as `rowrnn train` takes them.
+        on_cpu = product.children[0].facts["platform"] == "cpu"
+        devices = [{"devices": count} for count in (suite.devices if on_cpu else (0,))]
+        self._own = self._start(stack, "rowrnn", devices)
         self._fastest_own: dict[str, tuple[dict[str, Any], Contender]] = {}
-        self._own = self._start(stack, "rowrnn", [{"devices": count} for count in devices])
-        self.device = {
-            name: self._own[0][1].facts[name] for name in ("platform", "kind", "devices")
-        }
+        facts = self._own[0][1].facts
+        self.device = {name: facts[name] for name in ("platform", "kind", "devices")}
 
-    def run(self, peer: str) -> Iterable[tuple[list[dict[str, Any]], dict[str, list[float]]]]:
-        """Figures and ratios of each workload against one peer."""
+    def run(self, peer: str) -> Iterator[tuple[str, list[float], list[dict[str, Any]]]]:
+        """Each workload against one peer: its name, the ratio with its interval, and figures."""
         with contextlib.ExitStack() as stack:
             theirs = self._start(stack, peer, VARIANTS[peer])
             yield self._take_turns(peer, theirs, "train")
@@ -119,7 +127,7 @@ class _Race:
 
     def _start(
         self, stack: contextlib.ExitStack, peer: str, variants: list[dict[str, Any]]
-    ) -> list[tuple[dict[str, Any], Child]]:
+    ) -> list[_Variant]:
         """A process for each variant, all of which have proved what they compute."""
         options = {"task": str(self._path), "batch": self._batch}
         children = []
@@ -131,54 +139,44 @@ class _Race:
         return children
 
     def _take_turns(
-        self, peer: str, theirs: list[tuple[dict[str, Any], Child]], do: str
-    ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-        own = self._fastest_own[do] = self._fastest_own.get(do) or self._fastest(
-            "rowrnn", self._own, do
-        )
-        other = self._fastest(peer, theirs, do)
-        samples = take_turns([own[1], other[1]], self._suite.repeats)
-        examples = self._batch if do == "train" else EVAL_BATCH
-        key = str(self._batch) if do == "train" else f"eval{EVAL_BATCH}"
-        shape = _shape(self._task)
-        count = flops.training(shape) if do == "train" else flops.forward(shape)
+        self, peer: str, theirs: list[_Variant], do: str
+    ) -> tuple[str, list[float], list[dict[str, Any]]]:
+        if do not in self._fastest_own:
+            self._fastest_own[do] = self._fastest(self._own, do)
+        pair = [self._fastest_own[do], self._fastest(theirs, do)]
+        samples = take_turns([contender for _, contender in pair], self._suite.repeats)
+        training = do == "train"
+        key = str(self._batch) if training else f"eval{EVAL_BATCH}"
+        names = {"rowrnn": f"rowrnn against {peer}", peer: peer}
         figures = [
             record.figure(
-                f"{name} against {peer}, {key}" if name == "rowrnn" else f"{name}, {key}",
+                f"{label}, {key}",
                 {"peer": name, "workload": key},
                 seconds,
-                examples=examples,
-                flops=count,
+                examples=self._batch if training else EVAL_BATCH,
+                flops=(flops.training if training else flops.forward)(self._task.shape),
                 ceiling_gflops=self._rate,
                 setting=setting,
             )
-            for name, (setting, _), seconds in zip(
-                ("rowrnn", peer), (own, other), samples, strict=True
+            for (name, label), (setting, _), seconds in zip(
+                names.items(), pair, samples, strict=True
             )
         ]
         progress(f"{peer}, {key}: timed")
         pairs = [theirs / ours for ours, theirs in zip(*samples, strict=True)]
         ratio = record.figure(f"rowrnn / {peer}, {key}", {"peer": peer, "workload": key}, pairs)
-        return [*figures, ratio | {"unit": "ratio"}], {key: list(ratio_interval(pairs))}
+        return key, list(ratio_interval(pairs)), [*figures, ratio | {"unit": "ratio"}]
 
-    def _fastest(
-        self, name: str, variants: list[tuple[dict[str, Any], Child]], do: str
-    ) -> tuple[dict[str, Any], Contender]:
+    def _fastest(self, variants: list[_Variant], do: str) -> tuple[dict[str, Any], Contender]:
         """The variant that is fastest at something, by the best of a few short samples."""
         granule = len(self._task.labels) // EVAL_BATCH if do == "evaluate" else 1
-        contenders = [Contender(name, [child], do, granule) for _, child in variants]
+        contenders = [Contender(child.role, [child], do, granule) for _, child in variants]
         for contender in contenders:
             contender.calibrate(self._suite.sample_s / 3)
         trials = take_turns(contenders, _TRIALS)
         fastest = min(range(len(variants)), key=lambda index: min(trials[index]))
         contenders[fastest].calibrate(self._suite.sample_s)
         return variants[fastest][0], contenders[fastest]
-
-
-def _products() -> tuple[float, str]:
-    """GFLOP/s of float32 products and the platform, by a process that then makes room."""
-    with Child("rowrnn.bench.ceiling", {}) as child:
-        return best_product(child)[1], child.facts["platform"]
 
 
 def prove(child: Child, truth: tuple[np.ndarray, list[float]]) -> None:
@@ -197,9 +195,3 @@ def prove(child: Child, truth: tuple[np.ndarray, list[float]]) -> None:
         # Not `>`: a loss that is no number fails too.
         if not error <= (_LATER_TOLERANCE if step else _FIRST_TOLERANCE):
             raise WrongError(f"{child.role}: its loss at step {step} is off by {error:.1e}")
-
-
-def _shape(task: Task) -> flops.Shape:
-    rows, features = task.images.shape[1:]
-    hidden, classes = task.weights["readout_kernel"].shape
-    return flops.Shape(rows, features, task.weights["projection_bias"].size, hidden, classes)

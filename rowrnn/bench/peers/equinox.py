@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rowrnn.bench.peers.loop import OptaxLoop
-from rowrnn.bench.peers.task import Task, cell_ifgo
+from rowrnn.bench.peers.task import Task
 
 
 class _Network(eqx.Module):
@@ -30,24 +30,11 @@ class _Network(eqx.Module):
 def start(task: str, batch: int) -> OptaxLoop:
     """The peer, with the weights of the task."""
     given = Task.load(task, batch)
-    weights = given.weights
-    features, projection = weights["projection_kernel"].shape
-    hidden, classes = weights["readout_kernel"].shape
-    key = jax.random.key(0)
+    shape, key = given.shape, jax.random.key(0)
     network = _Network(
-        eqx.nn.Linear(features, projection, key=key),
-        eqx.nn.LSTMCell(projection, hidden, key=key),
-        eqx.nn.Linear(hidden, classes, key=key),
-    )
-    cell = cell_ifgo(weights)
-    values = (
-        weights["projection_kernel"].T,
-        weights["projection_bias"],
-        cell.input_kernel.T,
-        cell.recurrent_kernel.T,
-        cell.bias,
-        weights["readout_kernel"].T,
-        weights["readout_bias"],
+        eqx.nn.Linear(shape.features, shape.projection, key=key),
+        eqx.nn.LSTMCell(shape.projection, shape.hidden, key=key),
+        eqx.nn.Linear(shape.hidden, shape.classes, key=key),
     )
 
     def places(network):
@@ -61,7 +48,7 @@ def start(task: str, batch: int) -> OptaxLoop:
             network.readout.bias,
         )
 
-    network = eqx.tree_at(places, network, tuple(map(jnp.asarray, values)))
+    network = eqx.tree_at(places, network, tuple(jnp.asarray(value.T) for value in given.layers))
     params, static = eqx.partition(network, eqx.is_array)
 
     def apply(params, images):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn.bench.peers.loop import OptaxLoop
-from rowrnn.bench.peers.task import Task, cell_ifgo
+from rowrnn.bench.peers.task import Task
 
 
 class _Network(nn.Module):
@@ -28,18 +28,18 @@ class _Network(nn.Module):
 def start(task: str, batch: int) -> OptaxLoop:
     """The peer, with the weights of the task."""
     given = Task.load(task, batch)
-    weights = given.weights
-    projection, classes = weights["projection_bias"].size, weights["readout_bias"].size
-    network = _Network(projection, weights["cell_bias"].size // 4, classes)
+    shape = given.shape
+    network = _Network(shape.projection, shape.hidden, shape.classes)
+    projection, projection_bias, *recurrence, readout, readout_bias = given.layers
     cell: dict[str, Any] = {}
-    parts = (np.split(array, 4, axis=-1) for array in cell_ifgo(weights))
+    parts = (np.split(array, 4, axis=-1) for array in recurrence)
     for gate, input_kernel, kernel, bias in zip("ifgo", *parts, strict=True):
         cell[f"i{gate}"] = {"kernel": input_kernel}
         cell[f"h{gate}"] = {"kernel": kernel, "bias": bias}
     params = {
-        "Dense_0": {"kernel": weights["projection_kernel"], "bias": weights["projection_bias"]},
+        "Dense_0": {"kernel": projection, "bias": projection_bias},
         "OptimizedLSTMCell_0": cell,
-        "Dense_1": {"kernel": weights["readout_kernel"], "bias": weights["readout_bias"]},
+        "Dense_1": {"kernel": readout, "bias": readout_bias},
     }
 
     def apply(params: Any, images: jax.Array) -> Any:

@@ -3,12 +3,14 @@
 It travels between processes as one ``.npz`` file, read without pickle.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from rowrnn.bench.flops import Shape
 from rowrnn.bench.oracle import FORGET_BIAS, Weights, random_weights
 from rowrnn.config import DataConfig
 
@@ -51,6 +53,79 @@ class Task:
         images, labels, order = (arrays.pop(name) for name in ("images", "labels", "order"))
         return cls(arrays, images, labels, order, batch)
 
+    @property
+    def shape(self) -> Shape:
+        """The sizes of images and network."""
+        rows, features = self.images.shape[1:]
+        hidden, classes = self.weights["readout_kernel"].shape
+        return Shape(rows, features, self.weights["projection_bias"].size, hidden, classes)
+
+    @property
+    def layers(self) -> tuple[np.ndarray, ...]:
+        """The weights as most libraries keep them.
+
+        Kernel [F, P] and bias [P] of the projection; input kernel [P, 4H], recurrent kernel
+        [H, 4H] and bias [4H] of the cell; kernel [H, C] and bias [C] of the readout. The gates are
+        in the order i, f, g, o; rowrnn's is i, g, f, o, with g called j. rowrnn adds the forget
+        bias at run time, the others keep it in their bias. Adam moves a bias in the same way
+        wherever it starts, so training is the same too.
+        """
+
+        def reorder(array: np.ndarray) -> np.ndarray:
+            i, g, f, o = np.split(array, 4, axis=-1)
+            return np.concatenate([i, f, g, o], axis=-1)
+
+        weights, hidden = self.weights, self.shape.hidden
+        kernel, bias = reorder(weights["cell_kernel"]), reorder(weights["cell_bias"])
+        bias[hidden : 2 * hidden] += FORGET_BIAS
+        projection = weights["projection_kernel"], weights["projection_bias"]
+        readout = weights["readout_kernel"], weights["readout_bias"]
+        return *projection, kernel[:-hidden], kernel[-hidden:], bias, *readout
+
+
+@dataclass
+class EagerLoop:
+    """A peer that takes one step after another, as users of its library write it.
+
+    Attributes:
+        task: with the batch size.
+        facts: device and versions.
+        first_logits: gives the logits [B][C] of the first batch.
+        take_step: takes a step with a part of the order; the loss before it, on the device.
+        count_correct: how many of a part of the images are classified right, on the device.
+        steps: that have been taken.
+    """
+
+    task: Task
+    facts: dict[str, Any]
+    first_logits: Callable[[], list]
+    take_step: Callable[[slice], Any]
+    count_correct: Callable[[slice], Any]
+    steps: int = 0
+
+    def losses(self, steps: int) -> list[float]:
+        """Takes steps one by one and returns the loss of each before its update."""
+        return [float(self.take_step(self._next())) for _ in range(steps)]
+
+    def train(self, steps: int) -> None:
+        """Takes steps and waits for the last."""
+        for _ in range(steps - 1):
+            self.take_step(self._next())
+        self.losses(1)
+
+    def evaluate(self, batches: int) -> int:
+        """Counts the correct answers in as many batches of 1,000."""
+        return int(sum(self.count_correct(self._part(k, EVAL_BATCH)) for k in range(batches)))
+
+    def _next(self) -> slice:
+        self.steps += 1
+        return self._part(self.steps - 1, self.task.batch)
+
+    def _part(self, index: int, size: int) -> slice:
+        """The part of the data of a batch; where no whole one is left it begins anew."""
+        start = index % (len(self.task.labels) // size) * size
+        return slice(start, start + size)
+
 
 def make_task(path: Path, projection: int, hidden: int) -> Task:
     """Random weights and the 4,000 real digits that ship with rowrnn, shuffled, saved at `path`."""
@@ -63,34 +138,3 @@ def make_task(path: Path, projection: int, hidden: int) -> Task:
     task = Task(weights, images, labels, order, batch=EVAL_BATCH)
     task.save(path)
     return task
-
-
-class Cell(NamedTuple):
-    """Weights of an LSTM cell as most libraries keep them.
-
-    Attributes:
-        input_kernel: [P, 4H].
-        recurrent_kernel: [H, 4H].
-        bias: [4H], with the forget bias in it.
-    """
-
-    input_kernel: np.ndarray
-    recurrent_kernel: np.ndarray
-    bias: np.ndarray
-
-
-def cell_ifgo(weights: Weights) -> Cell:
-    """The cell with its gates in the order i, f, g, o; rowrnn's is i, g, f, o, with g called j.
-
-    rowrnn adds the forget bias at run time, the others keep it in their bias. Adam moves a bias
-    in the same way wherever it starts, so training is the same too.
-    """
-
-    def reorder(array: np.ndarray) -> np.ndarray:
-        i, g, f, o = np.split(array, 4, axis=-1)
-        return np.concatenate([i, f, g, o], axis=-1)
-
-    hidden = weights["cell_bias"].size // 4
-    kernel, bias = reorder(weights["cell_kernel"]), reorder(weights["cell_bias"])
-    bias[hidden : 2 * hidden] += FORGET_BIAS
-    return Cell(kernel[:-hidden], kernel[-hidden:], bias)

@@ -64,9 +64,8 @@ def _content(path: Path, document: dict[str, Any]) -> Content:
 
 def _figure(figure: Any) -> Figure:
     """A plot of a suite, with its title taken out of the picture."""
-    axes = figure.axes[0]
-    title = axes.get_title(loc="left")
-    axes.set_title("", loc="left")
+    title = figure.get_suptitle()
+    figure.suptitle("")
     figure.supxlabel("")  # It says where this was measured, as the page does.
     figure.set_figwidth(_INCHES)
     drawing = Drawing()
