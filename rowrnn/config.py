@@ -105,13 +105,11 @@ class ModelConfig:
     pooling: Literal["last", "mean"] = "last"
     """What is read out: the hidden state after the last row, or the mean over all rows."""
     init: Literal["modern", "glorot", "notebook"] = "modern"
-    """modern: Glorot, orthogonal recurrence. glorot: that for the recurrence too. notebook: as the
-    2015 notebook drew them."""
+    """modern: Glorot, orthogonal recurrence. glorot: Glorot alone. notebook: as that of 2015."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; parameters and sums stay float32."""
     backend: Literal["fast", "scan", "cudnn"] = "fast"
-    """Which implementation of the recurrence runs: scan is the definition, fast the same maths
-    in fewer and larger products, cudnn needs a CUDA device."""
+    """scan: the definition. fast: the same maths in fewer, larger products. cudnn: needs CUDA."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +183,7 @@ class TrainConfig:
     display: Literal["progress", "notebook", "none"] = "progress"
     """progress: a live bar on stderr. notebook: the lines of the 2015 notebook on stdout."""
     logger: Literal["none", "wandb", "mlflow"] = "none"
-    """Also tell Weights & Biases or MLflow, as its own environment variables say (WANDB_MODE,
-    MLFLOW_TRACKING_URI, ...); of a sweep, its result. A run goes on whatever becomes of that."""
+    """Also tell this service, as its own variables say (WANDB_MODE, MLFLOW_TRACKING_URI, ...)."""
     log_every_steps: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 50
     """Steps between two entries of the metrics log (and two lines of the notebook display)."""
     eval_every_steps: _Steps = 0
@@ -212,8 +209,7 @@ class ParallelConfig:
     """How a run uses devices and processes."""
 
     devices: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    """Devices of each process. 0: every accelerator; a single CPU device, and for a sweep in one
-    process one for each core."""
+    """Devices of each process. 0: all accelerators; one CPU device, or in a sweep one a core."""
     data: _Devices | None = None
     """Devices that share each batch; unset: all for a single run, 1 for a sweep."""
     seed: _Devices | None = None
@@ -227,8 +223,7 @@ class ParallelConfig:
     heartbeat_seconds: Annotated[int, Meta(ge=2, le=86_400)] = 30
     """Seconds without a sign of life from a process of a job, after which jax ends the others."""
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory (private: mode 0700), so that the next
-    start need not compile them; JAX_COMPILATION_CACHE_DIR names another directory."""
+    """Keep compiled programs in the user's private cache, or in JAX_COMPILATION_CACHE_DIR."""
 
 
 @dataclass(frozen=True)

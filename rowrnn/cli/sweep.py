@@ -45,13 +45,11 @@ class SweepArguments(Common):
     vary: Vary = "both"
     """What a seed decides: all, the initial parameters alone, or all but these."""
     strategy: Literal["auto", "map", "vmap"] = "auto"
-    """How a device runs its members: map one after the other and bit for bit as a solo run,
-    vmap at once; auto: vmap on accelerators, map on CPUs."""
+    """map: one by one, with a solo run's bits. vmap: at once. auto: vmap on accelerators."""
     chunk: Annotated[int | None, arg(metavar="N")] = None
     """Members that a device has in hand at a time; without it, chosen."""
     keep: Literal["best", "all", "none"] = "best"
-    """Whose last states are kept: the best (on validation; without a validation part by training
-    loss), all, none."""
+    """Whose last states are kept; the best is by validation, without it by training loss."""
     plan: Flag = False
     """Show what would be done, and do not do it."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None

@@ -1,10 +1,14 @@
 """Completion, by the shells themselves, against the help of the commands."""
 
+import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from typing import get_args, get_type_hints
 
 import pytest
@@ -13,6 +17,7 @@ from rowrnn import cli
 from rowrnn.config import DataConfig, ModelConfig
 
 COMMANDS = [name for name in cli._MODULES if name != "data"] + ["data prepare", "bench compare"]
+INITS = set(get_args(get_type_hints(ModelConfig)["init"]))
 
 
 @pytest.fixture(scope="module")
@@ -22,33 +27,39 @@ def scripts(tmp_path_factory):
     code = """
         import contextlib, sys
         from rowrnn import cli
-        for shell in ("bash", "zsh", "fish"):
-            with open(shell, "w") as file, contextlib.redirect_stdout(file):
+        for shell, name in {"bash": "rowrnn.bash", "zsh": "_rowrnn", "fish": "rowrnn.fish"}.items():
+            with open(name, "w") as file, contextlib.redirect_stdout(file):
                 assert cli.run(["completion", shell]) == 0
         assert "jax" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=directory, check=True)
-    return {path.name: path for path in directory.iterdir()}
+    return directory
 
 
-def bash(script, lines, cwd):
-    """What bash offers for each line, of which the last word is being typed."""
-    ask = ["source " + str(script)]
+@pytest.fixture
+def place(tmp_path):
+    """A directory with something to complete."""
+    for name in ("a.toml", "my config.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    return tmp_path
+
+
+def bash(scripts, lines):
+    """What the function in bash offers for each line, of which the last word is being typed."""
+    # The real one wants a key that was pressed.
+    ask = ["compopt() { :; }", f"source {scripts / 'rowrnn.bash'}"]
     for line in lines:
-        # As readline splits them.
-        words = re.sub(r"=", " = ", line).split(" ")
-        words = [word for word in words[:-1] if word] + words[-1:]
-        quoted = " ".join(f"'{word}'" for word in words)
+        quoted = " ".join(f"'{word}'" for word in line.split(" "))
         ask += [
-            f"COMP_WORDS=({quoted}) COMP_CWORD={len(words) - 1} COMPREPLY=()", "_rowrnn",
+            f"COMP_WORDS=({quoted}) COMP_CWORD={line.count(' ')} COMPREPLY=()", "_rowrnn",
             "printf '%s\\t' \"${COMPREPLY[@]}\"; echo",
         ]  # fmt: skip
     done = subprocess.run(
-        ["bash", "--norc", "-c", "\n".join(ask)],
-        cwd=cwd, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        ["bash", "--norc", "-c", "\n".join(ask)], capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
-    return [[word for word in line.split("\t") if word] for line in done.stdout.splitlines()]
+    return [{word for word in line.split("\t") if word} for line in done.stdout.splitlines()]
 
 
 def options_in_help(command, capsys):
@@ -60,70 +71,100 @@ def options_in_help(command, capsys):
     return set(re.findall(r"(?<![\w-])--?[a-z][\w.-]*", " ".join(lines)))
 
 
-def test_bash_completes_every_option_of_every_command(scripts, tmp_path, capsys):
-    offered = bash(scripts["bash"], [f"rowrnn {command} -" for command in COMMANDS], tmp_path)
+def test_bash_completes_every_option_of_every_command(scripts, capsys):
+    offered = bash(scripts, [f"rowrnn {command} -" for command in COMMANDS])
     for command, options in zip(COMMANDS, offered, strict=True):
         assert "--help" in options
-        assert set(options) == options_in_help(command, capsys), command
+        # tyro has no short options but -h.
+        expected = options_in_help(command, capsys)
+        assert options == expected, command
 
 
-def test_bash_completes_commands_values_and_files(scripts, tmp_path):
-    for name in ("a.toml", "my config.toml", "notes.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / "runs").mkdir()
-    inits = list(get_args(get_type_hints(ModelConfig)["init"]))
-    datasets = list(get_args(get_type_hints(DataConfig)["dataset"]))
-    configs = ["a.toml", "my config.toml", "runs"]
-    everything = ["a.toml", "my config.toml", "notes.txt", "runs"]
+def test_bash_completes_commands_options_and_values(scripts):
+    datasets = set(get_args(get_type_hints(DataConfig)["dataset"]))
     expected = {
-        "rowrnn ": [*cli._MODULES, "--help", "--version"],
-        "rowrnn sw": ["sweep"],
-        "rowrnn train --model.init ": inits,
-        "rowrnn sweep --seeds 0:4 --model.init=": inits,
-        "rowrnn train a.toml --model.init=n": [name for name in inits if name[0] == "n"],
-        "rowrnn train --data.dataset m": [name for name in datasets if name[0] == "m"],
-        "rowrnn train --model.init notebook --data.dataset idx --optimizer.na": [
+        "rowrnn ": {*cli._MODULES, "--help", "-h"},
+        "rowrnn sw": {"sweep"},
+        "rowrnn train --model.init ": INITS,
+        "rowrnn sweep --seeds 0:4 --model.init n": {"notebook"},
+        "rowrnn train --data.dataset m": {name for name in datasets if name[0] == "m"},
+        "rowrnn train --model.init notebook --data.dataset idx --optimizer.na": {
             "--optimizer.name"
-        ],
-        "rowrnn train --train.seed ": [],
-        "rowrnn train --json ": configs,
-        "rowrnn train my": ["my config.toml"],
-        "rowrnn train --resume ": everything,
-        "rowrnn runs r": ["runs"],
-        "rowrnn data ": ["prepare"],
-        "rowrnn data prepare ": ["mnist", "fashion_mnist", "kmnist"],
-        "rowrnn bench com": ["compare"],
-        "rowrnn bench compare n": ["notes.txt"],
-        "rowrnn completion ": ["bash", "zsh", "fish"],
-        "rowrnn unheard-of --": [],
+        },
+        "rowrnn train --train.seed ": set(),
+        "rowrnn train a": set(),
+        "rowrnn data ": {"prepare", "--help", "-h"},
+        "rowrnn bench com": {"compare"},
+        "rowrnn bench compare --fail": {"--fail-above"},
     }
-    offered = bash(scripts["bash"], expected, tmp_path)
-    for (line, words), found in zip(expected.items(), offered, strict=True):
-        assert sorted(set(found)) == sorted(words), line
+    for (line, words), found in zip(expected.items(), bash(scripts, expected), strict=True):
+        assert found == words, line
 
 
-def test_fish_completes_options_and_values(scripts, tmp_path):
+def typed(command, setup, line, expected, cwd, home):
+    """Types a line and Tab into an interactive shell, until it shows what is expected."""
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.chdir(cwd)
+        environment = os.environ | {"HOME": str(home), "TERM": "dumb", "COLUMNS": "200"}
+        os.execvpe(command[0], command, environment)
+    shown, deadline = "", time.monotonic() + 20
+    try:
+        os.write(terminal, f"{setup}; PS1='ready''> '\n".encode())
+        for wanted, keys in (("ready> ", f"{line}\t"), (expected, "")):
+            while wanted not in shown and time.monotonic() < deadline:
+                if select.select([terminal], [], [], 0.1)[0]:
+                    shown += os.read(terminal, 65_536).decode(errors="replace")
+            assert wanted in shown, shown
+            os.write(terminal, keys.encode())
+    finally:
+        os.kill(shell, 9)
+        os.close(terminal)
+        os.waitpid(shell, 0)
+
+
+LINES = {
+    "rowrnn sw": "rowrnn sweep ",
+    "rowrnn train --model.in": "rowrnn train --model.init ",
+    "rowrnn train my": r"rowrnn train my\ config.toml",
+    "rowrnn eval runs/o": "rowrnn eval runs/one/",
+    "rowrnn train --resume ru": "rowrnn train --resume runs/",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_bash_completes_what_is_typed(scripts, place, tmp_path, line):
+    command = ["bash", "--norc", "--noprofile", "-i"]
+    setup = f"bind 'set enable-bracketed-paste off'; source {scripts / 'rowrnn.bash'}"
+    typed(command, setup, line, LINES[line], place, tmp_path)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_zsh_completes_what_is_typed(scripts, place, tmp_path, line):
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    setup = (
+        f"unsetopt zle_bracketed_paste; fpath=({scripts} $fpath); autoload -Uz compinit; "
+        f"compinit -u -d {tmp_path / 'dump'}"
+    )
+    typed(["zsh", "-f", "-i"], setup, line, LINES[line], place, tmp_path)
+
+
+def test_fish_completes_commands_options_values_and_files(scripts, place):
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")
 
     def offered(line):
-        ask = f"source {scripts['fish']}; complete -C '{line}'"
+        ask = f"source {scripts / 'rowrnn.fish'}; complete -C '{line}'"
         done = subprocess.run(
             ["fish", "--no-config", "-c", ask],
-            cwd=tmp_path, capture_output=True, text=True, check=True,
+            cwd=place, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return {line.split("\t")[0] for line in done.stdout.splitlines()}
 
-    assert offered("rowrnn ") == set(cli._MODULES)
-    assert offered("rowrnn train --model.init ") == set(
-        get_args(get_type_hints(ModelConfig)["init"])
-    )
+    assert offered("rowrnn ") == {*cli._MODULES, "--help", "-h"}
+    assert offered("rowrnn train --model.init ") == INITS
     assert offered("rowrnn bench compare --fail") == {"--fail-above"}
-    assert offered("rowrnn data prepare ") == {"mnist", "fashion_mnist", "kmnist"}
-
-
-def test_zsh_takes_the_script(scripts):
-    if shutil.which("zsh") is None:
-        pytest.skip("zsh is not installed")
-    done = subprocess.run(["zsh", "-n", scripts["zsh"]], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    assert offered("rowrnn data pre") == {"prepare"}
+    assert offered("rowrnn train my") == {"my config.toml"}
+    assert offered("rowrnn train --resume ru") == {"runs/"}
