@@ -18,13 +18,6 @@ from rowrnn import cli
 PACKAGE = Path(rowrnn.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Files that are about to go or to be written anew. To be emptied when their parts are merged.
-KNOWN = {
-    "parallel/coordinator.py",
-    "parallel/processes.py",
-    "parallel/watchdog.py",
-}
-
 # Public all the same: their documentation says so.
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}
 
@@ -159,16 +152,7 @@ def doors(source):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_private_door_of_another_package_is_used(path):
     name = str(path.relative_to(PACKAGE))
-    if name in KNOWN:
-        pytest.skip("known: to be removed")
     assert set(doors(path.read_text())) <= ALLOWED.get(name, set())
-
-
-@pytest.mark.parametrize("name", sorted(KNOWN))
-def test_what_is_known_is_still_there(name):
-    path = PACKAGE / name
-    assert path.exists(), f"take {name} off the list"
-    assert doors(path.read_text()), f"take {name} off the list"
 
 
 def test_a_command_puts_back_how_warnings_are_shown(capsys):

@@ -1,21 +1,19 @@
 """Saving and restoring states; the only user of Orbax.
 
-A checkpoint holds the arrays of a `TrainState` under dotted names (``params.lstm_0.kernel``) and
-*facts* about them: whatever JSON the caller gives, and the SHA-256 of every array. Orbax does not
-notice a flipped bit in its data files, so every restore is compared with these digests; a
-checkpoint that fails is set aside by name and the next older one is used.
+A checkpoint is a directory of Orbax, which appears complete or not at all. In it
+``state/arrays.safetensors`` holds the arrays of a `TrainState` under dotted names
+(``params.lstm_0.kernel``) and `Facts` about them, among which is the SHA-256 of every array. Every
+restore is compared with these digests; a checkpoint that fails is set aside by name and the next
+older one is used.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
-import re
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from msgspec import Meta
 from orbax.checkpoint import v1 as ocp
+from safetensors import safe_open
+from safetensors.numpy import save as to_safetensors
 
 from rowrnn import config as configs
 from rowrnn import files
@@ -36,10 +36,8 @@ Arrays = dict[str, np.ndarray]
 
 _KEY = "key"
 
-# What Orbax keeps beside the arrays, and room for arrays that do not compress.
-_OVERHEAD = 16 * 2**20
-# Zeros do, such as those of a state before its first step; more is claimed than is there.
-_MOST_COMPRESSED = 16
+# The part of a checkpoint that Orbax is given, and the file in it.
+_PART, _FILE = "state", "arrays.safetensors"
 
 
 @dataclass(frozen=True)
@@ -135,20 +133,17 @@ class CheckpointWriter:
         metrics: Any = None
         if facts["validation_accuracy"] is not None:
             metrics = {"validation_accuracy": facts["validation_accuracy"]}
-        _silence_late_reports()
+        about = {"facts": text, "facts_sha256": _sha256(text.encode())}
+        part = _File(to_safetensors(arrays, about))
         try:
-            self._opened.save(
-                step,
-                arrays,
-                metrics=metrics,
-                custom_metadata={"facts": text, "facts_sha256": _sha256(text.encode())},
-            )
+            self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
         except (OSError, ValueError) as error:
             self._failed = True
-            if jax.process_count() > 1 and not _os_error(error):
+            if jax.process_count() > 1 and not getattr(error, "errno", None):
                 raise  # Another process of the job was lost, about which jax knows more.
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
             raise RunError(
-                f"{self._directory}: step {step} was not saved: {_reason(error)}; "
+                f"{self._directory}: step {step} was not saved: {reason}; "
                 "what was saved before is good"
             ) from error
 
@@ -160,16 +155,29 @@ class CheckpointWriter:
                 self._opened.close()
 
 
-def _reason(error: Exception) -> str:
-    """Why a save failed, in a few words; TensorStore's are a page."""
-    code = _os_error(error)
-    return os.strerror(code) if code else str(error).splitlines()[0][:200]
+class _File:
+    """What Orbax calls to save one part of a checkpoint: here the content of a file.
 
+    Orbax's own way to save arrays is not used: after an error its threads print pages, at a time
+    of their own.
+    """
 
-def _os_error(error: Exception) -> int | None:
-    """What the operating system calls the reason of an error, where it has one."""
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else getattr(error, "errno", None)
+    def __init__(self, content: bytes):
+        self._content = content
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        async def write() -> None:
+            path = await directory.await_creation()
+            if jax.process_index() == 0:
+                with open(path / _FILE, "xb") as file:
+                    file.write(self._content)
+                    file.flush()
+                    os.fsync(file.fileno())
+
+        return write()
+
+    async def load(self, directory: Any) -> Awaitable[None]:
+        raise NotImplementedError("a part is read without Orbax")
 
 
 def restore(
@@ -204,15 +212,6 @@ def restore(
     if problems:
         raise RunError("; ".join(problems) + "; no intact checkpoint is left to restore")
     return None
-
-
-@contextlib.contextmanager
-def reading_alone() -> Iterator[None]:
-    """In here one process of a job reads what it likes; Orbax would wait for all the others."""
-    this = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-    with ocp.Context(multiprocessing_options=options):
-        yield
 
 
 def newest_facts(directory: Path) -> Facts | None:
@@ -271,14 +270,14 @@ class _DamagedError(Exception):
 
 def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     """The state and facts of one checkpoint; raises `_DamagedError`."""
-    facts, claims = _read_metadata(path)
+    facts = _read_facts(path)
     try:
         abstract = make_abstract(facts)
     except (KeyError, TypeError, ValueError) as error:
         raise _DamagedError(f"its metadata says what cannot be: {error}") from error
-    arrays = _load(path, abstract, claims)
+    arrays = _load(path, abstract)
     for name, array in arrays.items():
-        if digest(np.asarray(array)) != facts.sha256.get(name):
+        if digest(array) != facts.sha256.get(name):
             raise _DamagedError(f"{name} does not match its SHA-256")
     if int(arrays["step"].max()) != int(path.name):
         raise _DamagedError(f"it holds step {int(arrays['step'].max())}")
@@ -287,88 +286,45 @@ def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
 
 
-def _load(path: Path, abstract: TrainState, claims: Any) -> Arrays:
-    """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`."""
-    wanted = _abstract_arrays(abstract)
-    size = sum(array.size * array.dtype.itemsize for array in wanted.values())
+def _load(path: Path, abstract: TrainState) -> Arrays:
+    """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`.
+
+    No more memory is taken than these need.
+    """
+    wanted, arrays = _abstract_arrays(abstract), {}
     try:
-        there = sum(file.stat().st_size for file in path.rglob("*"))
-    except OSError as error:
-        raise _DamagedError(f"{error.filename} cannot be read: {error.strerror}") from error
-    if there > 2 * size + _OVERHEAD or size > _MOST_COMPRESSED * there + _OVERHEAD:
-        raise _DamagedError(f"its {there:,} bytes cannot be a state of {size:,} bytes")
-    _silence_late_reports()
-    try:
-        _check_claims(claims, wanted)
-        # Orbax restores into NumPy arrays.
-        empty = {name: np.empty(array.shape, array.dtype) for name, array in wanted.items()}
-        return ocp.load(str(path.absolute()), empty)
-    except _DamagedError:
-        raise
-    except Exception as error:  # Orbax and TensorStore raise whatever the damage leads them to.
+        with safe_open(path / _PART / _FILE, framework="np") as file:
+            if set(file.keys()) != set(wanted):
+                raise ValueError(f"it has other arrays than {', '.join(sorted(wanted))}")
+            for name, array in wanted.items():
+                shape = tuple(file.get_slice(name).get_shape())
+                if shape != array.shape:
+                    raise ValueError(f"{name} is {shape}, not {array.shape}")
+                arrays[name] = file.get_tensor(name)
+    except Exception as error:  # safetensors raises whatever the damage leads it to.
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _DamagedError(problem[:200]) from error
-
-
-def _check_claims(claims: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Raises `_DamagedError` unless the arrays on disk say that they have the shapes wanted.
-
-    TensorStore allocates what they claim before it reads, and ends the process where it cannot.
-    """
-    for name, array in wanted.items():
-        claim = claims[name]
-        if (claim.shape, claim.dtype) != (array.shape, array.dtype):
-            raise _DamagedError(
-                f"{name} is {claim.dtype}{claim.shape}, not {array.dtype}{array.shape}"
-            )
-        if claim.storage_metadata.chunk_shape != array.shape:
-            raise _DamagedError(f"{name} is in chunks of {claim.storage_metadata.chunk_shape}")
-
-
-@functools.cache
-def _silence_late_reports() -> None:
-    """Keeps quiet what TensorStore's threads have to say after a save or a load has failed.
-
-    They report to an event loop that Orbax has closed by then, and Python prints each of the
-    errors that this raises, long after the one that matters.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = hook
+    return arrays
 
 
 def _read_facts(path: Path) -> Facts:
     """The facts of one checkpoint, verified; raises `_DamagedError`."""
-    return _read_metadata(path)[0]
-
-
-def _read_metadata(path: Path) -> tuple[Facts, Any]:
-    """The facts of one checkpoint, verified, and what its arrays claim to be, by name.
-
-    Raises `_DamagedError`.
-    """
     try:
         files.require_plain(path)
-        for file in path.rglob("*"):
-            if file.parent.name != "d" and file.stat().st_size > files.MOST_BYTES:
-                raise _DamagedError(f"{file.name} is too large to be metadata")
-    except (RunError, OSError) as error:
+    except RunError as error:
         raise _DamagedError(str(error)) from error
     try:
-        metadata: Any = ocp.metadata(str(path.absolute()))
-        text = metadata.custom_metadata["facts"]
-        intact = _sha256(text.encode()) == metadata.custom_metadata["facts_sha256"]
+        with safe_open(path / _PART / _FILE, framework="np") as file:
+            about = file.metadata()
+        text = about["facts"]
+        intact = _sha256(text.encode()) == about["facts_sha256"]
         values = files.parse_json(text)
-    except Exception as error:  # As above: damaged files raise anything.
+    except Exception as error:  # As in `_load`.
         raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
     if not intact:
         raise _DamagedError("its metadata does not match its SHA-256")
     try:
-        return Facts.of(values), metadata.metadata
+        return Facts.of(values)
     except (TypeError, ValueError) as error:
         raise _DamagedError(f"its metadata says what cannot be: {error}") from error
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -13,8 +14,9 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-import tensorstore
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +42,8 @@ VALUES = [
     [10**9, 10**9], [-1, 28], ["a"], {"\x1b]0;x\x07": 1},
 ]  # fmt: skip
 QUIET = "--train.display=none"
+# Where a checkpoint has its arrays and facts.
+FILE = Path("state", "arrays.safetensors")
 DEEP = "[" * 10_000 + "]" * 10_000
 
 
@@ -80,16 +84,19 @@ def plain_files(path):
 
 def forge_facts(path, change):
     """Puts other facts into a checkpoint, with the SHA-256 that belongs to them."""
-    file = path / "_CHECKPOINT_METADATA"
-    document = json.loads(file.read_text())
-    text = change(document["custom_metadata"]["facts"])
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    document["custom_metadata"] |= {"facts": text, "facts_sha256": digest}
-    file.write_text(json.dumps(document))
+    text = change(facts_text(path))
+    about = {"facts": text, "facts_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    arrays = safetensors.numpy.load_file(path / FILE)
+    safetensors.numpy.save_file(arrays, path / FILE, about)
+
+
+def facts_text(path):
+    with safetensors.safe_open(path / FILE, framework="np") as file:
+        return file.metadata()["facts"]
 
 
 def checkpoints(work):
-    return sorted(path.parent for path in work.rglob("_CHECKPOINT_METADATA"))
+    return sorted(path.parents[1] for path in work.rglob(FILE.name))
 
 
 def link(work, outside, draw):
@@ -168,49 +175,49 @@ def other_config(work, outside, draw):
 
 
 def terabytes(work, outside, draw):
-    """An array on disk that claims another shape, other chunks or another type."""
+    """An array on disk that claims another shape or another type."""
     shape = draw.choice([[10**6, 10**6], [7, 16], [2**31, 2]])
-    chunk = draw.choice([[10**6, 10**6], [16384, 16384], [1000, 1000]])
     path = draw.choice(checkpoints(work))
     name = draw.choice(list(json.loads(facts_text(path))["sha256"]))
-    write_array(path, name, shape, chunk, draw.choice(["float32", "int8"]))
+    claim(path, name, shape, draw.choice(["F32", "I8"]), there=draw.random() < 0.5)
 
 
-def write_array(path, name, shape, chunk, dtype):
-    """Puts another array into a checkpoint, of which nothing is written but its metadata."""
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "ocdbt", "base": f"file://{path}/state/"},
-        "path": f"{name}/",
-        "metadata": {
-            "shape": shape,
-            "data_type": dtype,
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        },
-    }
-    tensorstore.open(spec, create=True, delete_existing=True).result()
+def claim(path, name, shape, dtype, *, there):
+    """Gives an array of a checkpoint another shape and type; `there`, with as many bytes, all zero
+    and none of them on the disk."""
+    arrays = safetensors.numpy.load_file(path / FILE)
+    del arrays[name]
+    about = {"facts": facts_text(path)}
+    about["facts_sha256"] = hashlib.sha256(about["facts"].encode()).hexdigest()
+    content = safetensors.numpy.save(arrays, about)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:start]), content[start:]
+    size = math.prod(shape) * np.dtype({"F32": "f4", "I8": "i1"}[dtype]).itemsize
+    offsets = [len(data), len(data) + size]
+    header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    (path / FILE).write_bytes(len(text).to_bytes(8, "little") + text + data)
+    if there:
+        os.truncate(path / FILE, 8 + len(text) + len(data) + size)
 
 
 @pytest.mark.parametrize(
-    ("shape", "chunk", "says"),
+    ("there", "says"),
     [
-        ([10**6, 10**6], [1000, 1000], r"is float32\(1000000, 1000000\), not float32\(36, 32\)"),
-        ([36, 32], [10**6, 10**6], r"is in chunks of \(1000000, 1000000\)"),
+        (True, r"params.lstm_0.kernel is \(1000000, 1000000\), not \(1, 36, 32\)"),
+        (False, "its metadata cannot be read"),
     ],
 )
-def test_claims_of_terabytes_are_refused_before_memory_is_taken(tmp_path, made, shape, chunk, says):
-    """TensorStore would end the process where it cannot have what an array claims."""
+def test_claims_of_terabytes_are_refused_before_memory_is_taken(tmp_path, made, there, says):
     work = tmp_path / "run"
     shutil.copytree(made / "run", work)
     for path in checkpoints(work):
-        write_array(path, "params.lstm_0.kernel", shape, chunk, "float32")
+        claim(path, "params.lstm_0.kernel", [10**6, 10**6], "F32", there=there)
+    forget_peak()
+    before = high_water_mark()
     with warnings.catch_warnings(action="ignore"), pytest.raises(RunError, match=says):
         rowrnn.load(work)
-
-
-def facts_text(path):
-    return json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["facts"]
+    assert high_water_mark() < before + 100
 
 
 def names(work, outside, draw):
@@ -400,17 +407,17 @@ def test_no_facts_raise_anything_but_our_own_errors(made, data):
         table, name = data.draw(st.sampled_from(places))
         table[name] = data.draw(JSON)
     with contextlib.suppress(ValueError, RowRNNError):
-        classifier._make_abstract(facts)
+        classifier._make_abstract(checkpoint.Facts.of(facts))
 
 
 @given(content=st.binary(max_size=300))
 @settings(max_examples=40, deadline=None)
 def test_no_bytes_of_metadata_raise_anything_but_damage(tmp_path_factory, made, content):
-    """Any bytes as the metadata file of a checkpoint are damage, or nothing."""
+    """Any bytes as the file of a checkpoint are damage."""
     work = tmp_path_factory.mktemp("bytes") / "checkpoints"
     shutil.copytree(made / "run" / "checkpoints", work)
     for path in checkpoints(work):
-        (path / "_CHECKPOINT_METADATA").write_bytes(content)
+        (path / FILE).write_bytes(content)
     with warnings.catch_warnings(), contextlib.suppress(RowRNNError):
         warnings.simplefilter("ignore")
         checkpoint.restore(work, classifier._make_abstract)

@@ -81,12 +81,6 @@ class Tested:
 
 def read(path: Path, which: str, data_dir: str) -> Content:
     """All that can be shown of a run; raises `RunError` where there is none."""
-    # At the end of a job process 0 is here, and the others are not.
-    with checkpoint.reading_alone():
-        return _read(path, which, data_dir)
-
-
-def _read(path: Path, which: str, data_dir: str) -> Content:
     config = rundir.read_config(path)
     missing: list[str] = []
     result = _or_missing(missing, "The result", lambda: rundir.read_result(path, TrainResult))
