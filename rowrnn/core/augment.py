@@ -37,7 +37,7 @@ def random_warp(
     shear: float | jax.Array,
     elastic: float | jax.Array,
 ) -> jax.Array:
-    """Draws each image anew through a random affine map about its centre and a smooth distortion.
+    """Resamples each image through a random affine map about its centre and a smooth distortion.
 
     Args:
         key: typed key.

@@ -1,5 +1,6 @@
 """One experiment: a config and its data, and the pure functions that a run consists of."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.core.dataset import Dataset
 from rowrnn.core.metrics import Metrics
-from rowrnn.core.state import Hyperparams, TrainState
+from rowrnn.core.state import Hyperparams, TrainState, of_member
 from rowrnn.core.step import Batch, ShardBatches, ShardGrads
 
 
@@ -54,7 +55,7 @@ class Experiment:
         """What the run and its parameters are drawn from, for `create_state`."""
         train = self.config.train
         init_seed = train.seed if train.init_seed is None else train.init_seed
-        # jax takes a Python int for an int32.
+        # Not Python integers, which jax takes for int32: seeds go up to 2**32 - 1.
         return np.uint32(train.seed), np.uint32(init_seed)
 
     @property
@@ -75,7 +76,7 @@ class Experiment:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of its run, so that it can be loaded without it."""
+        """What a checkpoint says of its run, so that it can be restored without the data."""
         return {
             "dataset": self.dataset.name,
             "fingerprint": self.dataset.fingerprint,
@@ -87,14 +88,14 @@ class Experiment:
 
 
 class Events(NamedTuple):
-    """At which steps a host loop has something to do, as multiples of these; 0 is never.
+    """At which steps a host loop has something to do: multiples of these, and the last.
 
     Attributes:
         total: length of the run.
         epoch: one pass over the training part.
         log: between two entries of the metrics log.
         evaluate: between two evaluations on the validation part.
-        save: between two checkpoints.
+        save: between two checkpoints; 0 where they are saved by time.
     """
 
     total: int
@@ -132,12 +133,14 @@ class Functions(NamedTuple):
     Attributes:
         order: (key, epoch) -> order of the epoch, [N].
         chunk: (state, train, order, steps) -> state, see `step.run_chunk`.
-        last_batch: (state, train, order) -> metrics on the batch of the step just done.
-        evaluate: (state, split) -> (metrics, predicted classes [N]).
+        last_batch: (state, train, order) -> metrics of the present parameters, without dropout, on
+            the batch of the step just done.
+        evaluate: (state, split) -> (metrics, predicted classes [N]), by the moving average of the
+            parameters where one is kept.
     """
 
     order: Callable[[jax.Array, jax.Array], jax.Array]
-    chunk: Callable[[TrainState, Batch, jax.Array, jax.Array], TrainState]
+    chunk: Callable[[TrainState, Batch, jax.Array, int | jax.Array], TrainState]
     last_batch: Callable[[TrainState, Batch, jax.Array], Metrics]
     evaluate: Callable[[TrainState, Batch], tuple[Metrics, jax.Array]]
 
@@ -147,7 +150,7 @@ def make_functions(
     shard_grads: ShardGrads = step.unsharded,
     shard_batches: ShardBatches = step.unsharded,
 ) -> Functions:
-    """The functions of an experiment.
+    """The functions of an experiment; whoever calls them sets the precision of matrix products.
 
     Args:
         experiment: gives the config, of which the numbers in ``state.hyperparams`` are not read.
@@ -163,12 +166,13 @@ def make_functions(
 
     def last_batch(state, train, order):
         batch = step.take_batch(train, order, state.step - 1, batch_size)
-        traced = configs.replace(config, state.hyperparams)
-        return step.evaluate(traced, state.params, batch, classes)[0]
+        return step.evaluate(of_member(config, state), state.params, batch, classes)[0]
 
     def evaluate(state, split):
-        params, traced = states.evaluation_params(state), configs.replace(config, state.hyperparams)
-        sums, logits = step.evaluate(traced, params, split, classes, shard_batches)
+        params = states.evaluation_params(state)
+        sums, logits = step.evaluate(
+            of_member(config, state), params, split, classes, shard_batches
+        )
         return sums, logits.argmax(axis=-1)
 
     chunk = functools.partial(step.run_chunk, train_step, batch_size=batch_size)
@@ -176,7 +180,7 @@ def make_functions(
 
 
 class Trained(NamedTuple):
-    """What a pure training function returns; under `vmap` each array has a leading seed axis.
+    """What a pure training function returns; under `vmap` each array has a leading axis [S].
 
     Attributes:
         state: the last state.
@@ -197,17 +201,19 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
     saved on the way.
 
     Args:
-        config: the run; its `train.seed` is not looked at.
+        config: the run; its `train.seed` is not looked at. Where its `train.init_seed` is set, all
+            seeds have the same initial parameters.
         dataset: images [N, T, F], uint8, and labels [N], int32, of each part.
 
-    Returns a function from a seed, an int or uint32 [], to `Trained`. Raises `ConfigError` where a
+    Returns a function from a seed, an int or uint32 [], to `Trained`; the backend ``cudnn`` has no
+    `vmap`. Raises `ConfigError` where a
     value is out of range or does not fit the data.
 
     >>> from rowrnn.config import DataConfig, ModelConfig, TrainConfig
     >>> from rowrnn.data import load
     >>> config = Config(ModelConfig(0, 8), train=TrainConfig(examples=300, batch_size=50))
     >>> train = make_train(config, load(DataConfig()))
-    >>> trained = jax.jit(jax.vmap(train))(jnp.arange(3))
+    >>> trained = jax.jit(jax.vmap(train))(jnp.arange(3, dtype=jnp.uint32))
     >>> trained.state.params["lstm_0"].kernel.shape, trained.curve.count.shape
     ((3, 36, 32), (3, 1))
     """
@@ -221,7 +227,9 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
 
     def run_epoch(state, epoch, steps):
         order = functions.order(state.key, epoch)
-        state = state._replace(metrics=Metrics.zeros())
+        # A run that has diverged stays as it is in the epochs that follow, too.
+        none = dataclasses.replace(Metrics.zeros(), nonfinite=state.metrics.nonfinite)
+        state = state._replace(metrics=none)
         state = functions.chunk(state, train_split, order, steps)
         return state, state.metrics
 

@@ -10,7 +10,7 @@ import optax
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Metrics:
-    """Sums over examples; the sum of two is that over the examples of both.
+    """Sums over examples, and of steps that went wrong; they add up.
 
     Attributes:
         loss_sum: sum of the losses, float32.
@@ -27,8 +27,9 @@ class Metrics:
     @classmethod
     def zeros(cls) -> "Metrics":
         """The sums over no examples."""
-        none = jnp.zeros((), jnp.int32)
-        return cls(jnp.zeros(()), none, none, none)
+        # Three arrays, since the state that holds them is donated, and no buffer can be twice.
+        correct, count, nonfinite = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return cls(jnp.zeros(()), correct, count, nonfinite)
 
     @classmethod
     def of(cls, logits: jax.Array, losses: jax.Array, labels: jax.Array) -> "Metrics":

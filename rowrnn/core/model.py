@@ -51,8 +51,8 @@ class RowRNN(nn.Module):
 
         Args:
             images: [B, T, F], uint8.
-            carries: one (c, h) for each layer, each [B, H]; zeros where not given. This is the
-                notebook's `istate`.
+            carries: one (c, h) for each layer, each [B, H]; zeros where not given. This is
+                `istate` of the 2015 TensorFlow notebook.
             every_row: whether to give the logits after every row, as if it were the last.
             dropout_keys: a key for each image, [B], to drop activations with; without them none
                 is dropped.
@@ -70,7 +70,7 @@ class RowRNN(nn.Module):
             carries = [zero_carry(images.shape[0], config.hidden_size)] * config.layers
         last_carries = []
         pools = config.pooling == "mean"
-        for layer, carry in enumerate(carries):
+        for layer, carry in zip(range(config.layers), carries, strict=True):
             is_last = layer == config.layers - 1
             rows, carry = lstm(
                 self._cell(f"lstm_{layer}", inputs),
@@ -174,14 +174,14 @@ def running_mean(rows: jax.Array) -> jax.Array:
     return jnp.cumsum(rows, axis=0) / counts[:, None, None]
 
 
-def _drop(rows: jax.Array, keys: jax.Array, layer: int, rate: float) -> jax.Array:
+def _drop(rows: jax.Array, keys: jax.Array, layer: int, rate: float | jax.Array) -> jax.Array:
     """Inverted dropout of hidden states [T, B, H] or [B, H] by one key for each image, [B].
 
     A key for each image, and not one for the batch, so that the draws are the same however the
     batch is divided over devices.
     """
 
-    # Not `row / (1 - rate)`: XLA compiles a division by an argument otherwise for several devices
+    # Not `row / (1 - rate)`: XLA compiles a division by an argument differently for several devices
     # than for one, and the last bit differs.
     scale = 1 / (1 - rate)
 
@@ -200,7 +200,7 @@ def _uniform_unit_scaling(key: jax.Array, inputs: int, hidden: int) -> jax.Array
 
 
 def _glorot_and(recurrent: Initializer) -> Callable[[jax.Array, int, int], jax.Array]:
-    """Glorot-uniform input kernels and recurrent ones of another kind, gate by gate."""
+    """Glorot-uniform input kernels, and recurrent ones from `recurrent`, gate by gate."""
 
     def init(key, inputs, hidden):
         input_key, recurrent_key = jax.random.split(key)

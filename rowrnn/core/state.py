@@ -21,7 +21,7 @@ Hyperparams = dict[str, Any]
 class TrainState(NamedTuple):
     """The state of one run; every field is an array or a tree of arrays.
 
-    Of many runs at once, the *members* of a sweep, every array has a leading axis [S].
+    Of S runs at once, the *members* of a sweep, every array has a leading axis [S].
 
     Attributes:
         step: updates done, int32.
@@ -61,7 +61,7 @@ def create(
         classes: number of classes.
         seed: may be traced, so that `vmap` makes many states at once.
         init_seed: what the parameters are drawn from; `seed` where not given.
-        hyperparams: numbers that take the place of the config's; those of the config where not
+        hyperparams: values of all names in `rowrnn.config.traced`; those of the config where not
             given.
 
     >>> state = create(Config(), 100, (28, 28), 10, seed=0)
@@ -84,6 +84,11 @@ def create(
         hyperparams={name: jnp.float32(value) for name, value in hyperparams.items()},
         metrics=Metrics.zeros(),
     )
+
+
+def of_member(config: Config, state: TrainState) -> Config:
+    """The config of a member: that of all, with the numbers that are its own."""
+    return configs.replace(config, state.hyperparams)
 
 
 def evaluation_params(state: TrainState) -> Params:

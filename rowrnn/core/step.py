@@ -1,8 +1,9 @@
 """The training step and the ways of running it: pure, jit-able, without I/O.
 
-There is one `train_step`. A *chunk* of steps (`run_chunk`) runs on the device without coming back
-to the host, over images that already lie there. Data order, augmentation and dropout are functions
-of (seed, step) alone, never of where a chunk begins or ends.
+All ways of training share one `train_step`. A *chunk* of steps (`run_chunk`) runs on the device
+without coming back to the host, over images that already lie there. Augmentation and dropout are
+functions of (key, step) and the order of the data is one of (key, epoch); where a chunk begins or
+ends has no part in them.
 """
 
 import dataclasses
@@ -13,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rowrnn import config as configs
 from rowrnn.config import Config, DataConfig, is_off
 from rowrnn.core.augment import random_shift, random_warp
 from rowrnn.core.metrics import Metrics, cross_entropy
 from rowrnn.core.model import Params, RowRNN
 from rowrnn.core.optimizer import make_optimizer
-from rowrnn.core.state import TrainState
+from rowrnn.core.state import TrainState, of_member
 
 EVAL_BATCH = 1_000
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 GradFn = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
-"""(params, batch, a key for each example) -> (gradients, metrics), both sums over the examples."""
+"""(params, examples, a key for each) -> (their share of the gradients of the batch, metrics)."""
 ShardGrads = Callable[[GradFn], GradFn]
 """Makes a gradient function work on a shard of each batch and sum over the shards."""
 ShardBatches = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
@@ -54,8 +54,9 @@ def make_train_step(
     """The pure function ``train_step(state, batch) -> (state, metrics)`` of an experiment.
 
     One step augments the batch, computes loss and gradients, updates the parameters through Optax
-    and, where asked for, their moving average. The metrics are those of the forward pass, before
-    the update; ``state.metrics`` is left as it is.
+    and, where asked for, their moving average. The metrics are those of the forward pass, with
+    augmentation, dropout and smoothing, before the update, but that `nonfinite` looks at the update
+    too; ``state.metrics`` is left as it is.
 
     Args:
         config: the experiment. The numbers of it that are in ``state.hyperparams`` are read there.
@@ -65,10 +66,10 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        traced = configs.replace(config, state.hyperparams)
-        tx = make_optimizer(traced.optimizer, total_steps)
-        grad_fn = shard_grads(_make_grad_fn(traced, classes))
-        batch = batch._replace(images=_augment(traced.data, state.key, state.step, batch.images))
+        member = of_member(config, state)
+        tx = make_optimizer(member.optimizer, total_steps)
+        grad_fn = shard_grads(_make_grad_fn(member, classes))
+        batch = batch._replace(images=_augment(member.data, state.key, state.step, batch.images))
         dropout_key = _stream(state.key, _DROPOUT, state.step)
         example_keys = jax.random.split(dropout_key, batch.labels.shape[0])
         grads, metrics = grad_fn(state.params, batch, example_keys)
@@ -76,7 +77,7 @@ def make_train_step(
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = state.ema
         if ema is not None:
-            decay = traced.optimizer.ema_decay
+            decay = member.optimizer.ema_decay
             ema = cast(Params, optax.incremental_update(params, ema, 1 - decay))
         # A gradient that is not finite shows in the update, and so does a division by zero in it.
         finite = jnp.isfinite(metrics.loss_sum) & jnp.isfinite(optax.tree.norm(updates))
@@ -141,9 +142,9 @@ def run_chunk(
 ) -> TrainState:
     """Runs `steps` steps of one epoch on the device and adds their metrics to ``state.metrics``.
 
-    The number of steps is an array, not a constant, so that one compiled program runs chunks of
-    every length; and the metrics are added up one step at a time. So a run that is cut elsewhere
-    executes the same instructions and gives the same bits.
+    The number of steps is traced, so that one compiled program runs chunks of every length; and the
+    metrics are added up one step at a time. So a run that is cut elsewhere executes the same
+    instructions and gives the same bits.
 
     The step after which ``state.metrics.nonfinite`` is not 0 is the last: a run that has diverged
     stays as it is, also where others go on beside it.
@@ -172,7 +173,7 @@ def run_chunk(
 def predict_logits(
     config: Config, params: Params, images: jax.Array, classes: int, shard: ShardBatches = unsharded
 ) -> jax.Array:
-    """Logits [N, C] of any number of images [N, T, F], in batches of `EVAL_BATCH`."""
+    """Logits [N, C] of N images [N, T, F], one or more, in batches of `EVAL_BATCH`."""
     model = RowRNN(config.model, classes)
 
     @shard

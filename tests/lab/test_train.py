@@ -343,6 +343,18 @@ def test_make_train_is_the_same_experiment(whole):
     np.testing.assert_array_equal(trained.curve.count, [3900, 3900, 2200])
 
 
+def test_make_train_stays_where_it_has_diverged():
+    dataset = data.load(CONFIG.data)
+    few = {name: data.Split(part.images[:300], part.labels[:300])
+           for name, part in (("train", dataset.train), ("test", dataset.test))}  # fmt: skip
+    config = configs.replace(CONFIG, {"optimizer.epsilon": 0.0, "train.examples": 901})
+    train = rowrnn.make_train(config, dataclasses.replace(dataset, **few))
+    trained = jax.jit(train, compiler_options={"xla_backend_optimization_level": 0})(0)
+    assert int(trained.state.step) == 1
+    np.testing.assert_array_equal(trained.curve.nonfinite, [1, 1, 1])
+    np.testing.assert_array_equal(trained.curve.count, [100, 0, 0])
+
+
 def test_make_train_runs_under_vmap():
     dataset = data.load(CONFIG.data)
     few = {name: data.Split(part.images[:300], part.labels[:300])

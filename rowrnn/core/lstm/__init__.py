@@ -1,16 +1,16 @@
 """The recurrence: arrays in, arrays out.
 
 `lstm` runs one layer over all rows. Every implementation (a *backend*) takes the same arrays and
-gives the same values and gradients:
+gives the same values and gradients but for rounding:
 
 - ``scan`` (`rowrnn.core.lstm.reference`) is the definition, plain enough to be read as one;
 - ``fast`` (`rowrnn.core.lstm.fast`) is the one to train with: the projection joined into the
-  gates and a backward pass of its own;
+  gates where that saves work, and a backward pass of its own;
 - ``cudnn`` (`rowrnn.core.lstm.cudnn`) calls NVIDIA's kernels on CUDA devices.
 
-Arrays are time-major, ``[T, B, ...]``, so that a row is one contiguous block and no backend has to
-transpose. Parameters keep the layout of TensorFlow's ``BasicLSTMCell``: one kernel for input and
-hidden state together, its columns in the order of the gates i, j, f, o.
+Arrays are time-major, ``[T, B, ...]``, so that a row is one contiguous block and ``scan`` and
+``fast`` need not transpose. Parameters keep the layout of TensorFlow's ``BasicLSTMCell``: one
+kernel for input and hidden state together, its columns in the order of the gates i, j, f, o.
 """
 
 from collections.abc import Callable

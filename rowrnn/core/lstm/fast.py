@@ -1,7 +1,8 @@
 """The fast recurrence: the maths of `rowrnn.core.lstm.reference`, arranged for few large products.
 
-What depends on one row only is joined into one kernel before the loop. With σ(x) = ½ tanh(½x) + ½
-the four gates are one tanh, and with the ½ in the kernel a row costs one product::
+What depends on one row only is joined into one kernel before the loop, where that saves work. With
+σ(x) = ½ tanh(½x) + ½ the four gates are one tanh, and with the ½ in the kernel a row costs one
+product::
 
     u = tanh([x, 1, h] @ kernel)                 kernel [F + 1 + H, 4H]
     kernel = s * [k·Wi @ Wx;  bi @ Wx + b;  Wh]  s = ½, 1, ½, ½ for the gates i, j, f, o
@@ -80,8 +81,8 @@ def _read_rows_only(every_row, dtype, xs, kernel, carry):
     Args:
         every_row: whether to return the hidden state after every row.
         dtype: type of the operands of products.
-        xs: rows, each with a one appended, [T, B, F + 1].
-        kernel: joint kernel, [F + 1 + H, 4H].
+        xs: rows, each with a one appended, [T, B, F + 1] or, projected before, [T, B, P + 1].
+        kernel: joint kernel, [F + 1 + H, 4H] or [P + 1 + H, 4H].
         carry: (c, h), each [B, H].
 
     Returns:

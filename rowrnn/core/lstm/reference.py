@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 class Activations(NamedTuple):
-    """What a layer holds after each row, all [T, B, H].
+    """What a layer holds after a row, all [B, H], or after each row, [T, B, H].
 
     Attributes:
         h: hidden state, between -1 and 1.
