@@ -238,10 +238,13 @@ def _supervise(children: Sequence[_Child], signals: list[int], grace_s: float) -
     """
     first, failed_at = 0, 0.0
     due = [(grace_s, signal.SIGTERM), (grace_s + _TERM_S, signal.SIGKILL)]
-    while running := [child for child in children if child.poll() is None]:
-        now = time.monotonic()
+    while True:
+        running, now = [child for child in children if child.poll() is None], time.monotonic()
         if not first:
-            first, failed_at = _first_failed(children), now
+            first = next((child.returncode for child in children if child.returncode), 0)
+            failed_at = now
+        if not running:
+            return first
         if first and due and now - failed_at >= due[0][0]:
             signals.append(due.pop(0)[1])
         while signals:
@@ -249,11 +252,6 @@ def _supervise(children: Sequence[_Child], signals: list[int], grace_s: float) -
             for child in running:
                 child.send_signal(number)
         time.sleep(_POLL_S)
-    return first or _first_failed(children)
-
-
-def _first_failed(children: Sequence[_Child]) -> int:
-    return next((child.returncode for child in children if child.returncode), 0)
 
 
 def _kill(child: _Child) -> None:

@@ -272,14 +272,23 @@ def test_gradients_of_shares_add_up_to_those_of_the_batch():
     draw = np.random.default_rng(0)
     batch = Batch(draw.integers(0, 256, (6, 2, 3)), draw.integers(0, 10, 6))
     batch = jax.tree.map(lambda array: array.astype(np.int32), batch)
-    arguments = {"w": np.full((2, 3), 3, np.int32)}, batch, jax.random.split(jax.random.key(0), 6)
-    whole = jax.jit(grad_fn)(*arguments)
-    divided = parallel.compile_replicated(
-        mesh, parallel.divide_grads(mesh, grad_fn), *arguments, dtype="float32"
-    )(*jax.device_put(arguments, parallel.replicated(mesh)))
+    params, keys = {"w": np.full((2, 3), 3, np.int32)}, jax.random.split(jax.random.key(0), 6)
+    whole = jax.jit(grad_fn)(params, batch, keys)
+    divided = run_for_one(mesh, parallel.shard_grads(mesh, grad_fn), params, batch, keys)
     assert set(sizes[1:]) == {(3, 3, 3)}
     for left, right in zip(jax.tree.leaves(divided), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_array_equal(everywhere(left), right)
+        np.testing.assert_array_equal(left, right)
+
+
+def run_for_one(mesh, function, member, *shared):
+    """What a compiled function of one member, and of what all share, gives on every device."""
+    members = jax.tree.map(lambda array: array[None], member)
+    stacked = (True, *[False] * len(shared))
+    program = parallel.compile_members(
+        mesh, function, stacked, members, *shared, vmap=False, dtype="float32"
+    )
+    found = program(parallel.shard_members(mesh, members), *parallel.replicate(mesh, shared))
+    return jax.tree.map(lambda array: everywhere(array)[0], found)
 
 
 @pytest.mark.parametrize(("examples", "share"), [(6, 3), (5, 5), (1, 1)])
@@ -295,18 +304,17 @@ def test_shares_of_a_batch_give_what_the_batch_gives(examples, share):
         "images": np.arange(4 * examples, dtype=np.int32).reshape(examples, 4),
         "labels": np.arange(1, 1 + examples, dtype=np.int32),
     }
-    divided = parallel.compile_replicated(
-        mesh, parallel.divide_batches(mesh, function), batch, dtype="float32"
-    )(parallel.put_replicated(mesh, batch))
+    sharded = parallel.shard_batches(mesh, function)
+    divided = run_for_one(mesh, lambda _, batch: sharded(batch), np.int32(0), batch)
     # Where it does not divide, each device does all of it.
     assert set(sizes) == {share}
-    np.testing.assert_array_equal(everywhere(divided), function(batch))
+    np.testing.assert_array_equal(divided, function(batch))
 
 
 def test_on_one_device_nothing_is_divided():
     for mesh in (parallel.make_mesh(ParallelConfig()), sweep_mesh(TWO)):
-        assert parallel.divide_grads(mesh, checked) is checked
-        assert parallel.divide_batches(mesh, checked) is checked
+        assert parallel.shard_grads(mesh, checked) is checked
+        assert parallel.shard_batches(mesh, checked) is checked
 
 
 def lies(array, mesh, spec):
@@ -318,45 +326,37 @@ def test_what_is_put_lies_where_it_should():
     mesh = sweep_mesh(TWO)
     tree = {"a": np.arange(8).reshape(4, 2), "b": np.arange(4.0, dtype=np.float32)}
     for put, spec, rows in (
-        (parallel.put_replicated, P(), 4),
-        (parallel.put_state, P(), 4),
-        (parallel.stack_on, P("seed"), 2),
-        (parallel.put_stack, P("seed"), 2),
+        (parallel.replicate, P(), 4),
+        (parallel.shard_members, P("seed"), 2),
+        (parallel.shard_state, P("seed"), 2),
     ):
         found = put(mesh, tree)
         for name, array in found.items():
             assert lies(array, mesh, spec), (put, name)
             assert [shard.data.shape[0] for shard in array.addressable_shards] == [rows] * 2
             np.testing.assert_array_equal(array, tree[name])
-    split = parallel.put_split(mesh, tree["a"], tree["b"])
-    assert lies(split.images, mesh, P())
-    assert lies(split.labels, mesh, P())
 
 
-def test_over_the_axis_data_a_stack_is_copied():
-    mesh = parallel.make_mesh(TWO)
-    np.testing.assert_array_equal(everywhere(parallel.stack_on(mesh, np.arange(3))), np.arange(3))
+def test_over_the_axis_data_members_are_copied():
+    members = parallel.shard_members(parallel.make_mesh(TWO), np.arange(3))
+    np.testing.assert_array_equal(everywhere(members), np.arange(3))
 
 
-def test_states_with_typed_keys_are_made_and_put():
-    mesh = sweep_mesh(TWO)
-    made = parallel.create_state(mesh, lambda seed: {"key": jax.random.key(seed)}, (np.uint32(7),))
-    assert made["key"] == jax.random.key(7)
-    assert lies(made["key"], mesh, P())
-    keys = parallel.put_stack(mesh, {"key": jax.random.split(jax.random.key(0), 4)})["key"]
-    assert (keys == jax.random.split(jax.random.key(0), 4)).all()
-    assert lies(keys, mesh, P("seed"))
+def test_states_have_typed_keys():
+    mesh, keys = sweep_mesh(TWO), jax.random.split(jax.random.key(0), 4)
+    found = parallel.shard_state(mesh, {"key": keys})["key"]
+    assert (found == keys).all()
+    assert lies(found, mesh, P("seed"))
 
 
 def test_what_is_fetched_is_of_numpy_and_keys_stay_keys():
-    mesh = sweep_mesh(TWO)
-    key = jax.random.key(3)
-    tree = {"stack": parallel.stack_on(mesh, np.arange(4)), "key": key, "one": jnp.float32(2)}
-    found = parallel.fetch(mesh, tree)
-    assert type(found["stack"]) is type(found["one"]) is np.ndarray
-    np.testing.assert_array_equal(found["stack"], np.arange(4))
+    mesh, key = sweep_mesh(TWO), jax.random.key(3)
+    members = parallel.shard_members(mesh, np.arange(4))
+    found = parallel.fetch(mesh, {"members": members, "key": key, "one": jnp.float32(2)})
+    assert type(found["members"]) is type(found["one"]) is np.ndarray
+    np.testing.assert_array_equal(found["members"], np.arange(4))
     assert found["one"] == 2
-    assert found["key"] is key
+    assert found["key"] == key
 
 
 def test_one_that_is_alone_has_nobody_to_ask_or_to_tell():
