@@ -1,8 +1,8 @@
 """Compiled programs, kept on disk between starts: privately, and checked before they are run.
 
-jax runs what it finds in its cache directory, and does not look at it: where zstd is installed,
-with which it then packs programs, three of four flipped bits give another program. Therefore jax
-gets a directory of its own in each process. It begins with the kept programs that still have their
+jax runs what it finds in its cache directory, and does not check it: where zstd is installed, with
+which it then packs programs, three of four flipped bits give another program. Therefore jax gets a
+directory of its own in each process. It begins with the kept programs that still have their
 SHA-256, and what jax adds to it is kept in turn::
 
     compilation/
@@ -170,7 +170,7 @@ def _newest_first(kept: Path) -> list[os.DirEntry[str]]:
     with os.scandir(kept) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):  # Another process may have removed it.
-                if _KEPT.fullmatch(entry.name) and entry.is_file():
+                if _KEPT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     found.append((entry.stat().st_mtime_ns, entry.name, entry))
     return [entry for *_, entry in sorted(found, reverse=True)]
 
