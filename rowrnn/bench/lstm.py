@@ -93,7 +93,7 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
                 ]
             except RowRNNError as error:
                 skipped.append(f"{name}: {error}")
-            except NotImplementedError as error:  # cuDNN's cannot be batched over seeds.
+            except NotImplementedError as error:  # cuDNN cannot be batched over seeds.
                 skipped.append(f"{name}, {case}: {error}")
     return record.document(
         suite,

@@ -21,12 +21,12 @@ class Program:
     """A run, or members of a sweep that are sharded over the devices, ready to be timed.
 
     Args:
-        config: of all members; seeds make no difference here.
+        config: of all members, whose seeds count up from its own.
         dataset: where it is not that of the config.
         members: of a sweep; 0 is a single run, whose batches all devices share.
 
     Attributes:
-        facts: device, backend, versions, compile times and memory.
+        facts: devices, backend, versions, compile times, memory, and what a step exchanges.
     """
 
     def __init__(self, config: Config, dataset: Dataset | None = None, members: int = 0):
@@ -40,13 +40,12 @@ class Program:
         self.experiment = prepare(config, dataset)
         with timing.compile_times() as compiled:
             self.trainer = Trainer(self.experiment, mesh, members or 1)
-        seeds = np.arange(members or 1, dtype=np.uint32)
-        _, _, hyperparams = stack_members([self.experiment] * (members or 1))
-        self.state = self.trainer.init(seeds, seeds, hyperparams)
+        seeds, init_seeds, hyperparams = stack_members([self.experiment] * (members or 1))
+        others = np.arange(members or 1, dtype=np.uint32)
+        self.state = self.trainer.init(seeds + others, init_seeds + others, hyperparams)
         self._order = self.trainer.order(self.state, 0)
         programs = self.trainer.programs
         self.facts: dict[str, Any] = parallel.describe(mesh) | {
-            "device": mesh.devices.flat[0].device_kind,
             "backend": config.model.backend,
             "versions": {
                 "jax": jax.__version__,
@@ -58,6 +57,7 @@ class Program:
                 "chunk": timing.memory(programs.chunk),
                 "evaluate": timing.memory(programs.test),
             },
+            "collectives": timing.collectives(programs.chunk.as_text() or ""),
         }
 
     def train(self, steps: int) -> None:
@@ -88,12 +88,9 @@ class _Served:
 
     def train_to(self, path: str, target: float) -> dict[str, Any]:
         """Trains as a config says until the test accuracy is reached, or to the end."""
-        config = configs.load(path)
-        parallel.start(config.parallel)
-        experiment = prepare(config)
         with timing.compile_times() as compiled:
-            trainer = Trainer(experiment, parallel.make_mesh(config.parallel))
-        state = trainer.init(*stack_members([experiment]))
+            program = Program(configs.load(path))
+        trainer, experiment, state = program.trainer, program.experiment, program.state
         accuracy, epoch = 0.0, 0
         while accuracy < target and epoch < experiment.steps // experiment.epoch_steps:
             state = trainer.run(state, trainer.order(state, epoch), experiment.epoch_steps)
@@ -112,11 +109,7 @@ class _Served:
         with timing.compile_times() as compiled:
             program = Program(configs.load(path))
             program.train(1)
-        device = {
-            name: program.facts[name]
-            for name in ("platform", "kind", "devices", "processes", "cores")
-        }
-        return {"device": device, "compile": compiled}
+        return {"device": program.facts, "compile": compiled}
 
 
 def start() -> _Served:

@@ -10,7 +10,6 @@ fast it would be with real devices is not.
 import contextlib
 import dataclasses
 import math
-import re
 import socket
 import statistics
 from collections.abc import Sequence
@@ -18,18 +17,12 @@ from typing import Any
 
 from rowrnn.bench import flops, record, suites
 from rowrnn.bench.child import Child, can_pin, cores
+from rowrnn.bench.peers.task import EXAMPLES
 from rowrnn.bench.timing import progress
 from rowrnn.bench.turns import Contender, ratio_interval, start_product, take_turns
 from rowrnn.errors import ConfigError
 
-_ROLE = "rowrnn.bench.scaled"
-_EXAMPLES = 4_000
-
-# The type of the result and the operation, of an instruction that may run beside others.
-_COLLECTIVE = re.compile(
-    r" = (\(?[a-z].*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\("
-)
+_ROLE = "rowrnn.bench.peers.rowrnn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +32,11 @@ class Layout:
     Attributes:
         mode: "solo" or "sweep".
         scaling: "weak" or "strong".
-        devices: of all processes.
-        processes: that have as many devices each.
+        devices: how many, of all processes together.
+        processes: how many share the devices, each with as many.
         batch: examples in a step of each member.
-        members: of a sweep; 1 for a run.
-        shared: devices that share each batch, where there are so many.
+        members: how many a sweep has; 1 for a run.
+        shared: how many devices share each batch, where there are so many.
         hidden: units.
     """
 
@@ -58,12 +51,12 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """In words; unique."""
+        """What reports call it; unique."""
         return f"{self.group} n={self.devices} p={self.processes}"
 
     @property
     def group(self) -> str:
-        """Those that take turns: the same but for devices and processes, and one device."""
+        """Name of the layouts that take turns, which differ in devices and processes alone."""
         together = f" {self.shared} a batch" if self.mode == "sweep" and self.shared > 1 else ""
         return f"{self.mode} {self.scaling}{together} H={self.hidden}"
 
@@ -74,7 +67,7 @@ class Layout:
 
     @property
     def examples(self) -> int:
-        """In a step of all members."""
+        """Examples in a step of all members."""
         return self.members * self.batch
 
 
@@ -88,7 +81,7 @@ def groups(suite: suites.Scaling) -> list[list[Layout]]:
     pairs = [(1, 1), *((n, p) for n in counts[1:] for p in processes if n % p == 0)]
     _check(suite, [n for n, _ in pairs])
     first, batch, members = suite.hidden[0], suite.batch, suite.members
-    fits = math.lcm(*(n for n, _ in pairs))  # As many members on any of these devices.
+    fits = math.lcm(*(n for n, _ in pairs))  # Members that divide over any of these devices.
 
     def solo(scaling: str, hidden: int) -> list[Layout]:
         return [
@@ -118,10 +111,10 @@ def _check(suite: suites.Scaling, devices: Sequence[int]) -> None:
             raise ConfigError(
                 f"batch = {suite.batch}: must be a multiple of {n}, of how many devices share it"
             )
-    if suite.batch * most > _EXAMPLES:
+    if suite.batch * most > EXAMPLES:
         raise ConfigError(
             f"batch = {suite.batch}: {most} devices with so many each make a batch of "
-            f"{suite.batch * most}; there are {_EXAMPLES} images, take {_EXAMPLES // most} at most"
+            f"{suite.batch * most}; there are {EXAMPLES} images, take {EXAMPLES // most} at most"
         )
 
 
@@ -186,16 +179,19 @@ def _start(
     coordinator = f"127.0.0.1:{_free_port()}"
     children = []
     for index, cpus in enumerate(pinned(layout, cores())):
-        parallel: dict[str, Any] = {
-            "devices": layout.devices // layout.processes,
-            "processes": layout.processes,
-        }
+        parallel: dict[str, Any] = {"processes": layout.processes}
         if layout.processes > 1:
             parallel |= {"coordinator": coordinator, "process": index}
         if layout.mode == "sweep":
             parallel |= {"data": layout.data, "seed": layout.devices // layout.data}
-        options = {name: getattr(layout, name) for name in ("mode", "batch", "members", "hidden")}
-        options |= {"projection": suite.projection, "parallel": parallel}
+        options = {
+            "batch": layout.batch,
+            "hidden": layout.hidden,
+            "projection": suite.projection,
+            "devices": layout.devices // layout.processes,
+            "members": layout.members if layout.mode == "sweep" else 0,
+            "parallel": parallel,
+        }
         held = cpus if platform == "cpu" and can_pin() else None
         children.append(stack.enter_context(Child(_ROLE, options, cpus=held)))
     return children
@@ -211,7 +207,7 @@ def pinned(layout: Layout, cores: Sequence[int]) -> list[list[int]]:
 
 
 def workers(layout: Layout, platform: str) -> int:
-    """What computes at the same time: devices, but of fake ones no more than cores."""
+    """How many devices compute at the same time: of fake ones no more than cores."""
     return min(layout.devices, len(cores())) if platform == "cpu" else layout.devices
 
 
@@ -232,8 +228,8 @@ def figure(
 ) -> dict[str, Any]:
     """The figure of a layout beside one device.
 
-    `found` are the `collectives` of its program. Of the same rounds as its samples are the seconds
-    of an example on one device and those of a matrix product.
+    `found` are the `timing.collectives` of its program. Of the same rounds as its samples are the
+    seconds of an example on one device and those of a matrix product.
 
     ``throughput_ratio`` is the median with its interval, ``efficiency`` the median over `workers`.
     ``quiet_s`` is the median of a step in matrix products of the same round, times their best.
@@ -263,32 +259,4 @@ def figure(
         collectives_per_step=members * len(found),
         bytes=moved,
         wire_bytes=moved * 2 * (layout.data - 1) / layout.data,
-    )
-
-
-def collectives(text: str) -> list[dict[str, Any]]:
-    """What devices exchange in a step, read from the optimized HLO of a chunk of training.
-
-    XLA has the last word: it merges collectives and moves them out of the loop over steps, which is
-    the one loop whose length it does not know. Those right in its body are returned, each with
-    ``op`` and the ``bytes`` of its result on each device, for a sum as many as its operands have.
-
-    Args:
-        text: as ``compiled.as_text()`` gives it.
-    """
-    loops = [line for line in text.splitlines() if " while(" in line]
-    body = next(re.search(r"body=%?([\w.\-]+)", line) for line in loops if "known_trip" not in line)
-    assert body is not None
-    start = re.search(rf"^%?{re.escape(body[1])} \(.*$", text, re.MULTILINE)
-    assert start is not None
-    inside = text[start.end() : text.index("\n}", start.end())]
-    return [{"op": op, "bytes": _bytes(kind)} for kind, op in _COLLECTIVE.findall(inside)]
-
-
-def _bytes(kind: str) -> int:
-    """Of a type such as ``f32[128,10]{1,0}``, or of a tuple of such."""
-    return sum(
-        # ``pred`` has no number in it and takes a byte.
-        int(bits or 8) // 8 * math.prod(int(n) for n in shape.split(",") if n)
-        for bits, shape in re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", kind)
     )

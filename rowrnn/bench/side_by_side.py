@@ -6,32 +6,47 @@ and a single run that shares its batches between the cores, which is the most th
 
 import contextlib
 import statistics
-from pathlib import Path
 from typing import Any
 
-from rowrnn.bench import suites
+from rowrnn.bench import flops, suites
 from rowrnn.bench.child import Child, can_pin, cores
 from rowrnn.bench.turns import Contender, ratio_interval, take_turns
 
-_OWN = "rowrnn.bench.peers.rowrnn"
+
+def start_rowrnn(
+    suite: suites.Train,
+    batch: int,
+    devices: int,
+    cpus: list[int] | None = None,
+    *,
+    sweep: bool = False,
+) -> Child:
+    """rowrnn in a process: a run that devices share, or a sweep with a member on each of them."""
+    options = {
+        "batch": batch,
+        "hidden": suite.hidden,
+        "projection": flops.Shape.projection,
+        "devices": devices,
+        "members": devices if sweep else 0,
+        "backend": suite.backend,
+    }
+    return Child("rowrnn.bench.peers.rowrnn", options, cpus=cpus)
 
 
-def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | None:
+def measure(suite: suites.Train) -> dict[str, Any] | None:
     """Throughput of the three, and the paired ratios of the sweep's to those of the others.
 
-    None where there is a single core or none can be chosen.
+    None where there is a single core, or the system cannot hold a process to one.
     """
     if not can_pin():
         return None
-    count = len(cores())
-    options = {"task": str(task), "batch": batch, "backend": suite.backend}
+    count, batch = len(cores()), suite.batch[0]
     with contextlib.ExitStack() as stack:
 
-        def start(devices: int, cpus: list[int] | None = None, *, sweep: bool = False) -> Child:
-            chosen = options | {"devices": devices, "sweep": sweep}
-            return stack.enter_context(Child(_OWN, chosen, cpus=cpus))
+        def start(*chosen: Any, sweep: bool = False) -> Child:
+            return stack.enter_context(start_rowrnn(suite, batch, *chosen, sweep=sweep))
 
-        # Of which each does an equal share of the batch.
+        # As many devices as can each take an equal share of the batch.
         shared = max(n for n in range(1, count + 1) if batch % n == 0)
         contenders = [
             Contender("a sweep", [start(count, sweep=True)], "train"),
@@ -41,7 +56,7 @@ def measure(suite: suites.Train, task: Path, batch: int) -> dict[str, Any] | Non
         for contender in contenders:
             contender.calibrate(suite.sample_s)
         samples = take_turns(contenders, suite.repeats)
-    # A call is a step of every run: with so many examples.
+    # Examples in a call, which is a step of every run.
     examples = [count * batch, count * batch, batch]
     rates = {
         contender.name: [of_a_call / second for second in seconds]

@@ -26,7 +26,7 @@ _IMPORTS = {
 
 def run(suite: suites.Startup, *, quick: bool) -> dict[str, Any]:
     """Starts processes, one after the other."""
-    configs.load(suite.config)  # Not only when the imports are measured.
+    configs.load(suite.config)  # A mistake in it is told before anything is measured.
     figures = []
     for name, code in _IMPORTS.items():
         _import(code)  # Brings the files into the page cache.

@@ -1,10 +1,12 @@
-"""Clocks: what a call costs in steady state, and what compiling it cost before.
+"""Clocks: what a call costs in steady state, what compiling it cost, and what the program needs.
 
 A sample is the mean time of a few calls in a row, and the clock stops only when their results
 are there. The samples themselves are kept, so that whoever doubts a median can look.
 """
 
 import contextlib
+import math
+import re
 import statistics
 import sys
 import time
@@ -12,6 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rowrnn.bench.suites import Suite
+
+# The type of the result and the operation, of an instruction that may run beside others.
+_COLLECTIVE = re.compile(
+    r" = (\(?[a-z].*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
 
 NOISY = 0.10
 """Above this IQR/median a figure carries a warning."""
@@ -134,3 +142,31 @@ def memory(compiled: Any) -> dict[str, int]:
     if stats and "peak_bytes_in_use" in stats:
         facts["device_peak"] = stats["peak_bytes_in_use"]
     return facts
+
+
+def collectives(text: str) -> list[dict[str, Any]]:
+    """What devices exchange in a step, read from the optimized HLO of a chunk of training.
+
+    XLA has the last word: it merges collectives and moves them out of the loop over steps, which is
+    the one loop whose length it does not know. Those right in its body are returned, each with
+    ``op`` and the ``bytes`` of its result on each device, for a sum as many as its operands have.
+
+    Args:
+        text: as ``compiled.as_text()`` gives it.
+    """
+    loops = [line for line in text.splitlines() if " while(" in line]
+    body = next(re.search(r"body=%?([\w.\-]+)", line) for line in loops if "known_trip" not in line)
+    assert body is not None
+    start = re.search(rf"^%?{re.escape(body[1])} \(.*$", text, re.MULTILINE)
+    assert start is not None
+    inside = text[start.end() : text.index("\n}", start.end())]
+    return [{"op": op, "bytes": _bytes(kind)} for kind, op in _COLLECTIVE.findall(inside)]
+
+
+def _bytes(kind: str) -> int:
+    """Bytes of a type such as ``f32[128,10]{1,0}``, or of a tuple of such."""
+    return sum(
+        # ``pred`` has no number in it and takes a byte.
+        int(bits or 8) // 8 * math.prod(int(n) for n in shape.split(",") if n)
+        for bits, shape in re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", kind)
+    )

@@ -17,18 +17,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rowrnn import config as configs
 from rowrnn.bench import flops, record, side_by_side, suites
 from rowrnn.bench.child import Child, can_pin, cores, run_program
-from rowrnn.bench.peers.task import EVAL_BATCH, Task, make_task
+from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES
+from rowrnn.bench.side_by_side import start_rowrnn
 from rowrnn.bench.timing import progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 
-_OWN = "rowrnn.bench.peers.rowrnn"
-_PROJECTION = 128
 _NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
@@ -37,9 +35,9 @@ class Setting:
     """Where a run lies.
 
     Attributes:
-        name: in words.
-        devices: that share a batch; 0 for every accelerator.
-        pinned: the cores of each process, one list for each; empty for one process on all.
+        name: what reports call it.
+        devices: how many share a batch; 0 for every accelerator.
+        pinned: the cores of each process, one tuple for each; empty for one process on all cores.
     """
 
     name: str
@@ -50,10 +48,8 @@ class Setting:
 def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
     """Measures all settings, and the program."""
     if suite.program:
-        configs.load(suite.config)  # Not only when all else is measured.
+        configs.load(suite.config)  # A mistake in it is told before anything is measured.
     with contextlib.ExitStack() as stack:
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task.npz"
-        task = make_task(path, projection=_PROJECTION, hidden=suite.hidden)
         product = start_product(stack, suite.sample_s)
         device = product.children[0].facts
         on_cpu = device["platform"] == "cpu"
@@ -65,11 +61,11 @@ def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
             rival = one_core if one_core and len(setting.pinned) == 1 else product
             for batch in suite.batch:
                 progress(f"{setting.name}, B={batch}")
-                figures += _measure(suite, setting, batch, task, path, rival)
+                figures += _measure(suite, setting, batch, rival)
         results = _headline(figures, suite.batch[0])
         if on_cpu:
             progress("a sweep")
-            results["sweep"] = side_by_side.measure(suite, path, suite.batch[0])
+            results["sweep"] = side_by_side.measure(suite)
     if suite.program:
         progress("the whole program")
         results["program"] = time_to_target(suite) | slope(suite)
@@ -91,32 +87,23 @@ def settings(suite: suites.Train, platform: str) -> list[Setting]:
 
 
 def _measure(
-    suite: suites.Train, setting: Setting, batch: int, task: Task, path: Path, product: Product
+    suite: suites.Train, setting: Setting, batch: int, product: Product
 ) -> list[dict[str, Any]]:
     """Figures of training and, with the first batch size, of evaluation in one setting."""
-    options = {
-        "task": str(path), "batch": batch, "devices": setting.devices, "backend": suite.backend
-    }  # fmt: skip
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(Child(_OWN, options, cpus=list(cpus) or None))
+            stack.enter_context(start_rowrnn(suite, batch, setting.devices, list(cpus) or None))
             for cpus in setting.pinned or ((),)
         ]
         contenders = [Contender(f"{setting.name}, B={batch}", children, "train")]
         if batch == suite.batch[0]:
             name = f"{setting.name}, evaluation, B={EVAL_BATCH}"
-            granule = len(task.labels) // EVAL_BATCH
-            contenders.append(Contender(name, children, "evaluate", granule))
-        return [_turns(suite, setting, batch, task, contender, product) for contender in contenders]
+            contenders.append(Contender(name, children, "evaluate", EXAMPLES // EVAL_BATCH))
+        return [_turns(suite, setting, batch, contender, product) for contender in contenders]
 
 
 def _turns(
-    suite: suites.Train,
-    setting: Setting,
-    batch: int,
-    task: Task,
-    contender: Contender,
-    product: Product,
+    suite: suites.Train, setting: Setting, batch: int, contender: Contender, product: Product
 ) -> dict[str, Any]:
     """The figure of a contender that takes turns with matrix products."""
     contender.calibrate(suite.sample_s)
@@ -124,7 +111,8 @@ def _turns(
     rates = [product.flops / s / 1e9 for s in product_s]
     training, processes = contender.do == "train", len(contender.children)
     size = batch if training else EVAL_BATCH
-    count = flops.training(task.shape) if training else flops.forward(task.shape)
+    shape = flops.Shape(hidden=suite.hidden)
+    count = flops.training(shape) if training else flops.forward(shape)
     work = count.executed * size * processes / 1e9
     facts = contender.children[0].facts
     program = "chunk" if training else "evaluate"

@@ -215,14 +215,14 @@ LIBRARIES = {"pytorch": "torch", "keras3": "keras", "equinox": "equinox"}
 
 # rowrnn itself and flax_linen: in the next test.
 @pytest.mark.parametrize("peer", [pytest.param("flax_nnx", marks=pytest.mark.soak), *LIBRARIES])
-def test_a_peer_computes_what_the_oracle_computes(tmp_path, peer):
+def test_a_peer_computes_what_the_oracle_computes(peer):
     library = LIBRARIES.get(peer, "jax")
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed (extra `peers`)")
-    task = make_task(tmp_path / "task.npz", projection=12, hidden=16)
+    options = {"batch": 64, "hidden": 16, "projection": 12}
+    task = make_task(**options)
     images, labels = task.images[task.order], task.labels[task.order]
     truth = oracle.training(task.weights, images, labels, 64, 5, RATE)
-    options = {"task": str(tmp_path / "task.npz"), "batch": 64}
     with Child(f"rowrnn.bench.peers.{peer}", options) as child:
         peers.prove(child, truth)
         child.ask("train", 3)

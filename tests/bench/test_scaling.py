@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rowrnn import bench
 from rowrnn import config as configs
-from rowrnn.bench import record, scaling, suites
+from rowrnn.bench import record, scaling, suites, timing
 from rowrnn.errors import ConfigError
 from rowrnn.lab import trainer
 
@@ -38,7 +38,7 @@ def test_what_is_summed_in_a_step_is_told_from_what_is_summed_once(mesh):
 
     text = compiled_text(mesh, function, jnp.ones((5, 7)), 4)
     assert text.count(" all-reduce(") == 2
-    assert scaling.collectives(text) == [{"op": "all-reduce", "bytes": 140}]
+    assert timing.collectives(text) == [{"op": "all-reduce", "bytes": 140}]
 
 
 def test_other_collectives_are_found_and_a_step_without_any_has_none(mesh):
@@ -50,7 +50,7 @@ def test_other_collectives_are_found_and_a_step_without_any_has_none(mesh):
 
         return jax.lax.while_loop(lambda carried: carried[0] < steps, step, (0, x))[1]
 
-    found = scaling.collectives(compiled_text(mesh, gathers, jnp.ones(64), 4))
+    found = timing.collectives(compiled_text(mesh, gathers, jnp.ones(64), 4))
     assert {each["op"]: each["bytes"] for each in found}["collective-permute"] == 256
     assert {each["op"]: each["bytes"] for each in found}["all-gather"] == 512
 
@@ -58,7 +58,7 @@ def test_other_collectives_are_found_and_a_step_without_any_has_none(mesh):
         return jax.lax.while_loop(lambda c: c[0] < steps, lambda c: (c[0] + 1, c[1] @ c[1]), (0, x))
 
     text = jax.jit(alone).lower(jnp.ones((4, 4)), 4).compile().as_text()
-    assert scaling.collectives(text) == []
+    assert timing.collectives(text) == []
 
 
 # As accelerators and jax from 0.11.2 on print it.
@@ -87,7 +87,7 @@ ENTRY %main (x: f32[16,4]) -> f32[16,4] {
 
 
 def test_operations_that_run_beside_others_count_once():
-    assert scaling.collectives(CHUNK) == [{"op": "all-reduce", "bytes": 16 * 4 * 4 + 3 * 2}]
+    assert timing.collectives(CHUNK) == [{"op": "all-reduce", "bytes": 16 * 4 * 4 + 3 * 2}]
 
 
 def test_a_step_sums_its_gradients_and_what_it_counts(mesh):
@@ -100,7 +100,7 @@ def test_a_step_sums_its_gradients_and_what_it_counts(mesh):
     params = trainer.abstract_state(experiment, 1).params
     assert learned == sum(leaf.size for leaf in jax.tree.leaves(params))
     chunk = trainer.compile_programs(experiment, mesh).chunk
-    (found,) = scaling.collectives(chunk.as_text())
+    (found,) = timing.collectives(chunk.as_text())
     # Loss and correct answers in each step; what is constant is summed before the first.
     assert 4 * (learned + 2) <= found["bytes"] <= 4 * (learned + 4)
 

@@ -8,16 +8,14 @@ gives a ratio.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rowrnn.bench import flops, oracle, record, suites
 from rowrnn.bench.child import Child, ChildError, NotInstalledError
-from rowrnn.bench.peers.task import EVAL_BATCH, RATE, make_task
+from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES, RATE, make_task
 from rowrnn.bench.timing import progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 from rowrnn.config import nearest
@@ -53,8 +51,7 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
         product = start_product(stack, suite.sample_s)
     figures, ratios, skipped, wrong, versions = [], {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        races = [_Race(stack, suite, directory, batch, product) for batch in suite.batch]
+        races = [_Race(stack, suite, batch, product) for batch in suite.batch]
         for peer in suite.peers:
             try:
                 for race in races:
@@ -94,28 +91,21 @@ class _Race:
     """
 
     def __init__(
-        self,
-        stack: contextlib.ExitStack,
-        suite: suites.Peers,
-        directory: Path,
-        batch: int,
-        product: Product,
+        self, stack: contextlib.ExitStack, suite: suites.Peers, batch: int, product: Product
     ):
+        if batch > EXAMPLES:
+            raise ConfigError(f"batch = {batch}: there are {EXAMPLES} images")
         self._suite, self._batch, self._rate = suite, batch, product.gflops
-        self._path = directory / f"task-{batch}.npz"
-        self._task = task = make_task(self._path, suite.projection, suite.hidden)
-        if batch > len(task.labels):
-            raise ConfigError(f"batch = {batch}: there are {len(task.labels)} images")
+        self._task = task = make_task(batch, suite.hidden, suite.projection)
         images, labels = task.images[task.order], task.labels[task.order]
         self._truth = oracle.training(task.weights, images, labels, batch, _STEPS - 1, RATE)
         self.versions: dict[str, str] = {}
         # Where there are accelerators, all of them, as `rowrnn train` takes them.
         on_cpu = product.children[0].facts["platform"] == "cpu"
-        devices = [{"devices": count} for count in (suite.devices if on_cpu else (0,))]
-        self._own = self._start(stack, "rowrnn", devices)
+        settings = [{"devices": count} for count in (suite.devices if on_cpu else (0,))]
+        self._own = self._start(stack, "rowrnn", settings)
         self._fastest_own: dict[str, tuple[dict[str, Any], Contender]] = {}
-        facts = self._own[0][1].facts
-        self.device = {name: facts[name] for name in ("platform", "kind", "devices")}
+        self.device = self._own[0][1].facts
 
     def run(self, peer: str) -> Iterator[tuple[str, list[float], list[dict[str, Any]]]]:
         """Each workload against one peer: its name, the ratio with its interval, and figures."""
@@ -129,7 +119,8 @@ class _Race:
         self, stack: contextlib.ExitStack, peer: str, variants: list[dict[str, Any]]
     ) -> list[_Variant]:
         """A process for each variant, all of which have proved what they compute."""
-        options = {"task": str(self._path), "batch": self._batch}
+        suite = self._suite
+        options = {"batch": self._batch, "hidden": suite.hidden, "projection": suite.projection}
         children = []
         for variant in variants:
             child = stack.enter_context(Child(f"{__name__}.{peer}", options | variant))
@@ -169,7 +160,7 @@ class _Race:
 
     def _fastest(self, variants: list[_Variant], do: str) -> tuple[dict[str, Any], Contender]:
         """The variant that is fastest at something, by the best of a few short samples."""
-        granule = len(self._task.labels) // EVAL_BATCH if do == "evaluate" else 1
+        granule = EXAMPLES // EVAL_BATCH if do == "evaluate" else 1
         contenders = [Contender(child.role, [child], do, granule) for _, child in variants]
         for contender in contenders:
             contender.calibrate(self._suite.sample_s / 3)

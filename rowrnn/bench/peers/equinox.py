@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rowrnn.bench.peers.loop import OptaxLoop
-from rowrnn.bench.peers.task import Task
+from rowrnn.bench.peers.task import make_task
 
 
 class _Network(eqx.Module):
@@ -27,9 +27,9 @@ class _Network(eqx.Module):
         return self.readout(h)
 
 
-def start(task: str, batch: int) -> OptaxLoop:
+def start(batch: int, hidden: int, projection: int) -> OptaxLoop:
     """The peer, with the weights of the task."""
-    given = Task.load(task, batch)
+    given = make_task(batch, hidden, projection)
     shape, key = given.shape, jax.random.key(0)
     network = _Network(
         eqx.nn.Linear(shape.features, shape.projection, key=key),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn.bench.peers.loop import OptaxLoop
-from rowrnn.bench.peers.task import Task
+from rowrnn.bench.peers.task import make_task
 
 
 class _Network(nn.Module):
@@ -25,19 +25,19 @@ class _Network(nn.Module):
         return nn.Dense(self.classes)(h)
 
 
-def start(task: str, batch: int) -> OptaxLoop:
+def start(batch: int, hidden: int, projection: int) -> OptaxLoop:
     """The peer, with the weights of the task."""
-    given = Task.load(task, batch)
+    given = make_task(batch, hidden, projection)
     shape = given.shape
     network = _Network(shape.projection, shape.hidden, shape.classes)
-    projection, projection_bias, *recurrence, readout, readout_bias = given.layers
+    rows, rows_bias, *recurrence, readout, readout_bias = given.layers
     cell: dict[str, Any] = {}
     parts = (np.split(array, 4, axis=-1) for array in recurrence)
     for gate, input_kernel, kernel, bias in zip("ifgo", *parts, strict=True):
         cell[f"i{gate}"] = {"kernel": input_kernel}
         cell[f"h{gate}"] = {"kernel": kernel, "bias": bias}
     params = {
-        "Dense_0": {"kernel": projection, "bias": projection_bias},
+        "Dense_0": {"kernel": rows, "bias": rows_bias},
         "OptimizedLSTMCell_0": cell,
         "Dense_1": {"kernel": readout, "bias": readout_bias},
     }

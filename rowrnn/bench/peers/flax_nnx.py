@@ -7,7 +7,7 @@ from flax import nnx
 
 from rowrnn.bench.flops import Shape
 from rowrnn.bench.peers.loop import OptaxLoop
-from rowrnn.bench.peers.task import Task
+from rowrnn.bench.peers.task import make_task
 
 
 class _Network(nnx.Module):
@@ -23,9 +23,9 @@ class _Network(nnx.Module):
         return self.readout(h)
 
 
-def start(task: str, batch: int) -> OptaxLoop:
+def start(batch: int, hidden: int, projection: int) -> OptaxLoop:
     """The peer, with the weights of the task."""
-    given = Task.load(task, batch)
+    given = make_task(batch, hidden, projection)
     network = _Network(given.shape)
     places = (
         network.projection.kernel,

@@ -7,12 +7,14 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras  # pyright: ignore[reportMissingImports]
 import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
-from rowrnn.bench.peers.task import RATE, EagerLoop, Task
+from rowrnn.bench.peers.task import RATE, EagerLoop, Task, make_task
 
 
-def start(task: str, batch: int, unroll: bool = False, jit_compile: bool = False) -> EagerLoop:
+def start(
+    batch: int, hidden: int, projection: int, unroll: bool = False, jit_compile: bool = False
+) -> EagerLoop:
     """The peer, with the weights of the task and a loop of its own, which beats `fit`."""
-    given = Task.load(task, batch)
+    given = make_task(batch, hidden, projection)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     images = tf.constant(given.images, tf.float32) / 255
     labels, order = tf.constant(given.labels), tf.constant(given.order)
@@ -38,12 +40,7 @@ def start(task: str, batch: int, unroll: bool = False, jit_compile: bool = False
         predicted = tf.argmax(network(images, training=False), -1, labels.dtype)
         return tf.reduce_sum(tf.cast(predicted == labels, tf.int32))
 
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-    facts = {
-        "device": details.get("device_name", "cpu"),
-        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
-    }
+    facts = {"versions": {"keras": keras.__version__, "tensorflow": tf.__version__}}
     return EagerLoop(
         given,
         facts,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rowrnn.bench.peers.task import EVAL_BATCH, RATE, Task
+from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES, RATE, Task
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 
@@ -23,7 +23,7 @@ class OptaxLoop:
     """A peer that trains with Optax.
 
     Attributes:
-        facts: device and versions.
+        facts: versions of its libraries.
     """
 
     def __init__(self, task: Task, params: Any, apply: Apply, version: dict[str, str]):
@@ -37,11 +37,8 @@ class OptaxLoop:
         self._state = (jnp.zeros((), jnp.int32), params, self._tx.init(params))
         self._steps = jax.jit(self._run_steps, donate_argnums=0)
         self._evaluate = jax.jit(self._count_correct)
-        device = jax.devices()[0]
-        self.facts = {
-            "device": device.device_kind,
-            "versions": {"jax": jax.__version__, "optax": optax.__version__} | version,
-        }
+        shared = {"jax": jax.__version__, "optax": optax.__version__}
+        self.facts = {"versions": shared | version}
 
     def first_logits(self) -> list:
         """Logits [B][C] of the first batch."""
@@ -72,7 +69,7 @@ class OptaxLoop:
 
         def body(_, carried):
             (step, params, opt_state), _ = carried
-            start = step % (len(self._labels) // self._batch) * self._batch
+            start = step % (EXAMPLES // self._batch) * self._batch
             index = jax.lax.dynamic_slice_in_dim(self._order, start, self._batch)
             loss, grads = jax.value_and_grad(mean_loss)(
                 params, self._images[index], self._labels[index]
@@ -84,7 +81,7 @@ class OptaxLoop:
 
     def _count_correct(self, params: Any, batches: jax.Array) -> jax.Array:
         def body(batch, correct):
-            start = batch % (len(self._labels) // EVAL_BATCH) * EVAL_BATCH
+            start = batch % (EXAMPLES // EVAL_BATCH) * EVAL_BATCH
             images = jax.lax.dynamic_slice_in_dim(self._images, start, EVAL_BATCH)
             labels = jax.lax.dynamic_slice_in_dim(self._labels, start, EVAL_BATCH)
             return correct + (self._apply(params, images).argmax(axis=-1) == labels).sum()

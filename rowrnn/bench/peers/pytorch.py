@@ -6,7 +6,7 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 
 from rowrnn.bench.flops import Shape
 from rowrnn.bench.oracle import FORGET_BIAS
-from rowrnn.bench.peers.task import RATE, EagerLoop, Task
+from rowrnn.bench.peers.task import RATE, EagerLoop, Task, make_task
 
 
 class _Network(nn.Module):
@@ -21,9 +21,9 @@ class _Network(nn.Module):
         return self.readout(h[-1])
 
 
-def start(task: str, batch: int) -> EagerLoop:
+def start(batch: int, hidden: int, projection: int) -> EagerLoop:
     """The peer, with the weights of the task."""
-    given = Task.load(task, batch)
+    given = make_task(batch, hidden, projection)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.from_numpy(given.images).to(device).float() / 255
@@ -50,11 +50,7 @@ def start(task: str, batch: int) -> EagerLoop:
     def count_correct(part):
         return (network(images[part]).argmax(1) == labels[part]).sum()
 
-    facts = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "versions": {"torch": torch.__version__},
-        "threads": torch.get_num_threads(),
-    }
+    facts = {"versions": {"torch": torch.__version__}}
     return EagerLoop(given, facts, first_logits, take_step, count_correct)
 
 

@@ -1,30 +1,35 @@
 """rowrnn itself, through the same door as its peers: the trainer of `rowrnn train`."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rowrnn.bench import timing
-from rowrnn.bench.oracle import Weights
-from rowrnn.bench.peers.task import RATE, Task
+from rowrnn.bench.peers.task import RATE, Task, make_task
 from rowrnn.bench.program import Program
 from rowrnn.config import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from rowrnn.core import step
 from rowrnn.core.dataset import Dataset, Split
 from rowrnn.core.lstm import Affine
-from rowrnn.core.model import Params
+
+# The names of layers and of their parts in a task.
+_LAYERS = {"projection": "projection", "lstm_0": "cell", "readout": "readout"}
+_PARTS = ("kernel", "bias")
 
 
 class _Peer(Program):
-    """A run with the weights and the order of a task."""
+    """A run with the weights and the order of a task, or members of a sweep with their own."""
 
     def __init__(self, task: Task, config: Config, members: int):
-        with timing.without_compilation_cache():
-            super().__init__(config, make_dataset(task), members)
+        super().__init__(config, _dataset(task), members)
         self._images = task.images[task.order]
         if not members:
-            params = jax.tree.map(lambda leaf: leaf[None], _params(task.weights))
+            params = {
+                name: Affine(*(jnp.array(task.weights[f"{layer}_{part}"])[None] for part in _PARTS))
+                for name, layer in _LAYERS.items()
+            }
             self.state = self.trainer.put(self.state._replace(params=params))
             self._order = self.trainer.put_members(task.order[None])
 
@@ -46,43 +51,44 @@ class _Peer(Program):
 
 
 def start(
-    task: str, batch: int, devices: int = 1, backend: str = "", *, sweep: bool = False
+    batch: int,
+    hidden: int,
+    projection: int,
+    devices: int = 1,
+    members: int = 0,
+    backend: str = "",
+    parallel: Mapping[str, Any] | None = None,
 ) -> _Peer:
     """rowrnn with the weights of the task.
 
     Args:
-        task: path of the task.
-        batch: examples in a step.
-        devices: how many share a batch; 0 as the config has it.
+        batch: examples in a step of each member.
+        hidden: units.
+        projection: width of the projection.
+        devices: of this process; 0 for every accelerator.
+        members: of a sweep; 0 is a single run.
         backend: of the recurrence; empty for the default.
-        sweep: whether each device trains a member of a sweep instead, of any weights.
+        parallel: further fields of `ParallelConfig`. Without them the process is alone, whatever
+            cluster has started the benchmark.
     """
-    given = Task.load(task, batch)
-    hidden = given.weights["cell_bias"].size // 4
-    model = ModelConfig(given.weights["projection_bias"].size, hidden)
+    model = ModelConfig(projection, hidden)
     if backend:
         model = dataclasses.replace(model, backend=backend)  # type: ignore[arg-type]
     config = Config(
         model=model,
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE),
         train=TrainConfig(batch_size=batch, precision="highest"),
-        # Whatever cluster has started the benchmark, its children are not a job.
-        parallel=ParallelConfig(devices=devices, processes=1),
+        # Without a cache, so that what compiling takes can be told.
+        parallel=ParallelConfig(
+            **{"devices": devices, "processes": 1, "compilation_cache": False, **(parallel or {})}
+        ),
     )
-    return _Peer(given, config, devices if sweep else 0)
+    return _Peer(make_task(batch, hidden, projection), config, members)
 
 
-def make_dataset(task: Task) -> Dataset:
+def _dataset(task: Task) -> Dataset:
     """The images of the task, to train on and to evaluate."""
     everything = Split(task.images, task.labels)
     nothing = Split(task.images[:0], task.labels[:0])
-    classes = task.weights["readout_bias"].size
+    classes = task.shape.classes
     return Dataset("mnist_sample", everything, nothing, everything, classes, fingerprint="")
-
-
-def _params(weights: Weights) -> Params:
-    names = {"projection": "projection", "lstm_0": "cell", "readout": "readout"}
-    return {
-        name: Affine(jnp.array(weights[f"{ours}_kernel"]), jnp.array(weights[f"{ours}_bias"]))
-        for name, ours in names.items()
-    }

@@ -1,11 +1,10 @@
 """The task that every peer is given: the same weights, images and order of the data.
 
-It travels between processes as one ``.npz`` file, read without pickle.
+Each process makes it for itself, the same to the bit.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,9 @@ from rowrnn.config import DataConfig
 RATE = 1e-3
 """Learning rate of Adam; its other numbers are the usual 0.9, 0.999 and 1e-8."""
 
+EXAMPLES = 4_000
+"""Images to train on, and to evaluate."""
+
 EVAL_BATCH = 1_000
 """Examples in a batch of evaluation."""
 
@@ -27,7 +29,7 @@ class Task:
 
     Attributes:
         weights: of the network before the first step.
-        images: uint8 [N, T, F].
+        images: uint8 [N, T, F], N = `EXAMPLES`.
         labels: int32 [N].
         order: the order in which training takes the images, int32 [N]. Step k takes the k-th
             `batch` of it and begins anew where fewer are left.
@@ -39,19 +41,6 @@ class Task:
     labels: np.ndarray
     order: np.ndarray
     batch: int
-
-    def save(self, path: Path) -> None:
-        """Writes everything but the batch size, which differs from child to child."""
-        arrays = {"images": self.images, "labels": self.labels, "order": self.order}
-        np.savez(path, allow_pickle=False, **arrays, **self.weights)
-
-    @classmethod
-    def load(cls, path: str, batch: int) -> "Task":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        images, labels, order = (arrays.pop(name) for name in ("images", "labels", "order"))
-        return cls(arrays, images, labels, order, batch)
 
     @property
     def shape(self) -> Shape:
@@ -89,7 +78,7 @@ class EagerLoop:
 
     Attributes:
         task: with the batch size.
-        facts: device and versions.
+        facts: versions of its libraries.
         first_logits: gives the logits [B][C] of the first batch.
         take_step: takes a step with a part of the order; the loss before it, on the device.
         count_correct: how many of a part of the images are classified right, on the device.
@@ -123,18 +112,16 @@ class EagerLoop:
 
     def _part(self, index: int, size: int) -> slice:
         """The part of the data of a batch; where no whole one is left it begins anew."""
-        start = index % (len(self.task.labels) // size) * size
+        start = index % (EXAMPLES // size) * size
         return slice(start, start + size)
 
 
-def make_task(path: Path, projection: int, hidden: int) -> Task:
-    """Random weights and the 4,000 real digits that ship with rowrnn, shuffled, saved at `path`."""
+def make_task(batch: int, hidden: int, projection: int) -> Task:
+    """Random weights and the 4,000 real digits that ship with rowrnn, shuffled."""
     from rowrnn import data
 
     dataset = data.load(DataConfig(dataset="mnist_sample"))
     images, labels = dataset.train.images, dataset.train.labels
-    order = np.random.default_rng(0).permutation(len(labels)).astype(np.int32)
+    order = np.random.default_rng(0).permutation(EXAMPLES).astype(np.int32)
     weights = random_weights(0, images.shape[2], projection, hidden, dataset.classes)
-    task = Task(weights, images, labels, order, batch=EVAL_BATCH)
-    task.save(path)
-    return task
+    return Task(weights, images, labels, order, batch)
