@@ -27,7 +27,7 @@ from matplotlib.ticker import PercentFormatter
 from torch_seeds import WINDOW
 
 from rowrnn import config
-from rowrnn.figures import drawing, frame
+from rowrnn.figures import frame
 from rowrnn.lab import stats
 
 HERE = Path(__file__).parent
@@ -106,7 +106,7 @@ def draw(losses, path):
     """How far the mean losses of the others are from ours, from losses [S, K] of each."""
     (_, ours), *others = losses.items()
     title = f"Training loss, PyTorch's less rowrnn's, over {len(ours)} seeds of each"
-    figure, axes = frame.begin(title, 8, 4.6)
+    figure, axes = frame.begin(title, 8, 4.6, path)
     steps, ends = WINDOW * np.arange(1, ours.shape[1] + 1), {}
     for (who, theirs), colour in zip(others, frame.COLOURS, strict=False):
         pairs = [stats.compare(a, b, paired=False) for a, b in zip(ours.T, theirs.T, strict=True)]
@@ -120,8 +120,9 @@ def draw(losses, path):
     axes.set_xlabel("step")
     axes.set_ylabel("of rowrnn's loss")
     frame.label_ends(axes, ends, 4.6)
-    frame.caption(figure, "line: difference of the means; band: its 95 % interval, step by step")
-    drawing.save(figure, path)
+    frame.finish(
+        figure, "line: difference of the means; band: its 95 % interval, step by step", path
+    )
 
 
 def table(found, where):

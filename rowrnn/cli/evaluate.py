@@ -24,8 +24,7 @@ from rowrnn.config import Config, ParallelConfig
 if TYPE_CHECKING:
     import numpy as np
 
-    from rowrnn.lab.evaluate import Evaluation
-    from rowrnn.lab.rows import SweepRows
+    from rowrnn.lab.evaluate import Evaluation, SweepRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +81,9 @@ def main(arguments: Sequence[str]) -> int:
 def _evaluate_sweep(given: EvalArguments) -> int:
     """Accuracy after each row over the members of a sweep."""
     from rowrnn import parallel
-    from rowrnn.lab import rows
+    from rowrnn.lab import evaluate
 
-    found = rows.evaluate_rows(
+    found = evaluate.evaluate_rows(
         given.run,
         which=given.checkpoint,
         split=given.split,
@@ -93,7 +92,7 @@ def _evaluate_sweep(given: EvalArguments) -> int:
     )
     if not parallel.is_process_0():
         return 0
-    paths = rows.save(found)
+    paths = evaluate.save(found)
     _report_sweep(found)
     for path in paths:
         print(f"Written: {plain(str(path))}")

@@ -112,14 +112,16 @@ def _lines(reading: "Reading", marks: _Marks, *, coloured: bool) -> "list[Text]"
     import numpy as np
     from rich.text import Text
 
+    from rowrnn.figures.reading import merge_columns
+
     rows, classes = reading.probabilities.shape
     digits = max(3, len(str(rows)))
     cell = max(1, _BARS // classes)
     names = "".join(f"{label % 10:<{cell}}" for label in range(classes))
     shown = min(classes * cell, _BARS)
-    pixels = _merge(reading.image / 255, _PIXELS)
+    pixels = merge_columns(reading.image / 255, _PIXELS)
     last = reading.layers[-1]
-    units = _merge(np.abs(np.asarray(last.h)), _UNITS)
+    units = merge_columns(np.abs(np.asarray(last.h)), _UNITS)
     gates = np.stack([gate.mean(axis=1) for gate in (last.i, last.f, last.o)], axis=1)
     heading = [
         f"{'row':>{digits}}", *(
@@ -156,12 +158,3 @@ def _pixels(row: "np.ndarray", marks: _Marks, *, coloured: bool) -> "Text":
         shade = marks.light[min(grey * len(marks.light) // 256, len(marks.light) - 1)]
         line.append(" " if coloured else shade, f"on rgb({grey},{grey},{grey})" if coloured else "")
     return line
-
-
-def _merge(values: "np.ndarray", most: int) -> "np.ndarray":
-    """Means over neighbouring columns, [T, N] -> [T, at most `most`]."""
-    import numpy as np
-
-    columns = values.shape[1]
-    starts = np.arange(min(columns, most)) * columns // min(columns, most)
-    return np.add.reduceat(values, starts, axis=1) / np.diff([*starts, columns])[None]

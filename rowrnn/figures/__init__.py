@@ -3,7 +3,6 @@
 from rowrnn.figures.confusion import confusion_matrix
 from rowrnn.figures.curves import learning_curves, whole_windows
 from rowrnn.figures.drawing import Drawing, Target
-from rowrnn.figures.gates import gate_activity
 from rowrnn.figures.grids import grid
 from rowrnn.figures.reading import (
     ReadingArrays,
@@ -11,7 +10,7 @@ from rowrnn.figures.reading import (
     reading_strip,
     require_format,
 )
-from rowrnn.figures.rows import RowCurve, accuracy_by_row
+from rowrnn.figures.rows import RowCurve, accuracy_by_row, gate_activity
 from rowrnn.figures.values import distribution
 
 __all__ = [

@@ -1,23 +1,26 @@
 """Learning curves over the seeds of a sweep."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rowrnn.figures import frame
-from rowrnn.figures.drawing import Target, fit, save
+from rowrnn.figures.drawing import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Steps [K], values [S, K], and the values' 10th, 50th and 90th percentiles [K].
-_Summary = tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]
+# With more groups than this, or more lines in one, the lines of single seeds would only be fog.
+_GROUPS_WITH_SEEDS, _SEEDS_OF_A_GROUP = 4, 64
 
-# More groups than this, and the lines of single seeds would only be fog.
-_GROUPS_WITH_SEEDS = 4
-# So would more lines than this in one group.
-_SEEDS_OF_A_GROUP = 64
+
+class _Curve(NamedTuple):
+    """A group: steps [K], values [S, K], and their 10th, 50th and 90th percentiles [3, K]."""
+
+    steps: np.ndarray
+    values: np.ndarray
+    band: np.ndarray
 
 
 def learning_curves(
@@ -36,52 +39,48 @@ def learning_curves(
     at least half of the height, and the caption says what was cut off for that. Raises `OSError`
     where `path` cannot be written.
 
-    >>> import os, tempfile
-    >>> accuracies = np.array([[0.5, 0.8, 0.9], [0.4, 0.7, 0.9]])
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     path = os.path.join(directory, "curves.png")
-    ...     curves = {"hidden=128": ([10, 20, 30], accuracies)}
-    ...     learning_curves(curves, path, "two seeds", "validation accuracy")
-    ...     os.path.getsize(path) > 0
-    True
+    >>> from rowrnn.figures import Drawing
+    >>> picture, losses = Drawing(), np.array([[0.9, 0.4, 0.2], [0.8, 0.4, 0.1]])
+    >>> learning_curves({"hidden=128": ([10, 20, 30], losses)}, picture, "two seeds", "loss")
+    >>> picture.caption
+    'line: median of 2 seeds; band: 10th to 90th percentile; faint: every seed'
     """
     from matplotlib.patheffects import withStroke
 
     height = max(4.6, 1.6 + frame.LINE * len(curves))
-    figure, axes = frame.begin(title, fit(8, path, curves), height, path)
-    summaries = {label: _summary(*curve) for label, curve in curves.items()}
+    figure, axes = frame.begin(title, 8, height, path, labels=curves)
+    drawn = {label: _summarize(*curve) for label, curve in curves.items()}
     with_seeds = len(curves) <= _GROUPS_WITH_SEEDS
-    for index, (steps, values, (low, middle, high)) in enumerate(summaries.values()):
-        colour = frame.COLOURS[index % len(frame.COLOURS)]
+    for index, (steps, values, (low, middle, high)) in enumerate(drawn.values()):
+        style = frame.style(index)
         seeds, dense = len(values), len(steps) > 200
         width, marker = 1.5 if dense else 2, "o" if len(steps) <= 12 else ""
         axes.plot(
-            steps, middle, color=colour, linestyle=frame.dashes(index), linewidth=width, zorder=4,
-            marker=marker, markersize=5,
+            steps, middle, **style, linewidth=width, zorder=4, marker=marker, markersize=5,
             path_effects=[withStroke(linewidth=width + 1.5, foreground="white")],
         )  # fmt: skip
         if seeds > 1:
             shade = 0.25 if with_seeds else 0.1
-            axes.fill_between(steps, low, high, color=colour, alpha=shade, linewidth=0, zorder=3)
+            axes.fill_between(
+                steps, low, high, color=style["color"], alpha=shade, linewidth=0, zorder=3
+            )
         if seeds > 1 and with_seeds:
             lines = _sample(values)
             alpha = np.clip(5 / len(lines), 0.12, 0.5) * (0.4 if dense else 1)
             axes.plot(
-                steps, lines.T, color=colour, alpha=alpha, linewidth=0.7, marker=marker,
+                steps, lines.T, color=style["color"], alpha=alpha, linewidth=0.7, marker=marker,
                 markersize=3, zorder=2,
             )  # fmt: skip
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel, parse_math=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.margins(x=0.02 if max(len(steps) for steps, *_ in summaries.values()) <= 12 else 0)
-    cut = _scale_values(
-        axes, list(summaries.values()), with_seeds, logarithmic=frame.is_loss(ylabel)
-    )
+    axes.margins(x=0.02 if max(len(curve.steps) for curve in drawn.values()) <= 12 else 0)
+    cut = _scale_values(axes, list(drawn.values()), with_seeds, logarithmic=frame.is_loss(ylabel))
     if len(curves) > 1:
-        frame.label_ends(axes, {label: (s, p[1]) for label, (s, _, p) in summaries.items()}, height)
+        ends = {label: (curve.steps, curve.band[1]) for label, curve in drawn.items()}
+        frame.label_ends(axes, ends, height)
     about = _about_seeds([values for _, values in curves.values()], with_seeds)
-    frame.caption(figure, about + cut, path)
-    save(figure, path)
+    frame.finish(figure, about + cut, path)
 
 
 def whole_windows(steps: Sequence[int], values: np.ndarray) -> tuple[Sequence[int], np.ndarray]:
@@ -98,13 +97,12 @@ def whole_windows(steps: Sequence[int], values: np.ndarray) -> tuple[Sequence[in
     return steps, values
 
 
-def _summary(steps: Sequence[int], values: np.ndarray) -> _Summary:
-    """Steps at which any seed goes on, its values, and their 10th, 50th and 90th percentile."""
+def _summarize(steps: Sequence[int], values: np.ndarray) -> _Curve:
+    """The steps at which any seed goes on, with NaN where a seed has stopped."""
     values = np.where(np.isfinite(values), values, np.nan)
     alive = np.isfinite(values).any(axis=0)
     values = values[:, alive]
-    low, middle, high = np.nanpercentile(values, [10, 50, 90], axis=0)
-    return np.asarray(steps)[alive], values, (low, middle, high)
+    return _Curve(np.asarray(steps)[alive], values, np.nanpercentile(values, [10, 50, 90], axis=0))
 
 
 def _about_seeds(groups: Sequence[np.ndarray], with_seeds: bool) -> str:
@@ -112,20 +110,15 @@ def _about_seeds(groups: Sequence[np.ndarray], with_seeds: bool) -> str:
     counts = sorted({len(values) for values in groups})
     if counts == [1]:
         return "one seed"
-    among = (
-        frame.count(counts[0])
-        if len(counts) == 1
-        else f"{counts[0]:,} to {frame.count(counts[-1])}"
-    )
+    fewest = f"{counts[0]:,} to " if len(counts) > 1 else ""
+    among = f"{fewest}{frame.count(counts[-1], 'seed')}"
     text = f"line: median of {among}; band: 10th to 90th percentile"
     if with_seeds:
-        few = counts[-1] <= _SEEDS_OF_A_GROUP
-        text += "; faint: " + (
-            "every seed" if few else f"{_SEEDS_OF_A_GROUP} seeds, from the worst to the best"
-        )
+        some = f"{_SEEDS_OF_A_GROUP} seeds, from the worst to the best"
+        text += f"; faint: {'every seed' if counts[-1] <= _SEEDS_OF_A_GROUP else some}"
     stopped = sum(int(np.sum(~np.isfinite(values[:, -1]))) for values in groups)
     if stopped:
-        text += f"; {frame.count(stopped)} stopped early and left out from there on"
+        text += f"; {frame.count(stopped, 'seed')} stopped early and left out from there on"
     return text
 
 
@@ -138,12 +131,12 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 def _scale_values(
-    axes: "Axes", summaries: Sequence[_Summary], with_seeds: bool, logarithmic: bool
+    axes: "Axes", curves: Sequence[_Curve], with_seeds: bool, logarithmic: bool
 ) -> str:
     """Scales the y axis; returns what the caption has to add."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    shown = [values if with_seeds else np.stack(bands) for _, values, bands in summaries]
+    shown = [curve.values if with_seeds else curve.band for curve in curves]
     low = min(np.nanmin(values) for values in shown)
     high = max(np.nanmax(values) for values in shown)
     if logarithmic and low > 0:
@@ -158,10 +151,9 @@ def _scale_values(
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
         return ""
-    half = max(steps[-1] for steps, *_ in summaries) / 2
-    late = [np.stack(bands)[:, steps >= half] for steps, _, bands in summaries]
-    late_low = min(bands.min() for bands in late if bands.size)
-    late_high = max(bands.max() for bands in late if bands.size)
+    half = max(curve.steps[-1] for curve in curves) / 2
+    late = np.concatenate([curve.band[:, curve.steps >= half].ravel() for curve in curves])
+    late_low, late_high = late.min(), late.max()
     floor = late_low - max(late_high - late_low, 0.01 * abs(late_high))
     cut = not logarithmic and low < floor
     bottom = floor if cut else low

@@ -4,7 +4,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from rowrnn import files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Inches. A page of a phone shows it at two thirds of its size, where text can still be read.
-_WIDTH = 5.0
+# Width in inches of a figure in a page. A phone shows it at two thirds of its size, where text can
+# still be read.
+WIDTH = 5.0
 
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _CONTROL = re.compile(r"[^\t\n\x20-\x7e\x85\xa0-\U0010ffff]|[\ud800-\udfff]")
@@ -22,6 +23,7 @@ _GREY = re.compile(r"#([0-9a-f]{2})\1\1\b")
 _REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')
 
 
+@dataclass
 class Drawing:
     """What a figure is drawn into for a page, in place of the path of a PNG.
 
@@ -29,13 +31,13 @@ class Drawing:
     There is no date and no address in it, and the same figure gives the same bytes.
 
     Attributes:
+        title: the title of the figure.
+        caption: what its lines and bands are.
         svg: the picture, an ``<svg>`` element. Its greys are mixed from the page's ``--ink`` and
             ``--paper``, its first two colours are the page's ``--blue`` and ``--vermilion``,
             unless it has a picture of its own colours in it (`own_colours`).
         own_colours: whether it needs white paper.
-        inches: its width.
-        title: of the figure.
-        caption: what lines and bands are.
+        inches: the width of the picture.
 
     >>> from matplotlib.figure import Figure
     >>> figure = Figure()
@@ -46,9 +48,16 @@ class Drawing:
     ('<svg', True, False)
     """
 
-    def __init__(self) -> None:
-        self.svg, self.title, self.caption = "", "", ""
-        self.own_colours, self.inches = False, _WIDTH
+    title: str = ""
+    caption: str = ""
+    svg: str = ""
+    own_colours: bool = False
+    inches: float = WIDTH
+
+    @property
+    def least_pixels(self) -> int:
+        """The width below which the text could not be read."""
+        return round(64 * self.inches)
 
     def take(self, figure: "Figure") -> None:
         """Draws a finished figure."""
@@ -59,7 +68,7 @@ class Drawing:
         settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "rowrnn", "text.parse_math": False}
         file = io.StringIO()
         with rc_context(settings), warnings.catch_warnings():
-            # Such as that there is no room for a label: it is then drawn as it comes.
+            # A warning may say that there is no room for a label: it is then drawn as it comes.
             warnings.simplefilter("ignore")
             figure.savefig(
                 file, format="svg", transparent=not self.own_colours, metadata={"Date": None}
@@ -71,16 +80,8 @@ Target = str | os.PathLike[str] | Drawing
 """The path of a PNG, or a `Drawing` for a page."""
 
 
-def fit(inches: float, to: Target, labels: Iterable[str] = ()) -> float:
-    """The width of a figure that asks for so much: in a page less, beside such labels."""
-    if not isinstance(to, Drawing):
-        return inches
-    longest = max(map(len, labels), default=0)
-    return min(inches, _WIDTH + 0.075 * max(0, longest - 12))
-
-
 def save(figure: "Figure", to: Target) -> None:
-    """Draws a finished figure, the whole of it; raises `OSError` where it cannot be written."""
+    """Draws a finished figure; raises `OSError` where its file cannot be written."""
     if isinstance(to, Drawing):
         to.take(figure)
         return
@@ -94,7 +95,7 @@ def _clean(svg: str, *, own_colours: bool) -> str:
     svg = _METADATA.sub("", _CONTROL.sub("?", svg[svg.index("<svg") :]))
     referred = {name for pair in _REFERENCE.findall(svg) for name in pair if name}
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", svg)
-    # Of the element itself: its size is the page's affair.
+    # The size of the element is the page's affair.
     svg = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg)
     svg = svg.replace("xlink:href", "href")
     if own_colours:

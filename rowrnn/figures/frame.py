@@ -2,11 +2,12 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rowrnn.figures import drawing
 from rowrnn.figures.drawing import Drawing, Target
 
 if TYPE_CHECKING:
@@ -22,20 +23,36 @@ _DASHES = ("-", "--", ":")
 LINE = 0.17
 
 
-def begin(
-    title: str, width: float, height: float, to: Target | None = None
-) -> tuple["Figure", "Axes"]:
-    """A figure of so many inches, its title in it or on the page, and its axes."""
+def new_figure(width: float, height: float, dpi: int = 120, layout: Any = None) -> "Figure":
+    """An empty figure of so many inches, without pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def begin(
+    title: str,
+    width: float,
+    height: float,
+    to: Target | None = None,
+    labels: Iterable[str] | None = None,
+) -> tuple["Figure", "Axes"]:
+    """A figure of so many inches with its title, and its axes.
+
+    A `Drawing` takes the title instead. Where `labels` are given, which stand beside the axes, its
+    figure is only as wide as a page and these labels need.
+    """
     if isinstance(to, Drawing):
         to.title, title = title, ""
+        if labels is not None:
+            longest = max(map(len, labels), default=0)
+            width = min(width, drawing.WIDTH + 0.075 * max(0, longest - 12))
     # Matplotlib's own wrapping does not tell the layout how high the text becomes.
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(12 * width))]
-    height += 0.2 * max(len(lines) - 1, 0)
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height + 0.2 * max(len(lines) - 1, 0), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # pyright: ignore
     if lines:
         figure.suptitle("\n".join(lines), parse_math=False, fontsize=11, x=0.015, ha="left")
@@ -57,12 +74,24 @@ def caption(figure: "Figure", text: str, to: Target | None = None) -> None:
     )
 
 
+def finish(figure: "Figure", text: str, to: Target) -> None:
+    """Sets the caption and draws the figure; raises `OSError` where it cannot be written."""
+    caption(figure, text, to)
+    drawing.save(figure, to)
+
+
 def beside(axes: "Axes", height: float, text: str, **style: Any) -> None:
     """Text to the right of the axes."""
     transform = axes.get_yaxis_transform()
     axes.text(
         1.015, height, text, **{"transform": transform, "va": "center", "fontsize": 8} | style
     )
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour and dashes of a curve, which tell those of one colour apart."""
+    dashes = _DASHES[index // len(COLOURS) % len(_DASHES)]
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": dashes}
 
 
 def label_ends(
@@ -78,14 +107,13 @@ def label_ends(
     moved = np.empty(len(order))
     moved[order] = _spread(fractions[order], LINE / (height - 1.3))
     for index, (label, (steps, _)) in enumerate(ends.items()):
-        colour = COLOURS[index % len(COLOURS)]
         axes.annotate(
             label, (steps[-1], places[index]), xytext=(1.05, moved[index]),
             textcoords="axes fraction", va="center", fontsize=9, color="0.15", parse_math=False,
             annotation_clip=False,
             arrowprops={
-                "arrowstyle": "-", "color": colour, "linewidth": 1.8, "linestyle": dashes(index),
-                "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5),
+                "arrowstyle": "-", "linewidth": 1.8, "shrinkA": 1, "shrinkB": 2,
+                "relpos": (0, 0.5), **style(index),
             },
         )  # fmt: skip
 
@@ -100,9 +128,25 @@ def _spread(places: np.ndarray, gap: float) -> np.ndarray:
     return np.clip((up + down) / 2, 0, max(1 - steps[-1], 0)) + steps
 
 
-def dashes(index: int) -> str:
-    """The line style of a curve, which tells those of one colour apart."""
-    return _DASHES[index // len(COLOURS) % len(_DASHES)]
+def cells(
+    axes: "Axes", values: np.ndarray, colours: Sequence[str], line: tuple[str, float], **limits: Any
+) -> Any:
+    """A matrix as cells, the larger a value the darker, with lines of a colour and width between.
+
+    What is not finite shows the ground. Returns the image, for a colour bar.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    # Lightness alone carries the meaning, for every kind of colour vision.
+    scale = LinearSegmentedColormap.from_list("cells", colours)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=scale, **limits)
+    axes.set_yticks(np.arange(values.shape[0] + 1) - 0.5, minor=True)
+    axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
+    axes.grid(visible=False, which="major")
+    axes.grid(which="minor", color=line[0], linewidth=line[1])
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    return image
 
 
 def limit(axes: "Axes", values: np.ndarray) -> None:
@@ -135,9 +179,13 @@ def show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def count(seeds: int) -> str:
-    """A number of seeds in words."""
-    return f"{seeds:,} seed{'s' if seeds != 1 else ''}"
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count(1, "seed"), count(1200, "seed")
+    ('1 seed', '1,200 seeds')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def digits(interval: tuple[float, float] | None) -> int:

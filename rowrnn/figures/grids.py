@@ -4,15 +4,38 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rowrnn.figures import frame
-from rowrnn.figures.drawing import Target, fit, save
+from rowrnn.figures.drawing import Target
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+_CAPTION = "mean over seeds and its 95 % interval, the best"
+
+
+class _Grid(NamedTuple):
+    """The arguments of `grid`."""
+
+    axes: Mapping[str, Sequence[Any]]
+    means: np.ndarray
+    intervals: np.ndarray
+    path: Target
+    title: str
+    value_label: str
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the best mean is the smallest."""
+        return frame.is_loss(self.value_label)
+
+    @property
+    def best(self) -> tuple[int, ...] | None:
+        """The place of the best mean; None where there is no mean."""
+        if not np.isfinite(self.means).any():
+            return None
+        flat = np.nanargmin(self.means) if self.is_loss else np.nanargmax(self.means)
+        return tuple(int(index) for index in np.unravel_index(flat, self.means.shape))
 
 
 def grid(
@@ -37,66 +60,42 @@ def grid(
         title: of the figure, one line or two.
         value_label: what the means are of.
 
-    Raises:
-        OSError: `path` cannot be written.
+    Raises `OSError` where `path` cannot be written.
 
-    >>> import os, tempfile
-    >>> means = np.array([0.93, 0.95])
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     path = os.path.join(directory, "grid.png")
-    ...     intervals = np.stack([means - 0.01, means + 0.01], axis=-1)
-    ...     grid({"hidden": [64, 128]}, means, intervals, path, "two sizes", "test accuracy")
-    ...     os.path.getsize(path) > 0
-    True
+    >>> from rowrnn.figures import Drawing
+    >>> picture, means = Drawing(), np.array([0.93, 0.95])
+    >>> intervals = np.stack([means - 0.01, means + 0.01], axis=-1)
+    >>> grid({"hidden": [64, 128]}, means, intervals, picture, "two sizes", "test accuracy")
+    >>> picture.caption
+    'mean over seeds and its 95 % interval, the best ringed'
     """
     means, intervals = np.asarray(means, float), np.asarray(intervals, float)
+    given = _Grid(axes, means, intervals, path, title, value_label)
     match list(axes.values()):
         case [values] if all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
-            (name,) = axes
-            figure = _curve(name, values, means, intervals, title, value_label, path)
+            _draw_curve(given)
         case [_, _]:
-            figure = _map(axes, means, intervals, title, value_label, path)
+            _draw_map(given)
         case _:
-            figure = _rows(axes, means, intervals, title, value_label, path)
-    save(figure, path)
+            _draw_rows(given)
 
 
-def _curve(
-    name: str,
-    values: Sequence[Any],
-    means: np.ndarray,
-    intervals: np.ndarray,
-    title: str,
-    value_label: str,
-    path: Target,
-) -> "Figure":
-    from matplotlib.ticker import LogLocator, NullLocator
-
+def _draw_curve(grid: _Grid) -> None:
+    """One axis of numbers, which need not come in order."""
+    ((name, values),) = grid.axes.items()
     order = np.argsort(np.array(values, float), kind="stable")
-    places, means, intervals = np.array(values, float)[order], means[order], intervals[order]
-    figure, axes = frame.begin(title, fit(7, path), 4.4, path)
+    grid = grid._replace(means=grid.means[order], intervals=grid.intervals[order])
+    places, means, intervals = np.array(values, float)[order], grid.means, grid.intervals
+    figure, axes = frame.begin(grid.title, 7, 4.4, grid.path, labels=())
     axes.plot(places, means, color=frame.BLUE, marker="o", markersize=6, linewidth=1.4, zorder=4)
     axes.vlines(places, *intervals.T, color=frame.BLUE, linewidth=2, zorder=3)
-    best = _best(means, value_label)
+    best = grid.best
     if best is not None:
         axes.plot(
             places[best], means[best], marker="o", markersize=13, fillstyle="none",
             color=frame.VERMILION, markeredgewidth=2, zorder=5,
         )  # fmt: skip
-    # Only a span of many powers makes neighbours collide at the left end of a linear scale.
-    logarithmic = places[0] > 0 and places[-1] > 20 * places[0]
-    if logarithmic:
-        axes.set_xscale("log")
-    shown = np.log(places) if logarithmic else places
-    labels = [frame.show(values[index]) for index in order]
-    span = np.ptp(shown) or 1
-    longest = max(len(label) for label in labels)
-    if len(places) == 1 or np.diff(shown).min() / span > 0.014 * (longest + 1):
-        axes.set_xticks(places, labels)
-    elif logarithmic:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    _scale_places(axes, places, [frame.show(values[index]) for index in order])
     if len(places) <= 10:
         for index in np.flatnonzero(np.isfinite(means)):
             # In a valley the lines leave room below alone.
@@ -116,43 +115,50 @@ def _curve(
             place, 0.03, marker="x", color="0.2", markersize=7, transform=axes.get_xaxis_transform()
         )
     axes.set_xlabel(name, parse_math=False)
-    axes.set_ylabel(value_label, parse_math=False)
+    axes.set_ylabel(grid.value_label, parse_math=False)
     frame.plain(axes.yaxis)
     nothing = "" if np.isfinite(means).all() else "; ×: no seed completed"
-    frame.caption(figure, f"mean over seeds and its 95 % interval, the best ringed{nothing}", path)
-    return figure
+    frame.finish(figure, f"{_CAPTION} ringed{nothing}", grid.path)
 
 
-def _map(
-    axes: Mapping[str, Sequence[Any]],
-    means: np.ndarray,
-    intervals: np.ndarray,
-    title: str,
-    value_label: str,
-    path: Target,
-) -> "Figure":
-    from matplotlib.colors import LinearSegmentedColormap
+def _scale_places(axes: Any, places: np.ndarray, labels: Sequence[str]) -> None:
+    """Scales the x axis of a curve; the places are labelled where they are not too near."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    # Only a span of many powers makes neighbours collide at the left end of a linear scale.
+    logarithmic = places[0] > 0 and places[-1] > 20 * places[0]
+    if logarithmic:
+        axes.set_xscale("log")
+    shown = np.log(places) if logarithmic else places
+    span = np.ptp(shown) or 1
+    if len(places) == 1 or np.diff(shown).min() / span > 0.014 * (max(map(len, labels)) + 1):
+        axes.set_xticks(places, labels)
+    elif logarithmic:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _draw_map(grid: _Grid) -> None:
+    """Two axes: the first goes down, the second across."""
     from matplotlib.patches import Rectangle
 
-    (down, rows), (across, columns) = axes.items()
+    (down, rows), (across, columns) = grid.axes.items()
     beside, labels = [frame.show(value) for value in rows], [frame.show(value) for value in columns]
-    margin, longest = (max(len(label) for label in texts) for texts in (beside, labels))
+    margin, longest = (max(map(len, texts)) for texts in (beside, labels))
     cell = min(max(0.95, 0.09 * longest), 2.4)  # inches
     wide = max(5.5, cell * len(columns) + 2.2 + 0.09 * margin)
-    figure, panel = frame.begin(title, wide, max(3.2, 0.6 * len(rows) + 1.9), path)
-    # Lightness alone carries the meaning, for every kind of colour vision: the darker, the better.
-    colours = LinearSegmentedColormap.from_list("means", ["#f4f9fd", "#63a8d8", "#08306b"])
-    if frame.is_loss(value_label):
-        colours = colours.reversed()
-    worst, best = _colour_limits(means, value_label)
+    figure, panel = frame.begin(grid.title, wide, max(3.2, 0.6 * len(rows) + 1.9), grid.path)
+    worst, best = _colour_limits(grid)
     low, high = min(worst, best), max(worst, best)
     panel.set_facecolor("0.9")  # what a point without a mean shows
-    picture = panel.imshow(
-        np.ma.masked_invalid(means), cmap=colours, vmin=low, vmax=high, aspect="auto"
+    # The darker, the better.
+    colours = ["#f4f9fd", "#63a8d8", "#08306b"][:: -1 if grid.is_loss else 1]
+    picture = frame.cells(
+        panel, grid.means, colours, ("white", 1.5), vmin=low, vmax=high, aspect="auto"
     )
-    winner = _best(means, value_label)
-    for place in np.ndindex(means.shape):
-        mean, interval = means[place], frame.known(intervals[place])
+    for place in np.ndindex(grid.means.shape):
+        mean, interval = grid.means[place], frame.known(grid.intervals[place])
         text = "none" if not math.isfinite(mean) else f"{mean:.{frame.digits(interval)}f}"
         if interval and math.isfinite(mean):
             text += f"\n±{(interval[1] - interval[0]) / 2:.{frame.digits(interval)}f}"
@@ -160,106 +166,72 @@ def _map(
         panel.text(
             place[1], place[0], text, ha="center", va="center", fontsize=9.5,
             color="white" if position > 0.6 else "black",
-            weight="bold" if place == winner else "normal",
+            weight="bold" if place == grid.best else "normal",
         )  # fmt: skip
-    if winner is not None:
-        corner = (winner[1] - 0.5, winner[0] - 0.5)
-        panel.add_patch(
-            Rectangle(
-                corner, 1, 1, fill=False, edgecolor=frame.VERMILION, linewidth=3, clip_on=False
-            )
-        )
+    if grid.best is not None:
+        corner = (grid.best[1] - 0.5, grid.best[0] - 0.5)
+        edge: Any = {"fill": False, "edgecolor": frame.VERMILION, "linewidth": 3}
+        panel.add_patch(Rectangle(corner, 1, 1, **edge, clip_on=False))
     panel.set_xlabel(across, parse_math=False)
     panel.set_ylabel(down, parse_math=False)
-    turned = 0.09 * longest > cell
-    panel.set_xticks(
-        range(len(columns)), labels, parse_math=False,
-        **({"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if turned else {}),
-    )  # fmt: skip
+    turned: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    overlap = 0.09 * longest > cell
+    panel.set_xticks(range(len(columns)), labels, parse_math=False, **turned if overlap else {})
     panel.set_yticks(range(len(rows)), beside, parse_math=False)
-    panel.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    panel.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
-    panel.grid(visible=False, which="major")
-    panel.grid(which="minor", color="white", linewidth=1.5)
-    panel.tick_params(which="both", length=0)
-    panel.spines[:].set_visible(False)
     beyond = "neither"
-    if np.isfinite(means).any():
-        below, above = np.nanmin(means) < low, np.nanmax(means) > high
+    if np.isfinite(grid.means).any():
+        below, above = np.nanmin(grid.means) < low, np.nanmax(grid.means) > high
         beyond = "min" if below else "max" if above else "neither"
     bar = figure.colorbar(picture, ax=panel, extend=beyond)
-    bar.set_label(value_label, parse_math=False)
+    bar.set_label(grid.value_label, parse_math=False)
     frame.plain(bar.ax.yaxis)
     bar.outline.set_edgecolor("0.7")  # pyright: ignore
-    frame.caption(
-        figure, "mean over seeds ± half its 95 % interval; the darker the better, best framed", path
-    )
-    return figure
+    about = "mean over seeds ± half its 95 % interval; the darker the better, best framed"
+    frame.finish(figure, about, grid.path)
 
 
-def _rows(
-    axes: Mapping[str, Sequence[Any]],
-    means: np.ndarray,
-    intervals: np.ndarray,
-    title: str,
-    value_label: str,
-    path: Target,
-) -> "Figure":
-    points = [
-        (", ".join(f"{name}={frame.show(value)}" for name, value in zip(axes, point, strict=True)),
-         float(means[place]), frame.known(intervals[place]))
-        for place, point in zip(np.ndindex(means.shape), itertools.product(*axes.values()),
-                                strict=True)
-    ]  # fmt: skip
-    # The best on top, what has no mean at the bottom.
-    sign = 1 if frame.is_loss(value_label) else -1
-    points.sort(key=lambda point: (math.isnan(point[1]), sign * point[1]))
-    longest = max(len(label) for label, *_ in points)
-    figure, panel = frame.begin(title, 6 + 0.08 * longest, 1.6 + 0.26 * max(len(points), 4), path)
-    for place, (_, mean, interval) in enumerate(points):
-        if not math.isfinite(mean):
-            frame.beside(panel, place, "none completed")
-            continue
-        colour = frame.VERMILION if place == 0 else frame.BLUE
-        panel.plot(mean, place, marker="o", markersize=7, color=colour, zorder=4)
-        if interval:
-            panel.hlines(place, *interval, color=colour, linewidth=2.5, zorder=3)
-        frame.beside(
-            panel,
-            place,
-            frame.interval_text(mean, interval),
-            weight="bold" if place == 0 else "normal",
-        )
-    panel.set_yticks(
-        range(len(points)), [label for label, *_ in points], parse_math=False, fontsize=9
-    )
-    panel.set_ylim(len(points) - 0.4, -0.6)
-    panel.tick_params(axis="y", length=0)
-    panel.set_xlabel(value_label, parse_math=False)
-    frame.limit(panel, np.array([x for _, mean, pair in points for x in (mean, *(pair or ()))]))
-    frame.plain(panel.xaxis)
-    frame.caption(figure, "mean over seeds and its 95 % interval, the best on top", path)
-    return figure
-
-
-def _best(means: np.ndarray, value_label: str) -> tuple[int, ...] | None:
-    """The place of the best mean."""
-    if not np.isfinite(means).any():
-        return None
-    flat = np.nanargmin(means) if frame.is_loss(value_label) else np.nanargmax(means)
-    return tuple(int(index) for index in np.unravel_index(flat, means.shape))
-
-
-def _colour_limits(means: np.ndarray, value_label: str) -> tuple[float, float]:
+def _colour_limits(grid: _Grid) -> tuple[float, float]:
     """The worst and the best mean, or less than the worst if it would wash out all others."""
-    values = means[np.isfinite(means)]
+    values = grid.means[np.isfinite(grid.means)]
     if not len(values):
         return 0.0, 1.0
     worst, best = values.min(), values.max()
-    if frame.is_loss(value_label):
+    if grid.is_loss:
         worst, best = best, worst
     middle = np.median(values)
     near = best + 4 * (middle - best)
     if middle != best and abs(near - best) < abs(worst - best):
         worst = near
     return float(worst), float(best)
+
+
+def _draw_rows(grid: _Grid) -> None:
+    """A row for each point: the best on top, what has no mean at the bottom."""
+    points = [
+        (", ".join(f"{name}={frame.show(value)}"
+                   for name, value in zip(grid.axes, point, strict=True)),
+         float(grid.means[place]), frame.known(grid.intervals[place]))
+        for place, point in zip(np.ndindex(grid.means.shape),
+                                itertools.product(*grid.axes.values()), strict=True)
+    ]  # fmt: skip
+    sign = 1 if grid.is_loss else -1
+    points.sort(key=lambda point: (math.isnan(point[1]), sign * point[1]))
+    labels = [label for label, *_ in points]
+    width, height = 6 + 0.08 * max(map(len, labels)), 1.6 + 0.26 * max(len(points), 4)
+    figure, panel = frame.begin(grid.title, width, height, grid.path)
+    for place, (_, mean, interval) in enumerate(points):
+        if not math.isfinite(mean):
+            frame.beside(panel, place, "none completed")
+            continue
+        colour, weight = (frame.BLUE, "normal") if place else (frame.VERMILION, "bold")
+        panel.plot(mean, place, marker="o", markersize=7, color=colour, zorder=4)
+        if interval:
+            panel.hlines(place, *interval, color=colour, linewidth=2.5, zorder=3)
+        frame.beside(panel, place, frame.interval_text(mean, interval), weight=weight)
+    panel.set_yticks(range(len(points)), labels, parse_math=False, fontsize=9)
+    panel.set_ylim(len(points) - 0.4, -0.6)
+    panel.tick_params(axis="y", length=0)
+    panel.set_xlabel(grid.value_label, parse_math=False)
+    frame.limit(panel, np.array([x for _, mean, pair in points for x in (mean, *(pair or ()))]))
+    frame.plain(panel.xaxis)
+    frame.finish(figure, f"{_CAPTION} on top", grid.path)

@@ -14,7 +14,8 @@ import numpy as np
 
 from rowrnn import files
 from rowrnn.errors import ConfigError
-from rowrnn.figures import drawing
+from rowrnn.figures import drawing, frame
+from rowrnn.figures.drawing import Target
 from rowrnn.figures.frame import BLUE, VERMILION
 
 if TYPE_CHECKING:
@@ -22,17 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of an animation.
-FRAME_MS, LAST_FRAME_MS = 220, 3_000
+# Milliseconds that a frame of an animation is shown, and its last one.
+_FRAME_MS, _LAST_FRAME_MS = 220, 3_000
 
-# Lightness grows with the value: it is read in grey, and with any colour vision.
-_MAP = "cividis"
-_UNREAD = "0.88"
-# Inches: of the panels, from below and to the top of the page.
+# Lightness grows with the value, so that it is read in grey, and with any colour vision.
+_MAP, _UNREAD = "cividis", "0.88"
+# Inches: the height of the panels, the room below them, and the height of the page.
 _TALL, _BELOW, _PAGE = 2.5, 0.95, 4.25
-_MOST_TICKS = 12
-# More columns than this in a strip of this size are but noise to the eye.
-_MOST_COLUMNS = 32
+# More columns than this in a panel of this size are but noise to the eye.
+_MOST_COLUMNS, _MOST_TICKS = 32, 12
 
 
 class ReadingArrays(NamedTuple):
@@ -51,7 +50,7 @@ class ReadingArrays(NamedTuple):
     gates: Mapping[str, np.ndarray]
 
 
-# From a number of rows: shows these, and gives what of the page has changed.
+# Shows so many rows, and returns what has changed in the page.
 _Reveal = Callable[[int], list["Artist"]]
 
 
@@ -63,9 +62,7 @@ def require_format(path: Path) -> None:
         )
 
 
-def reading_strip(
-    arrays: ReadingArrays, path: str | os.PathLike[str], title: str, since: int
-) -> None:
+def reading_strip(arrays: ReadingArrays, path: Target, title: str, since: int) -> None:
     """Draws a whole reading as a PNG: the digit, probabilities, hidden state and gates, row by row.
 
     `since` is the row, counted from 1, from which on the last answer was held; a line above it
@@ -73,14 +70,11 @@ def reading_strip(
     all panels alike, and where there are many a column is the mean of neighbours. Raises `OSError`
     where `path` cannot be written.
 
-    >>> import os, tempfile
-    >>> image, half = np.eye(4, dtype=np.uint8), np.full((4, 2), 0.5)
-    >>> arrays = ReadingArrays(image, half, half, {"gate": half})
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     path = os.path.join(directory, "reading.png")
-    ...     reading_strip(arrays, path, "a small image", 1)
-    ...     os.path.getsize(path) > 0
-    True
+    >>> picture, half = drawing.Drawing(), np.full((4, 2), 0.5)
+    >>> arrays = ReadingArrays(np.eye(4, dtype=np.uint8), half, half, {"gate": half})
+    >>> reading_strip(arrays, picture, "a small image", 1)
+    >>> picture.svg[:4]
+    '<svg'
     """
     figure, panels, _ = _page(arrays, title, _probability_map)
     for axes in panels:
@@ -94,15 +88,6 @@ def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title
     """Draws a reading as an animated GIF, a frame for each row; the last one is held longer.
 
     Raises `OSError` where `path` cannot be written.
-
-    >>> import os, tempfile
-    >>> image, half = np.eye(4, dtype=np.uint8), np.full((4, 2), 0.5)
-    >>> arrays = ReadingArrays(image, half, half, {"gate": half})
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     path = os.path.join(directory, "reading.gif")
-    ...     reading_animation(arrays, path, "a small image")
-    ...     os.path.getsize(path) > 0
-    True
     """
     from PIL import Image
 
@@ -122,21 +107,21 @@ def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     # One palette for all, or colours would flicker.
     palette = _palette()
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames]
     file = io.BytesIO()
     frames[0].save(
         file,
         format="GIF",
         save_all=True,
         append_images=frames[1:],
-        duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
+        duration=[_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS],
         loop=0,
     )
     files.write_whole(Path(path), file.getvalue())
 
 
 def _palette() -> Any:
-    """256 colours that these pages consist of, as an image of Pillow's."""
+    """The 256 colours of these pages, as an image of Pillow's."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
     from PIL import Image
@@ -161,17 +146,13 @@ def _page(
     draw_probabilities: Callable[["Axes", np.ndarray], _Reveal],
 ) -> tuple["Figure", list["Axes"], _Reveal]:
     """The page with all rows shown, its panels, and how to show fewer."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows, pixels = arrays.image.shape
     order = np.argsort(arrays.hidden[-1], kind="stable")
     strips = {"hidden\nstate h": arrays.hidden, **arrays.gates}
     digit = float(np.clip(_TALL * pixels / rows, 1, 5))
     widths = [digit, 2.1, *[1.15] * len(strips)]
     gaps = [0.65, 0.5, 0.4, *[0.2] * len(arrays.gates)]  # to the left of each
-    figure = Figure(figsize=(sum(widths) + sum(gaps) + 0.25, _PAGE), dpi=100)
-    FigureCanvasAgg(figure)
+    figure = frame.new_figure(sum(widths) + sum(gaps) + 0.25, _PAGE, dpi=100)
     figure.text(
         0.2 / figure.get_figwidth(), 1 - 0.16 / _PAGE, title, fontsize=12, va="top",
         parse_math=False,
@@ -187,19 +168,23 @@ def _page(
     reveals.append(draw_probabilities(panels[1], arrays.probabilities))
     for axes, (name, values) in zip(panels[2:], strips.items(), strict=True):
         least = -1 if values is arrays.hidden else 0
-        reveals.append(_draw_map(axes, _merge_units(values[:, order]), _MAP, least, name))
+        reveals.append(
+            _draw_map(axes, merge_columns(values[:, order], _MOST_COLUMNS), _MAP, least, name)
+        )
         axes.set_xlabel(f"{values.shape[1]} units", fontsize=8, labelpad=2)
-        _scale(figure, axes, axes.images[0], {least: f"{least}".replace("-", "−"), 1: "1"})
+        _explain_colours(axes, {least: f"{least}".replace("-", "−"), 1: "1"})
     return figure, panels, lambda shown: [artist for each in reveals for artist in each(shown)]
 
 
-def _merge_units(values: np.ndarray) -> np.ndarray:
-    """Means over neighbouring units, [T, H] -> [T, at most `_MOST_COLUMNS`]."""
-    units = values.shape[1]
-    columns = min(units, _MOST_COLUMNS)
-    starts = np.arange(columns) * units // columns
-    counts = np.diff([*starts, units])
-    return np.add.reduceat(values, starts, axis=1) / counts[None]
+def merge_columns(values: np.ndarray, most: int) -> np.ndarray:
+    """Means over neighbouring columns, [T, N] -> [T, at most `most`].
+
+    >>> merge_columns(np.array([[1.0, 3.0, 5.0, 6.0, 7.0]]), 2)
+    array([[2., 6.]])
+    """
+    columns = values.shape[1]
+    starts = np.arange(min(columns, most)) * columns // min(columns, most)
+    return np.add.reduceat(values, starts, axis=1) / np.diff([*starts, columns])[None]
 
 
 def _place(figure: "Figure", left: float, below: float, width: float, height: float) -> "Axes":
@@ -241,10 +226,9 @@ def _probability_map(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
         best, range(rows), s=np.clip(500 / rows, 3, 16), color=VERMILION, linewidths=0.6,
         edgecolors="white", zorder=3,
     )  # fmt: skip
-    _class_ticks(axes, axes.xaxis, classes)
+    _label_classes(axes.xaxis, classes)
     axes.spines[:].set(visible=True, color="0.7")
-    figure: Any = axes.figure
-    _scale(figure, axes, axes.images[0], {0: "0 %", 1: "100 %"})
+    _explain_colours(axes, {0: "0 %", 1: "100 %"})
     return reveal
 
 
@@ -254,9 +238,8 @@ def _probability_bars(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
     bars = axes.barh(range(classes), probabilities[-1], height=0.72, color=BLUE)
     axes.set_xlim(0, 1)
     axes.set_ylim(classes - 0.4, -0.6)
-    _class_ticks(axes, axes.yaxis, classes)
+    _label_classes(axes.yaxis, classes)
     axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8)
-    axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.85", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -277,24 +260,24 @@ def _probability_bars(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
     return reveal
 
 
-def _class_ticks(axes: "Axes", axis: Any, classes: int) -> None:
-    """Every class at an axis, or of many some."""
+def _label_classes(axis: Any, classes: int) -> None:
+    """Labels every class at an axis, or of many some."""
     from matplotlib.ticker import MaxNLocator
 
     if classes <= _MOST_TICKS:
         axis.set_ticks(range(classes))
     else:
         axis.set_major_locator(MaxNLocator(_MOST_TICKS, integer=True))
-    name = "x" if axis is axes.xaxis else "y"
-    axes.tick_params(axis=name, labelsize=8, length=0, pad=3)
+    axis.set_tick_params(labelsize=8, length=0, pad=3)
 
 
-def _scale(figure: "Figure", axes: "Axes", image: Any, ticks: Mapping[float, str]) -> None:
-    """What the colours of a panel mean, in a bar below it."""
+def _explain_colours(axes: "Axes", ticks: Mapping[float, str]) -> None:
+    """Says in a bar below a panel what its colours mean."""
+    figure: Any = axes.figure
     across = figure.get_figwidth()
     box = axes.get_position()
     bar = _place(figure, box.x0 * across, _BELOW - 0.42, box.width * across, 0.09)
-    figure.colorbar(image, cax=bar, orientation="horizontal")
+    figure.colorbar(axes.images[0], cax=bar, orientation="horizontal")
     bar.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
     bar.tick_params(length=0, pad=2)
 

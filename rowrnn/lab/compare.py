@@ -14,7 +14,7 @@ from rowrnn.lab.stats import Comparison
 from rowrnn.store import members
 from rowrnn.store.members import short
 
-# With fewer pairs than this, what is left after dropping unpaired seeds says too little.
+# Fewest seeds that both sides must share to be compared in pairs.
 _FEWEST_PAIRS = 2
 
 
@@ -23,7 +23,7 @@ class Pair:
     """Two groups of seeds held against each other.
 
     Attributes:
-        a, b: which, in words.
+        a, b: which groups, in words.
         mean_a, mean_b: mean test accuracies over the seeds that are compared.
         comparison: what the seeds say; `difference` is b minus a.
         adjusted_p: its p-value, corrected for the number of comparisons made at once
@@ -48,7 +48,7 @@ class SweepComparison:
 
     Attributes:
         pairs: the comparisons.
-        left_out: members that take no part, since they have diverged, in words.
+        left_out: the names of the members that take no part, since they have diverged.
     """
 
     pairs: list[Pair]

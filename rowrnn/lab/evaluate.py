@@ -1,4 +1,8 @@
-"""How good is a trained network: loss, accuracy with its interval, and where it errs."""
+"""How good is a trained network: loss, accuracy with its interval, and where it errs.
+
+`evaluate` says so of a run, `evaluate_rows` of a sweep: the accuracy after each row over the
+members whose states were kept.
+"""
 
 import functools
 import json
@@ -11,12 +15,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import figures, files, parallel
-from rowrnn.config import ParallelConfig
+from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.core import step
+from rowrnn.data import Split
 from rowrnn.errors import RunError
 from rowrnn.figures import RowCurve
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.store import members, rundir
+from rowrnn.store.members import Member
+
+SplitName = Literal["test", "validation", "train"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,11 @@ class Evaluation:
     logits: np.ndarray
     rows: np.ndarray | None = None
 
+    @property
+    def right(self) -> int:
+        """How many images were classified correctly."""
+        return int(self.confusion.trace())
+
     def summary(self) -> dict:
         """The figures as JSON takes them, without the arrays over images."""
         per_class = [None if np.isnan(share) else float(share) for share in self.per_class]
@@ -74,7 +88,7 @@ def evaluate(
     run_dir: str | Path,
     *,
     which: str = "last",
-    split: Literal["test", "validation", "train"] = "test",
+    split: SplitName = "test",
     data_dir: str = "",
     devices: ParallelConfig | None = None,
     rows: bool = False,
@@ -101,68 +115,37 @@ def evaluate(
     mesh = parallel.process_0_first(lambda: parallel.make_mesh(devices))
     classifier = load(run_dir, which)
     part = classifier.load_split(split, data_dir)
-    labels = part.labels
     logits = _logits(classifier, mesh, part.images)
-    after_rows = classifier.correct_after_rows(part.images, labels) if rows else None
-    predicted = logits.argmax(axis=1)
-    confusion = stats.confusion_matrix(labels, predicted, classifier.classes)
-    correct, of_class = confusion.diagonal(), confusion.sum(axis=1)
+    after_rows = _accuracy_after_rows(classifier, part) if rows else None
+    return judge(classifier, split, part.labels, logits, after_rows)
+
+
+def judge(
+    classifier: Classifier,
+    split: str,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> Evaluation:
+    """What logits [N, C] of a part of the data say, given its labels [N]."""
+    confusion = stats.confusion_matrix(labels, logits.argmax(axis=1), classifier.classes)
+    right = int(confusion.trace())
     with np.errstate(invalid="ignore"):
-        per_class = correct / of_class
+        per_class = confusion.diagonal() / confusion.sum(axis=1)
     return Evaluation(
         run_dir=classifier.run_dir,
         dataset=classifier.dataset,
         step=classifier.step,
         split=split,
         count=len(labels),
-        accuracy=float(correct.sum() / len(labels)),
-        interval=stats.wilson_interval(int(correct.sum()), len(labels)),
+        accuracy=right / len(labels),
+        interval=stats.wilson_interval(right, len(labels)),
         loss=float(stats.cross_entropies(logits, labels).mean()),
         per_class=per_class,
         confusion=confusion,
         labels=labels,
         logits=logits,
-        rows=None if after_rows is None else after_rows / len(labels),
-    )
-
-
-def save(evaluation: Evaluation) -> tuple[Path, ...]:
-    """Writes ``eval-<split>.json`` and the confusion matrix as a PNG into the run directory.
-
-    And where it has the accuracy after each row, that as ``eval-<split>-rows.png``. Returns the
-    paths; raises `RunError` where they cannot be written.
-    """
-    json_path = evaluation.run_dir / f"eval-{evaluation.split}.json"
-    figure_path = json_path.with_suffix(".png")
-    right = int(evaluation.confusion.trace())
-    title = (
-        f"{evaluation.dataset}, {evaluation.split}: {right:,} of {evaluation.count:,} right "
-        f"({evaluation.accuracy:.2%})"
-    )
-    try:
-        files.write_whole(json_path, json.dumps(evaluation.summary(), indent=2) + "\n")
-        figures.confusion_matrix(evaluation.confusion, figure_path, title)
-        if evaluation.rows is None:
-            return json_path, figure_path
-        rows_path = json_path.with_name(f"eval-{evaluation.split}-rows.png")
-        _draw_rows(evaluation, evaluation.rows, rows_path)
-    except OSError as error:
-        raise RunError(
-            f"{evaluation.run_dir}: the evaluation was not written: {error.strerror}"
-        ) from error
-    return json_path, figure_path, rows_path
-
-
-def _draw_rows(evaluation: Evaluation, accuracy: np.ndarray, path: Path) -> None:
-    count = evaluation.count
-    correct = np.rint(accuracy * count).astype(int)
-    band = np.array([stats.wilson_interval(int(right), count) for right in correct])
-    figures.accuracy_by_row(
-        {"": RowCurve(accuracy, band)},
-        path,
-        f"{evaluation.dataset}, {evaluation.split}: accuracy after each row, {count:,} images",
-        "band: 95 % interval of what another set of images would give this network",
-        stats.settled_row(accuracy),
+        rows=rows,
     )
 
 
@@ -183,3 +166,170 @@ def _logits(classifier: Classifier, mesh: Mesh, images: np.ndarray) -> np.ndarra
             mesh, logits, (True, False), params, images, vmap=False, dtype=config.model.dtype
         )
     return parallel.fetch(mesh, compiled(params, images))[0]
+
+
+def _accuracy_after_rows(classifier: Classifier, part: Split) -> np.ndarray:
+    """Accuracy after each row, [T]."""
+    return classifier.correct_after_rows(part.images, part.labels) / len(part.labels)
+
+
+@dataclass(frozen=True)
+class PointRows:
+    """Accuracy after each row, of the members of one point of a sweep's grid.
+
+    Attributes:
+        point: the values of the grid in words; empty without a grid.
+        dataset: name of the data, which a grid may vary.
+        count: how many images, N.
+        members: the names of the members whose states were kept, S of them.
+        mean: over the members, [T].
+        interval: 95 % interval of that mean, [T, 2]; None of a single member.
+        accuracy: of each after each row, [S, T].
+    """
+
+    point: str
+    dataset: str
+    count: int
+    members: list[str]
+    mean: np.ndarray
+    interval: np.ndarray | None
+    accuracy: np.ndarray
+
+
+@dataclass(frozen=True)
+class SweepRows:
+    """Accuracy after each row over the members of a sweep whose states were kept.
+
+    Attributes:
+        run_dir: the sweep.
+        split: "test", "validation" or "train".
+        points: one for each point of the grid of which a member was kept.
+    """
+
+    run_dir: Path
+    split: str
+    points: list[PointRows]
+
+    def summary(self) -> dict:
+        """The figures as JSON takes them."""
+        rows = [
+            {name: value.tolist() if isinstance(value, np.ndarray) else value
+             for name, value in vars(point).items()}
+            for point in self.points
+        ]  # fmt: skip
+        return {"run_dir": str(self.run_dir), "split": self.split, "rows": rows}
+
+
+def evaluate_rows(
+    run_dir: str | Path,
+    *,
+    which: str = "last",
+    split: SplitName = "test",
+    data_dir: str = "",
+    devices: ParallelConfig | None = None,
+) -> SweepRows:
+    """Accuracy after each row, of every member of a sweep whose state was kept.
+
+    Args:
+        run_dir: the directory of the sweep.
+        which: checkpoint of each member: "last", "best" or a step.
+        split: which part of the data.
+        data_dir: where the data lies now, where that is not what the config says.
+        devices: of the job; where it has several processes, each does the same.
+
+    Raises:
+        RunError: no sweep, no state was kept, or the data is not what it was trained on.
+        DataError: the data is missing or damaged, or has no such part.
+    """
+    path = Path(run_dir)
+    parallel.start(devices or ParallelConfig())
+    found: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
+    splits: dict[tuple[DataConfig, str], Split] = {}
+    for member in _kept(path):
+        classifier = load(path / "states" / member.directory, which)
+        # Read once, and not for each member; but a grid may vary the data itself.
+        place = classifier.config.data, classifier.fingerprint
+        part = splits.get(place) or classifier.load_split(split, data_dir)
+        splits[place] = part
+        point = member.point, classifier.dataset, len(part.labels)
+        found.setdefault(point, {})[member.name] = _accuracy_after_rows(classifier, part)
+    return SweepRows(path, split, [_summarize(*point, each) for point, each in found.items()])
+
+
+def _kept(path: Path) -> list[Member]:
+    """The members whose states a sweep has kept; raises `RunError` where there is none."""
+    spec = members.read_sweep(path).spec(rundir.read_config(path))
+    # By the members and not by what lies there: a directory's name need not tell its point.
+    kept = [member for member in members.make_members(spec) if members.kept_state(path, member)]
+    if not kept:
+        raise RunError(
+            f"{path} kept the state of no member, so there is nothing to evaluate; run it again "
+            "with rowrnn sweep --keep all"
+        )
+    return kept
+
+
+def _summarize(point: str, dataset: str, count: int, of_each: dict[str, np.ndarray]) -> PointRows:
+    """Mean and interval over the members of a point, from the accuracies [T] of each."""
+    accuracy = np.stack(list(of_each.values()))
+    interval = None
+    if len(accuracy) > 1:
+        interval = np.array([stats.interval_of_mean(values) for values in accuracy.T])
+    mean = accuracy.mean(axis=0)
+    return PointRows(point, dataset, count, list(of_each), mean, interval, accuracy)
+
+
+def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
+    """Writes ``eval-<split>.json`` and the figures beside it into the directory.
+
+    ``eval-<split>.png`` is the confusion matrix of a run, ``eval-<split>-rows.png`` the accuracy
+    after each row where that was asked for. Returns the paths; raises `RunError` where they cannot
+    be written.
+    """
+    json_path = found.run_dir / f"eval-{found.split}.json"
+    figure_path = json_path.with_suffix(".png")
+    rows_path = json_path.with_name(f"{json_path.stem}-rows.png")
+    try:
+        files.write_whole(json_path, json.dumps(found.summary(), indent=2) + "\n")
+        if isinstance(found, SweepRows):
+            _draw_sweep(found, rows_path)
+            return json_path, rows_path
+        title = (
+            f"{found.dataset}, {found.split}: {found.right:,} of {found.count:,} right "
+            f"({found.accuracy:.2%})"
+        )
+        figures.confusion_matrix(found.confusion, figure_path, title)
+        if found.rows is None:
+            return json_path, figure_path
+        _draw_run(found, found.rows, rows_path)
+    except OSError as error:
+        raise RunError(
+            f"{found.run_dir}: the evaluation was not written: {error.strerror}"
+        ) from error
+    return json_path, figure_path, rows_path
+
+
+def _draw_run(found: Evaluation, accuracy: np.ndarray, path: Path) -> None:
+    """Draws the accuracy after each row, [T], of a run."""
+    correct = np.rint(accuracy * found.count).astype(int)
+    band = np.array([stats.wilson_interval(int(right), found.count) for right in correct])
+    title = f"{found.dataset}, {found.split}: accuracy after each row, {found.count:,} images"
+    caption = "band: 95 % interval of what another set of images would give this network"
+    curves = {"": RowCurve(accuracy, band)}
+    figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(accuracy))
+
+
+def _draw_sweep(found: SweepRows, path: Path) -> None:
+    """Draws the accuracy after each row of the points of a sweep."""
+    points = found.points
+    seeds = sum(len(point.members) for point in points)
+    names = ", ".join(dict.fromkeys(point.dataset for point in points))
+    images = " or ".join(f"{count:,}" for count in dict.fromkeys(point.count for point in points))
+    title = (
+        f"{names}, {found.split}: accuracy after each row, {images} images, "
+        f"{seeds:,} network{'s' if seeds > 1 else ''}"
+    )
+    known = any(point.interval is not None for point in points)
+    caption = "line: mean over seeds; band: 95 % interval of that mean" if known else ""
+    curves = {point.point: RowCurve(point.mean, point.interval) for point in points}
+    figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(points[0].mean))

@@ -170,12 +170,18 @@ def _of_run(path: Path, summary: RunSummary) -> RunSummary:
     found = _read(path / "result.json", _RunFigures)
     if found is not None:
         return dataclasses.replace(summary, state="done", **dataclasses.asdict(found))
+    state, step = unfinished(path)
+    return dataclasses.replace(summary, state=state, step=step)
+
+
+def unfinished(path: Path) -> tuple[State, int]:
+    """State of a run without a result, and the step last logged, or last saved if it is stopped."""
     last = logs.last(path) or {}
     if rundir.is_being_written(path):
-        return dataclasses.replace(summary, state="running", step=last.get("step", 0))
+        return "running", last.get("step", 0)
     if "diverged" in last:
-        return dataclasses.replace(summary, state="diverged", step=last["step"])
-    return dataclasses.replace(summary, state="stopped", step=_last_saved(path))
+        return "diverged", last["step"]
+    return "stopped", _last_saved(path)
 
 
 def _last_saved(path: Path) -> int:

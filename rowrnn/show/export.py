@@ -14,6 +14,7 @@ from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.core.model import RowRNN
 from rowrnn.errors import RunError
+from rowrnn.figures.frame import count
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.show import web
 from rowrnn.show.onnx import to_onnx
@@ -60,7 +61,7 @@ def export(
     }
     if onnx:
         contents[ONNX] = to_onnx(classifier)
-    # At last what makes the directory a network.
+    # The weights come last: they make the directory a network.
     contents[weights.WEIGHTS] = weights.to_bytes(classifier.params)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,8 @@ def require_unused(path: Path) -> None:
 
 
 def _origin(classifier: Classifier) -> Origin:
-    # Where the data lay is nobody's business; of a directory of IDX files its name says which.
+    """What the export says of the run that it was made of."""
+    # Where the data lay is nobody's business, but the name of a directory of IDX files says which.
     place = classifier.config.data.dir
     places = {"data.dir": place and (Path(place).name or "."), "data.manual_dir": ""}
     return Origin(
@@ -132,7 +134,7 @@ def _origin(classifier: Classifier) -> Origin:
 
 def _program(classifier: Classifier) -> bytes:
     """The network as StableHLO, with its parameters as constants."""
-    # The definition: which of the faster forms pays depends on the size of the batch.
+    # The definition of the recurrence: which of its faster forms pays depends on the batch size.
     config = configs.replace(classifier.config, {"model.backend": "scan"})
     model = RowRNN(config.model, classifier.classes)
 
@@ -153,16 +155,16 @@ def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is not None:
         accuracy = f"{_accuracy(evaluation)} It is one network: another seed gives another figure."
     model = config.model
-    layers = f"{model.layers} LSTM layer" + ("s" if model.layers > 1 else "")
+    layers = count(model.layers, "LSTM layer")
     read_out = "mean of its hidden states" if model.pooling == "mean" else "last hidden state"
     projection = f"a linear layer to {model.projection_size}, " if model.projection_size else ""
-    count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
     return f"""\
 # A row-wise LSTM for {classifier.dataset}
 
 An image of {rows}×{pixels} pixels is read row by row: {projection}{layers} of {model.hidden_size}
 units, and a linear readout of the {read_out} to {classifier.classes} classes.
-{count:,} parameters.
+{size:,} parameters.
 
 ## Use
 
@@ -205,6 +207,7 @@ it where a mistake does harm.
 
 
 def _accuracy(evaluation: Mapping[str, Any]) -> str:
+    """The accuracy of `Evaluation.summary` in a sentence."""
     low, high = (100 * bound for bound in evaluation["interval"])
     return (
         f"{100 * evaluation['test_accuracy']:.2f} % of the {evaluation['count']:,} test images are "

@@ -24,14 +24,14 @@ def to_onnx(classifier: Classifier) -> bytes:
     config = classifier.config.model
     if config.dtype != "float32":
         raise ConfigError(f"model.dtype = {config.dtype!r}: --onnx needs a network in float32")
-    # The definition of the recurrence, whose loop ONNX has too.
+    # ONNX has the loop of the recurrence's definition.
     model = RowRNN(dataclasses.replace(config, backend="scan"), classifier.classes)
 
     def logits(images):
         return model.apply({"params": classifier.params}, images)[0]
 
     images = jax.ShapeDtypeStruct(("batch", *classifier.shape), np.uint8)  # type: ignore[arg-type]
-    # They warn of shapes that nobody needs, and of parts of jax that are not used here.
+    # These packages warn of shapes that nobody needs, and of parts of jax that are not used here.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     converted = jax2onnx.to_onnx(logits, [images], input_names=["images"], output_names=["logits"])

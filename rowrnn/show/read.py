@@ -1,4 +1,4 @@
-"""Watch it read: what a trained network holds after each row of one image."""
+"""How a trained network reads one image: probabilities, hidden states and gates after each row."""
 
 import re
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from rowrnn.lab.classifier import Classifier, load
 
 @dataclass(frozen=True)
 class Reading:
-    """One image, and what the network held after each of its rows.
+    """One image, and probabilities, hidden states and gates after each of its rows.
 
     Attributes:
         run_dir: the run.
         step: updates done at the checkpoint.
         name: the file of the picture, or such as "test[7]" for an image of the run's data.
         inverted: whether the picture was dark on light and has been inverted.
-        truth: the true class of an image of the run's data; None of a picture.
+        truth: the true class of an image of the run's data; None for a picture.
         image: what the network read, uint8 [T, F].
         probabilities: of the classes if this row were the last, [T, C].
         layers: for each LSTM layer hidden states `h`, cells `c`, gates `i`, `f`, `o` and candidates
@@ -50,7 +50,7 @@ class Reading:
 
     @property
     def probability(self) -> float:
-        """Of that class."""
+        """The probability of that class after the last row."""
         return float(self.probabilities[-1].max())
 
     @property
@@ -59,10 +59,7 @@ class Reading:
         return stats.held_since(self.probabilities.argmax(axis=1))
 
     def words(self) -> str:
-        """The last answer, its probability, and the row from which on it was the answer.
-
-        With the truth, where that is known.
-        """
+        """The last answer, since which row it was the answer, and the truth where it is known."""
         told = (
             f"it has predicted {self.label} since row {self.since} of {len(self.image)} "
             f"({self.probability:.1%} at the end)"
@@ -100,12 +97,12 @@ def read(
     split: Literal["test", "validation", "train"] = "test",
     data_dir: str = "",
 ) -> Reading:
-    """Reads one image row by row, and gives what the network held after each row.
+    """Reads one image row by row; gives probabilities, hidden states and gates after each row.
 
     Args:
         run_dir: the run directory, or an export.
-        image: which image of the run's data, counted from 0; or a PNG or JPEG file as `predict`
-            takes it; or uint8 [T, F], taken as it is.
+        image: the index of an image of the run's data, counted from 0; or a PNG or JPEG file as
+            `predict` takes it; or uint8 [T, F], taken as it is.
         which: "last", "best" (highest validation accuracy) or a step.
         split: the part of the data that an index counts in.
         data_dir: where the data lies now, where that is not what the run's config says.
@@ -160,12 +157,8 @@ def save(reading: Reading, path: str | Path) -> None:
     figures.require_format(path)
     last = reading.layers[-1]
     gates = {"input\ngate i": last.i, "forget\ngate f": last.f, "output\ngate o": last.o}
-    arrays = ReadingArrays(
-        reading.image,
-        reading.probabilities,
-        np.asarray(last.h),
-        {name: np.asarray(gate) for name, gate in gates.items()},
-    )
+    gates = {name: np.asarray(gate) for name, gate in gates.items()}
+    arrays = ReadingArrays(reading.image, reading.probabilities, np.asarray(last.h), gates)
     try:
         if path.suffix.lower() == ".gif":
             figures.reading_animation(arrays, path, _title(reading))
@@ -177,6 +170,7 @@ def save(reading: Reading, path: str | Path) -> None:
 
 
 def _checked(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The image; raises `DataError` where the network could not read it."""
     if image.dtype != np.uint8 or image.shape != shape:
         raise DataError(
             f"image: {image.dtype}{list(image.shape)}; it must be uint8{list(shape)}, as the "

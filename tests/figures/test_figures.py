@@ -1,3 +1,4 @@
+import doctest
 import subprocess
 import sys
 
@@ -5,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rowrnn.figures import confusion_matrix
+from rowrnn.figures import (
+    confusion,
+    confusion_matrix,
+    curves,
+    drawing,
+    frame,
+    grids,
+    reading,
+    rows,
+    values,
+)
 
 
 def draw(confusion, path):
@@ -46,6 +57,15 @@ def test_colour_is_the_share_of_the_row(tmp_path):
 
 def test_a_class_without_examples_is_drawn(tmp_path):
     draw([[0, 0], [1, 3]], tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize(
+    "module", [confusion, curves, drawing, frame, grids, reading, rows, values]
+)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_pyplot_is_left_alone(tmp_path):

@@ -25,8 +25,8 @@ from rowrnn.core.step import Batch
 from rowrnn.errors import ConfigError, RunError, StoppedError
 from rowrnn.lab import sweep as runner
 from rowrnn.lab import trainer
+from rowrnn.lab.evaluate import evaluate_rows
 from rowrnn.lab.loop import Loop
-from rowrnn.lab.rows import evaluate_rows
 from rowrnn.lab.sweep import SweepSettings
 from rowrnn.lab.sweep.stack import Stack
 from rowrnn.store import checkpoint, ledger, logs, members, rundir

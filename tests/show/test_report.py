@@ -24,7 +24,7 @@ from rowrnn.cli import report as command
 from rowrnn.cli import sweep as sweep_command
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import ConfigError, DataError, DivergedError, RunError, StoppedError
-from rowrnn.figures import Drawing, drawing, gates
+from rowrnn.figures import Drawing
 from rowrnn.lab.sweep import SweepResult, SweepSettings, outcome
 from rowrnn.show import report as runner
 from rowrnn.show.report import page, run, strips, sweep
@@ -80,13 +80,14 @@ def test_the_figures_of_a_run_are_those_of_its_answers(made, tmp_path):
     answers = probabilities[-1].argmax(axis=1)
     right = sum(int(a) == int(b) for a, b in zip(answers, part.labels, strict=True))
     tested = run.test(classifier, "")
-    assert (tested.right, tested.count) == (right, len(part.labels))
+    evaluation = tested.evaluation
+    assert (evaluation.right, evaluation.count) == (right, len(part.labels))
     for true in range(10):
         for taken in range(10):
             times = int(np.sum((part.labels == true) & (answers == taken)))
-            assert tested.confusion[true, taken] == times
+            assert evaluation.confusion[true, taken] == times
     of_truth = probabilities[-1, np.arange(len(answers)), part.labels]
-    assert tested.loss == pytest.approx(-np.log(of_truth.astype(float)).mean(), rel=1e-4)
+    assert evaluation.loss == pytest.approx(-np.log(of_truth.astype(float)).mean(), rel=1e-4)
     worst = np.argsort(of_truth, kind="stable")[:24]
     assert [strip.index for strip in tested.worst] == worst.tolist()
     for strip in tested.worst:
@@ -103,7 +104,7 @@ def test_the_figures_of_a_run_are_those_of_its_answers(made, tmp_path):
     assert f"interval {100 * low:.2f} to {100 * high:.2f} %" in text
     assert f"of its {1000 - right} mistakes" in text
     true, taken, times = tested.mistakes()[0]
-    assert times == tested.confusion[~np.eye(10, dtype=bool)].max()
+    assert times == evaluation.confusion[~np.eye(10, dtype=bool)].max()
     assert f"{true} taken for {taken}: {times} of {(part.labels == true).sum()}" in text
 
 
@@ -522,9 +523,8 @@ def test_process_0_alone_writes_the_report_of_a_job(tmp_path, monkeypatch):
     assert calls == []
 
 
-@pytest.mark.parametrize("module", [page, drawing, gates])
-def test_examples_in_docstrings(module):
-    found = doctest.testmod(module)
+def test_examples_in_docstrings():
+    found = doctest.testmod(page)
     assert found.attempted > 0
     assert found.failed == 0
 

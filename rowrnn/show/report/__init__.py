@@ -61,7 +61,7 @@ def report(
     ('report.html', [], False)
     """
     source = Path(path)
-    # Of os, which says no where it cannot be known: what comes next then says why.
+    # os says no where it cannot know: what comes next then says why.
     if to is not None and os.path.isdir(to):
         raise ConfigError(f"--to {to}: is a directory; give a file, such as report.html")
     if os.path.isfile(source):

@@ -1,7 +1,6 @@
 """What there is to show of a record of ``rowrnn bench``."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,15 @@ from rowrnn.bench import plots, record
 from rowrnn.bench import report as terminal
 from rowrnn.errors import ConfigError
 from rowrnn.figures import Drawing
+from rowrnn.figures.frame import count
 from rowrnn.show.report import page
-from rowrnn.show.report.page import Content, Figure, Table
+from rowrnn.show.report.page import Content, Table
 
-# More figures than any suite has: each is drawn and takes a line.
+# Most figures that are drawn, each on a line; no suite has as many.
 _MOST_FIGURES = 2_000
 _WHERE = ("device_kind", "platform", "devices", "processor", "cores", "system", "python",
           "versions", "flags", "git_commit", "date", "command")  # fmt: skip
 _INCHES = 5.6
-
-
-@dataclass(frozen=True)
-class _Titled(Table):
-    """A table and what stands above it."""
-
-    title: str = ""
 
 
 def read(path: Path) -> Content:
@@ -33,7 +26,7 @@ def read(path: Path) -> Content:
     document = record.read(path)
     try:
         return _content(path, document)
-    # A record has no types that could be checked beforehand, and may be anybody's.
+    # A record has no types that could be checked beforehand, and anybody may have made it.
     except (
         ArithmeticError, AttributeError, LookupError, MarkupError, TypeError, ValueError
     ) as error:  # fmt: skip
@@ -44,9 +37,9 @@ def read(path: Path) -> Content:
 
 
 def _content(path: Path, document: dict[str, Any]) -> Content:
-    count = len(document["figures"])
-    if count > _MOST_FIGURES:
-        raise ValueError(f"{count:,} figures; a page shows at most {_MOST_FIGURES:,}")
+    found = len(document["figures"])
+    if found > _MOST_FIGURES:
+        raise ValueError(f"{found:,} figures; a page shows at most {_MOST_FIGURES:,}")
     drawn = [_figure(figure) for figure in plots.figures(document).values()]
     return Content(
         template="bench.html",
@@ -62,18 +55,17 @@ def _content(path: Path, document: dict[str, Any]) -> Content:
     )
 
 
-def _figure(figure: Any) -> Figure:
+def _figure(figure: Any) -> Drawing:
     """A plot of a suite, with its title taken out of the picture."""
-    title = figure.get_suptitle()
+    drawing = Drawing(title=figure.get_suptitle())
     figure.suptitle("")
     figure.supxlabel("")  # It says where this was measured, as the page does.
     figure.set_figwidth(_INCHES)
-    drawing = Drawing()
     drawing.take(figure)
-    return Figure(drawing, title, "")
+    return drawing
 
 
-def _pieces(document: dict[str, Any]) -> Iterator[str | _Titled]:
+def _pieces(document: dict[str, Any]) -> Iterator[str | Table]:
     """The tables and the lines between them; a line above a table is its title."""
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -88,7 +80,7 @@ def _pieces(document: dict[str, Any]) -> Iterator[str | _Titled]:
             titled = waiting.startswith("\n")
             if waiting and not titled:
                 yield waiting.strip()
-            yield _Titled(headings, rows, title=waiting.strip() if titled else "")
+            yield Table(headings, rows, title=waiting.strip() if titled else "")
             waiting = ""
             continue
         if waiting.strip():
@@ -100,14 +92,14 @@ def _pieces(document: dict[str, Any]) -> Iterator[str | _Titled]:
 
 def _verdict(document: dict[str, Any]) -> str:
     """The main thing, in one sentence."""
-    where = f"{document['device_kind']}, {page.count(document['cores'], 'core')}"
+    where = f"{document['device_kind']}, {count(document['cores'], 'core')}"
     timed = [entry for entry in document["figures"] if "samples" in entry]
     if ratios := document.get("ratios"):
         medians = [ratio[0] for batches in ratios.values() for ratio in batches.values()]
         others = "1 other library" if len(ratios) == 1 else f"{len(ratios)} other libraries"
         return (
             f"rowrnn has {min(medians):.2f} to {max(medians):.2f} times the throughput of "
-            f"{others} on {where}, in {page.count(len(medians), 'paired comparison')}."
+            f"{others} on {where}, in {count(len(medians), 'paired comparison')}."
         )
     if rates := document.get("gemm_gflops"):
         best = max(rates, key=rates.get)
@@ -126,4 +118,4 @@ def _verdict(document: dict[str, Any]) -> str:
         return f"The fastest on {where}: {fastest['name']}, {rate}{of}."
     if products:
         return f"On {where} {products}."
-    return f"{page.count(len(timed), 'figure')} on {where}."
+    return f"{count(len(timed), 'figure')} on {where}."

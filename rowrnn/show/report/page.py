@@ -1,15 +1,18 @@
-"""From what there is to show to HTML."""
+"""From what there is to show to HTML, and what the reports of runs, sweeps and records share."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rowrnn.figures import Drawing
+from rowrnn import config as configs
+from rowrnn import files
+from rowrnn.config import Config
 
-# Characters of a value that a stranger may have made as long as a file may be, and how many values.
+# Most characters of a value, and most values: a file of a stranger may be as long as he likes.
 _MOST_CHARACTERS, _MOST_ROWS = 400, 200
 
 
@@ -19,11 +22,11 @@ class Content:
 
     Attributes:
         template: which of the templates sets it.
-        kind: of what it is a report, in a word.
-        title: the name of it.
+        kind: what it is a report of, in a word.
+        title: the name of the run, sweep or record.
         verdict: what came out, in one sentence.
         missing: what could not be shown, and why.
-        parts: all else, as the template takes it.
+        parts: all else, as the template takes it; figures are `rowrnn.figures.Drawing`.
     """
 
     template: str
@@ -31,30 +34,17 @@ class Content:
     title: str
     verdict: str
     missing: list[str]
-    parts: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of words: headings [N], rows of N cells, and a line about it."""
+    """A table of words: headings [N], rows of N cells, a title above it and a line about it."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing with its words."""
-
-    drawing: Drawing
-    title: str
-    caption: str
-
-    @property
-    def least_pixels(self) -> int:
-        """The width below which its text could not be read."""
-        return round(64 * self.drawing.inches)
+    title: str = ""
 
 
 def render(content: Content) -> str:
@@ -65,7 +55,7 @@ def render(content: Content) -> str:
     def checked(value: Any) -> Any:
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
-        return plain(value).replace(" %", "\u00a0%")  # Which no line shall break.
+        return plain(value).replace(" %", "\u00a0%")  # No line shall break there.
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -79,13 +69,7 @@ def render(content: Content) -> str:
     environment.filters["svg"] = lambda drawing: Markup(drawing.svg)
     # Pictures and paths of our own, which are as long as they are.
     environment.filters["whole"] = escape
-    return environment.get_template(content.template).render(
-        kind=content.kind,
-        title=content.title,
-        verdict=content.verdict,
-        missing=content.missing,
-        **content.parts,
-    )
+    return environment.get_template(content.template).render(**vars(content), **content.parts)
 
 
 def plain(text: str) -> str:
@@ -144,13 +128,14 @@ def share(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things.
+def interval(bounds: tuple[float, float]) -> str:
+    """The 95 % interval of a share.
 
-    >>> count(1, "seed"), count(1200, "seed")
-    ('1 seed', '1,200 seeds')
+    >>> interval((0.96, 0.98))
+    '95 % interval 96.00 to 98.00 %'
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    low, high = bounds
+    return f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
 
 
 def duration(seconds: float) -> str:
@@ -162,3 +147,37 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def config_table(config: Config) -> list[dict[str, Any]]:
+    """All values by section; those that are not the defaults are marked."""
+    changed = {name for name, _, _ in configs.differences(Config(), config)}
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for name in configs.fields():
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        sections.setdefault(section, []).append(
+            {"name": key, "value": "unset" if value is None else str(value),
+             "changed": name in changed}
+        )  # fmt: skip
+    return [{"name": name, "values": values} for name, values in sections.items()]
+
+
+def read_environment(path: Path, missing: list[str]) -> dict[str, Any]:
+    """``environment.json``; where it is no object of JSON, nothing, and a line in `missing`."""
+    file = path / "environment.json"
+    try:
+        if isinstance(found := files.read_json(file), dict):
+            return found
+        reason = "it is no JSON object"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+    missing.append(f"The environment: {file} cannot be read: {reason}.")
+    return {}
+
+
+def checkout(environment: Mapping[str, Any]) -> list[str]:
+    """The command that gets the code of a run, where it is known."""
+    commit = str(environment.get("git_commit"))
+    # What is shown here is typed into a shell.
+    return [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from rowrnn.lab import stats
+from rowrnn.show.report import page
 
-# Pixels: of an image of any number of rows, of a class, and of all classes where there are many.
+# Pixels of the page: the height of an image, the width of a class, and the most that classes take.
 _TALL, _CLASS, _MOST_WIDE = 112, 10, 160
-# Of white paper and of black; the page's own blue would need a script.
+# A blue for white paper and for black; the page's own blue would need a script.
 _BLUE = (43, 135, 200)
 
 
 @dataclass(frozen=True)
 class Strip:
-    """What is drawn; `rowrnn.figures.reading_strip` is the large form of it.
+    """What is drawn of an image; `rowrnn.figures.reading_strip` is the large form of it.
 
     Attributes:
-        index: of the image in its part of the data.
+        index: place of the image in its part of the data.
         image: uint8 [T, F].
-        truth: its class.
-        probabilities: after each row, [T, C].
+        truth: its true class.
+        probabilities: of the classes after each row, [T, C].
     """
 
     index: int
@@ -42,10 +43,8 @@ class Strip:
 
     @property
     def probability_in_words(self) -> str:
-        """The same for a caption."""
-        return (
-            f"{self.probability:.2%}".replace("%", " %") if self.probability > 5e-5 else "< 0.01 %"
-        )
+        """That probability for a caption."""
+        return page.share(self.probability) if self.probability > 5e-5 else "< 0.01 %"
 
     @property
     def since(self) -> int:
@@ -81,10 +80,9 @@ class Strip:
     @property
     def dots(self) -> str:
         """A path with a point on the best class after each row."""
-        points = zip(self.probabilities.argmax(axis=1), range(len(self.probabilities)), strict=True)
         return "".join(
             f"M{self.column * (best + 0.5):.4g} {self.row * (row + 0.5):.4g}h0"
-            for best, row in points
+            for row, best in enumerate(self.probabilities.argmax(axis=1))
         )
 
     @property

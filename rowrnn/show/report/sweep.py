@@ -2,20 +2,18 @@
 
 import base64
 import dataclasses
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rowrnn import config as configs
-from rowrnn.errors import RowRNNError
 from rowrnn.figures import Drawing
+from rowrnn.figures.frame import count
 from rowrnn.lab.sweep import outcome
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.show.report import page
-from rowrnn.show.report.page import Content, Figure, Table
-from rowrnn.show.report.run import config_table, read_environment
+from rowrnn.show.report.page import Content, Table
 from rowrnn.store import members, rundir
 from rowrnn.store.ledger import Ledger, Record, unpack
 from rowrnn.store.members import Member, Spec
@@ -42,14 +40,10 @@ def read(path: Path) -> Content:
     missing = [f"Record {file.name}: it is damaged." for file in damaged]
     if left := len(everyone) - len(records):
         missing.append(
-            f"{page.count(left, 'member')} of {len(everyone):,}: not trained yet. Go on with: "
+            f"{count(left, 'member')} of {len(everyone):,}: not trained yet. Go on with: "
             f"rowrnn sweep --resume {shlex.quote(str(path))}"
         )
-    environment: dict[str, Any] = {}
-    try:
-        environment = read_environment(path)
-    except RowRNNError as error:
-        missing.append(f"The environment: {error}.")
+    environment = page.read_environment(path, missing)
     result = SweepResult(path, records, outcome.summarize(records), _test_sizes(records))
     drawn = _figures(result, spec)
     return Content(
@@ -60,14 +54,12 @@ def read(path: Path) -> Content:
         missing=missing,
         parts={
             "figures": _key_figures(result, spec),
-            "distributions": [drawn[name] for name in ("accuracy", "first256") if name in drawn],
+            "distributions": _present(drawn, "accuracy", "first256"),
             "statistics": _statistics(result),
-            "curves": [
-                drawn[name] for name in ("train_loss", "validation_accuracy") if name in drawn
-            ],
+            "curves": _present(drawn, "train_loss", "validation_accuracy"),
             "grid": drawn.get("grid"),
             "failed": _failed(result.failed),
-            "config": config_table(spec.config),
+            "config": page.config_table(spec.config),
             "environment": page.facts(environment),
             "repeat": _repeat(path, spec, start.settings, environment),
         },
@@ -75,11 +67,11 @@ def read(path: Path) -> Content:
 
 
 def _of_members(everyone: Sequence[Member], found: Sequence[Record]) -> list[Record]:
-    """Of each member its record, the last where there are several, in the order of the sweep.
+    """The record of each member, the last where there are several, in the order of the sweep.
 
-    What was made by other code than the last record, or on other data, does not count: a sweep that
-    goes on trains its member again. A rowrnn that knows more settings has other digests; of records
-    that were all made by another, name and values of the grid have to do.
+    Records that were made by other code than the last one, or on other data, do not count: a sweep
+    that goes on trains those members again. A rowrnn that knows more settings has other digests;
+    where all records were made by such a one, they are found by name and values of the grid.
     """
     if not found:
         return []
@@ -92,7 +84,7 @@ def _of_members(everyone: Sequence[Member], found: Sequence[Record]) -> list[Rec
         if (member := asked.get((str(record.key.get("config")), record.seed)))
     }
     current = [
-        # Its name is that of the grid in which it was trained.
+        # The record has the name that the member had in the grid in which it was trained.
         dataclasses.replace(record, name=member.name, varied=dict(member.varied))
         for key, member in asked.items()
         if (record := by_config.get(key)) and record.key.get("data") == data[member.config.data]
@@ -107,7 +99,7 @@ def _of_members(everyone: Sequence[Member], found: Sequence[Record]) -> list[Rec
 
 
 def _test_sizes(records: Sequence[Record]) -> dict[str, int]:
-    """Images in the test part by point of the grid; of a point without finished members, 0."""
+    """Images in the test part by point of the grid; 0 for a point without finished members."""
     return {
         point: next(filter(None, map(_test_size, of_point)), 0)
         for point, of_point in outcome.by_point(records).items()
@@ -115,40 +107,46 @@ def _test_sizes(records: Sequence[Record]) -> dict[str, int]:
 
 
 def _test_size(record: Record) -> int:
-    """From how many answers are right, and which share of all that is; 0 where none is."""
+    """Images in the test part, as the number and the share of right answers give it, or 0."""
     if not record.correct or not record.test_accuracy:
         return 0
     bits = len(base64.b64decode(record.correct)) * 8
     right = int(unpack(record.correct, bits).sum())
     size = round(min(right / record.test_accuracy, 1e9))
-    # Packed bits are filled up to whole bytes; of a forged record nothing need fit.
+    # Packed bits are filled up to whole bytes. In a forged record nothing need fit.
     return size if 0 <= bits - size < 8 else 0
 
 
-def _figures(result: SweepResult, spec: Spec) -> dict[str, Figure]:
+def _figures(result: SweepResult, spec: Spec) -> dict[str, Drawing]:
+    """The figures of the sweep by name, each with the title that it has in the page."""
     drawings: dict[str, Drawing] = {}
 
     def target(name: str) -> Drawing:
         return drawings.setdefault(name, Drawing())
 
     outcome.draw(result, "", target, notebook=outcome.is_notebook(spec.config))
-    return {
-        name: Figure(drawing, _TITLES[name], drawing.caption) for name, drawing in drawings.items()
-    }
+    for name, drawing in drawings.items():
+        drawing.title = _TITLES[name]
+    return drawings
+
+
+def _present(drawn: dict[str, Drawing], *names: str) -> list[Drawing]:
+    return [drawn[name] for name in names if name in drawn]
 
 
 def _verdict(result: SweepResult, spec: Spec) -> str:
     """The main thing, in one sentence."""
     summary, failed = result.summary, len(result.failed)
     data = "" if "data.dataset" in spec.grid else f" on {spec.config.data.dataset}"
+    members_ = count(len(result.members), "member")
     if not summary["completed"]:
         ended = "all have diverged" if failed else "none has finished yet"
-        return f"{page.count(len(result.members), 'member')}{data}: {ended}."
+        return f"{members_}{data}: {ended}."
     points = outcome.by_point(result.members)
     statistics = result.statistics
     best = max(statistics, key=lambda point: statistics[point].mean)
     one = statistics[best]
-    seeds = page.count(one.count, "seed")
+    seeds = count(one.count, "seed")
     text = f"Over {seeds}{data} the mean test accuracy is {page.share(one.mean)}"
     if len(points) > 1:
         text = (
@@ -156,12 +154,11 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
             f"{page.share(one.mean)} over {seeds}"
         )
     if one.interval is not None:
-        low, high = one.interval
-        text += f" (95 % interval {100 * low:.2f} to {100 * high:.2f} %)"
+        text += f" ({page.interval(one.interval)})"
     if one.count > 1:
         text += f"; single seeds lie between {page.share(one.min)} and {page.share(one.max)}"
     if failed:
-        text += f"; {failed:,} of {page.count(len(result.members), 'member')} diverged"
+        text += f"; {failed:,} of {members_} diverged"
     return f"{text}."
 
 
@@ -171,17 +168,19 @@ def _key_figures(result: SweepResult, spec: Spec) -> list[tuple[str, str, str]]:
     if len(statistics) == 1:
         (one,) = statistics.values()
         if one.interval is not None:
-            low, high = one.interval
-            between = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
             found += [
-                ("Mean", page.share(one.mean), between),
+                ("Mean", page.share(one.mean), page.interval(one.interval)),
                 ("Standard deviation", f"{100 * (one.sd or 0):.2f}", "points, over seeds"),
             ]
-        found.append(("Median", page.share(one.median), f"interquartile mean "
-                      f"{page.share(one.iqm)}"))  # fmt: skip
-    varies = {"both": "everything", "init": "the initial parameters", "data": "all but the "
-              "initial parameters"}  # fmt: skip
-    found.append(("Seeds", f"{len(spec.seeds):,}", f"a seed decides {varies[spec.vary]}"))
+        found.append(
+            ("Median", page.share(one.median), f"interquartile mean {page.share(one.iqm)}")
+        )
+    decides = {
+        "both": "everything",
+        "init": "the initial parameters",
+        "data": "all but the initial parameters",
+    }[spec.vary]
+    found.append(("Seeds", f"{len(spec.seeds):,}", f"a seed decides {decides}"))
     return found
 
 
@@ -238,10 +237,6 @@ def _repeat(
     path: Path, spec: Spec, settings: dict[str, Any], environment: dict[str, Any]
 ) -> list[str]:
     """The commands that repeat a sweep."""
-    commands = []
-    commit = str(environment.get("git_commit"))
-    if re.fullmatch(r"[0-9a-f]{7,40}", commit):
-        commands.append(f"git checkout {commit}")
     first, last = min(spec.seeds), max(spec.seeds)
     in_a_row = list(spec.seeds) == list(range(first, last + 1))
     seeds = f"{first}:{last + 1}" if in_a_row else ",".join(map(str, spec.seeds))
@@ -251,8 +246,7 @@ def _repeat(
         words += ["--grid", *axes]
     if spec.vary != "both":
         words += ["--vary", spec.vary]
-    # Which of the two it was decides the last bits; what is typed into a shell is none but these.
+    # The strategy decides the last bits. Nothing but these two words may get into a shell.
     if (strategy := settings.get("strategy")) in ("map", "vmap"):
         words += ["--strategy", strategy]
-    commands.append(shlex.join([*words, "--run-dir", "AGAIN"]))
-    return commands
+    return [*page.checkout(environment), shlex.join([*words, "--run-dir", "AGAIN"])]

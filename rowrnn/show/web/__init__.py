@@ -17,11 +17,11 @@ from rowrnn.errors import ConfigError
 from rowrnn.lab.classifier import Classifier
 
 MOST_NUMBERS = 2**22
-"""Of a network: a file of 21 MiB, in which a row takes about as long as a frame."""
+"""Most parameters of a network: its file has 21 MiB, and a row takes about as long as a frame."""
 MOST_SIDE, MOST_CLASSES = 512, 256
 
 _SCRIPTS = ("network.js", "picture.js", "digit.js")
-# Data whose images are of digits.
+# Data sets whose images are digits.
 _DIGITS = ("mnist", "mnist_sample")
 
 
@@ -34,7 +34,7 @@ def page(classifier: Classifier, trained: str) -> str:
 
     Args:
         classifier: the network.
-        trained: in a sentence, how it was trained and how good it is.
+        trained: how it was trained and how good it is, in a sentence.
 
     Raises `ConfigError` where the network is too large for a page, or float16 cannot hold it.
 
@@ -75,7 +75,7 @@ def page(classifier: Classifier, trained: str) -> str:
         script=Markup(script),
         subject="digit" if classifier.dataset in _DIGITS else "picture",
         classifier=classifier,
-        # What a run directory calls it may hold anything.
+        # A run directory may call its data anything.
         dataset=cut("".join(filter(str.isprintable, classifier.dataset))),
         trained=trained,
         count=f"{len(numbers):,}",
@@ -107,7 +107,7 @@ def _require_feasible(classifier: Classifier) -> None:
 
 
 def _numbers(classifier: Classifier) -> np.ndarray:
-    """All parameters in the order that ``network.js`` gives, float64.
+    """All parameters as float64, in the order that ``network.js`` says.
 
     The projection is joined into the kernel of the first layer, and the forget bias into the
     biases, as `rowrnn.core.lstm.fast` does it.
@@ -131,9 +131,9 @@ def _numbers(classifier: Classifier) -> np.ndarray:
 
 
 def _to_float16(numbers: np.ndarray) -> np.ndarray:
-    """Numbers as little-endian float16; raises `ConfigError` where it has no such."""
+    """Numbers as little-endian float16; raises `ConfigError` where one is too large for it."""
     largest = float(np.abs(numbers).max())
-    if not largest < float(np.finfo(np.float16).max):  # nor where it is NaN
+    if not largest < float(np.finfo(np.float16).max):  # `not`, since it may be NaN
         raise ConfigError(
             f"--web: this network has a weight of {largest:.3g}, and float16 goes to 65,504; use "
             "--to, which writes float32"
