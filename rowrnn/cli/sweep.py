@@ -72,9 +72,9 @@ def main(arguments: Sequence[str]) -> int:
         # Before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
 
-    from rowrnn.store import loggers, rundir
+    from rowrnn.store import rundir, services
 
-    loggers.require(config.train.logger)
+    services.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(f"{name}-sweep")
     require_text(given.resume or run_dir)

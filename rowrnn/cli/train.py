@@ -50,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     config = _config_of(given, arguments)
     configs.check(config)
 
-    from rowrnn.store import loggers, rundir
+    from rowrnn.store import rundir, services
 
-    loggers.require(config.train.logger)
+    services.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
     run_dir = given.run_dir or rundir.default_path(name)
     require_text(given.resume or run_dir)

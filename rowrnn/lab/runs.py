@@ -20,7 +20,7 @@ from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.files import Count, Rate, Seconds, Share
-from rowrnn.store import logs, rundir
+from rowrnn.store import log, rundir
 from rowrnn.store.members import read_sweep
 
 State = Literal["done", "running", "stopped", "diverged", "damaged"]
@@ -176,7 +176,7 @@ def _of_run(path: Path, summary: RunSummary) -> RunSummary:
 
 def unfinished(path: Path) -> tuple[State, int]:
     """State of a run without a result, and the step last logged, or last saved if it is stopped."""
-    last = logs.last(path) or {}
+    last = log.last(path) or {}
     if rundir.is_being_written(path):
         return "running", last.get("step", 0)
     if "diverged" in last:

@@ -25,7 +25,7 @@ from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
 from rowrnn.lab.trainer import Trainer, prepare, stack_members
-from rowrnn.store import checkpoint, loggers, rundir
+from rowrnn.store import checkpoint, rundir, services
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
 from rowrnn.store.rundir import RunDir
 
@@ -133,7 +133,7 @@ def _open(
         config = _config_to_resume(Path(resume), config)
     config = config or Config()
     configs.check(config)
-    loggers.require(config.train.logger)
+    services.require(config.train.logger)
     parallel.start(config.parallel)
     config = configs.without_job(config)
     parallel.require_same(config=configs.dump(config))

@@ -26,9 +26,9 @@ from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RunError, StoppedError
 from rowrnn.files import Size
-from rowrnn.store import logs
-from rowrnn.store.loggers import Logger, Outcome
-from rowrnn.store.logs import Log
+from rowrnn.store import log
+from rowrnn.store.log import Log
+from rowrnn.store.services import Logger, Outcome
 
 _Result = TypeVar("_Result")
 
@@ -194,11 +194,11 @@ class RunDir:
 
     def restart_log(self) -> None:
         """Drops all that was logged, by which the ledger of a sweep is told again."""
-        self._change_log(logs.remove)
+        self._change_log(log.remove)
 
     def rewind_log(self, step: int) -> None:
         """Drops what was logged after `step` and a torn last line, so that no step comes twice."""
-        self._change_log(lambda path: logs.rewind(path, step))
+        self._change_log(lambda path: log.rewind(path, step))
 
     def _change_log(self, change: Callable[[Path], None]) -> None:
         if not self._writes:

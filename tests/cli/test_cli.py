@@ -22,7 +22,7 @@ from rowrnn.cli import terminal
 from rowrnn.cli.train import TrainArguments
 from rowrnn.config import DataConfig
 from rowrnn.errors import RunError
-from rowrnn.store import logs
+from rowrnn.store import log
 
 ROOT = Path(__file__).parents[2]
 # A run of a few seconds: 40 steps an epoch.
@@ -226,7 +226,7 @@ def test_a_run_goes_on_after_a_signal_as_if_nothing_had_been(tmp_path, long_resu
     out, _ = rowrnn("train", "--resume", "run", "--json", cwd=tmp_path)
     result = last_json(out)
     assert result["params_sha256"] == long_result["params_sha256"]
-    steps = [entry["step"] for entry in logs.read(tmp_path / "run")]
+    steps = [entry["step"] for entry in log.read(tmp_path / "run")]
     assert steps == sorted(set(steps))
 
 

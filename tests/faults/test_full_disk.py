@@ -21,7 +21,7 @@ import rowrnn
 from rowrnn.config import Config
 from rowrnn.errors import RunError
 from rowrnn.lab.train import Run
-from rowrnn.store import logs, rundir
+from rowrnn.store import log, rundir
 from rowrnn.store.checkpoint import CheckpointWriter
 
 SAVE = 6
@@ -148,8 +148,8 @@ def assert_goes_on(path, seed, expected):
     assert code == 0, (seed, err)
     assert last_json(out)["params_sha256"] == expected, seed
     assert left_over(path) == [], seed
-    log = [(entry["step"], *entry) for entry in logs.read(path)]
-    assert len(log) == len(set(log)), seed
+    entries = [(entry["step"], *entry) for entry in log.read(path)]
+    assert len(entries) == len(set(entries)), seed
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_a_log_that_has_no_room_says_so_and_nobody_waits_for_it(disk, count, rec
     for seed in range(count):
         path, raised = disk / "log", []
 
-        def log(path=path, raised=raised):
+        def fill(path=path, raised=raised):
             try:
                 with rundir.RunDir.create(path, Config()) as run:
                     for step in range(1000):
@@ -249,14 +249,14 @@ def test_a_log_that_has_no_room_says_so_and_nobody_waits_for_it(disk, count, rec
                 raised.append(str(error))
 
         with little_room(disk, "disk", random.Random(seed).randrange(4096 * 5, 4096 * 16)):
-            thread = threading.Thread(target=log)
+            thread = threading.Thread(target=fill)
             thread.start()
             thread.join(timeout=60)
             assert not thread.is_alive(), seed
         assert raised, seed
         assert "not written: No space left on device" in raised[0], (seed, raised)
         # The last line alone may be torn.
-        steps = [entry["step"] for entry in logs.read(path)]
+        steps = [entry["step"] for entry in log.read(path)]
         assert steps == [*range(len(steps))], seed
         longest = max(longest, len(steps))
         shutil.rmtree(path)

@@ -13,7 +13,7 @@ import phases
 import pytest
 
 import rowrnn
-from rowrnn.store import logs
+from rowrnn.store import log
 
 SAVE, LOG = 10, 5
 # 400 steps, 40 saves, 20 evaluations: a few seconds, most of them in a save.
@@ -48,7 +48,7 @@ def same(result):
 
 
 def entries(path):
-    return [(e["step"], sorted(set(e) - {"seconds"})) for e in logs.read(path)]
+    return [(e["step"], sorted(set(e) - {"seconds"})) for e in log.read(path)]
 
 
 def torn_lines(path):
@@ -107,7 +107,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path, count, re
         if not (path / "config.toml").exists():
             path = None  # Killed before it had a directory.
             continue
-        done = max((e["step"] for e in logs.read(path)), default=0)
+        done = max((e["step"] for e in log.read(path)), default=0)
         if (path / "metrics.jsonl").exists():
             torn, lines = torn_lines(path)
             assert torn in ([], [lines - 1])

@@ -15,7 +15,7 @@ from rowrnn import runs
 from rowrnn.core import step
 from rowrnn.errors import RunError
 from rowrnn.lab import classifier
-from rowrnn.store import checkpoint, logs
+from rowrnn.store import checkpoint, log
 
 # 20 steps; sgd reads neither epsilon nor beta2, so that these say what goes wrong, and when.
 STEPS, SAVE, EVALUATE = 20, 4, 5
@@ -138,7 +138,7 @@ def test_a_run_stops_before_anything_is_saved_that_is_not_finite(tmp_path, count
         most = number + (kind == "huge params")
         assert max(steps, default=0) <= most, (seed, kind, number, steps)
         assert_finite_log(path, seed)
-        assert max((e["step"] for e in logs.read(path)), default=0) <= number + 1, seed
+        assert max((e["step"] for e in log.read(path)), default=0) <= number + 1, seed
         assert not (path / "result.json").exists(), seed
         if steps:
             assert classifier.load(path).step == max(steps), seed

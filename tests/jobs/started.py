@@ -3,7 +3,7 @@
 import socket
 import time
 
-from rowrnn.store import logs
+from rowrnn.store import log
 
 # 60 steps of little: 6 saves, 12 entries of the log.
 RUN = ("--model.projection-size=0", "--model.hidden-size=8", "--data.validation-size=100",
@@ -45,7 +45,7 @@ def open_mpi(count, index, port):
 def wait_for_step(path, step):
     """Returns when a run has logged a step."""
     end = time.monotonic() + 120
-    while not any(entry["step"] >= step for entry in logs.read(path)):
+    while not any(entry["step"] >= step for entry in log.read(path)):
         assert time.monotonic() < end, f"{path} has not come to step {step}"
         time.sleep(0.01)
 

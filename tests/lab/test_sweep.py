@@ -29,7 +29,7 @@ from rowrnn.lab.evaluate import evaluate_rows
 from rowrnn.lab.loop import Loop
 from rowrnn.lab.sweep import SweepSettings
 from rowrnn.lab.sweep.stack import Stack
-from rowrnn.store import checkpoint, ledger, logs, members, rundir
+from rowrnn.store import checkpoint, ledger, log, members, rundir
 from rowrnn.store.members import Spec
 
 RATE, EPSILON = "optimizer.learning_rate", "optimizer.epsilon"
@@ -483,12 +483,12 @@ def test_a_member_is_taken_out_and_ends_as_a_run_of_its_own(tmp_path, monkeypatc
         with pytest.raises(StoppedError):
             rowrnn.sweep(RICH, range(4), settings=settings, run_dir=path)
     assert rowrnn.extract(path, "seed=1", run) == run
-    assert max(entry["step"] for entry in logs.read(run)) == 7
+    assert max(entry["step"] for entry in log.read(run)) == 7
     result = rowrnn.train(resume=run)
     assert figures_of(result) == solo(RICH, ("train.seed", 1))
     # As a run of its own logs: no step is missing, or there twice.
     steps = [(entry["step"], *sorted(entry.keys() & {"train_loss", "validation_loss"}))
-             for entry in logs.read(run)]  # fmt: skip
+             for entry in log.read(run)]  # fmt: skip
     assert steps == [(7, "train_loss"), (10, "validation_loss"), (14, "train_loss"),
                      (20, "train_loss"), (20, "validation_loss")]  # fmt: skip
 
@@ -637,7 +637,7 @@ def test_the_log_has_each_curve_once_also_after_a_resume(tmp_path, whole):
 def test_the_curve_is_that_of_the_solo_run(tmp_path, whole):
     rowrnn.train(SMALL, tmp_path / "run")
     found = {}
-    for entry in logs.read(tmp_path / "run"):
+    for entry in log.read(tmp_path / "run"):
         for name in whole[1].members[0].curve:
             if name in entry:
                 found.setdefault(name, []).append((entry["step"], entry[name]))

@@ -27,7 +27,7 @@ from rowrnn.core import step
 from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
 from rowrnn.lab import loop
 from rowrnn.lab.train import TrainResult
-from rowrnn.store import checkpoint, logs, rundir
+from rowrnn.store import checkpoint, log, rundir
 
 # 3,900 training images, so 39 steps an epoch; two epochs and a bit.
 CONFIG = Config(
@@ -42,7 +42,7 @@ CONFIG = Config(
 
 
 def log_of(path):
-    return list(logs.read(path))
+    return list(log.read(path))
 
 
 def final_digests(path):
@@ -328,7 +328,7 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
 
 def test_a_torn_line_of_the_log_is_passed_over(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe{"st\n{"step": 2}\n{"ste')
-    assert [entry["step"] for entry in logs.read(tmp_path)] == [1, 2]
+    assert [entry["step"] for entry in log.read(tmp_path)] == [1, 2]
 
 
 def test_make_train_is_the_same_experiment(whole):

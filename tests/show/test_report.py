@@ -28,7 +28,7 @@ from rowrnn.figures import Drawing
 from rowrnn.lab.sweep import SweepResult, SweepSettings, outcome
 from rowrnn.show import report as runner
 from rowrnn.show.report import page, run, strips, sweep
-from rowrnn.store import ledger, logs, rundir
+from rowrnn.store import ledger, log, rundir
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 SMALL = Config(
@@ -112,7 +112,7 @@ def test_the_curves_are_those_of_the_log(made, monkeypatch):
     drawn = []
     monkeypatch.setattr(run.figures, "learning_curves", lambda *given: drawn.append(given))
     run._curves(made / "run")
-    entries = list(logs.read(made / "run"))
+    entries = list(log.read(made / "run"))
     (loss, *_), (accuracy, *_) = drawn
     for curves, label, name in ((loss, "training", "train_loss"),
                                 (accuracy, "validation", "validation_accuracy")):  # fmt: skip

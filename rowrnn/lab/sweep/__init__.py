@@ -25,7 +25,7 @@ from rowrnn.lab.sweep.plan import Group, Plan
 from rowrnn.lab.sweep.stack import Stack, Tally, discard, saved_keys
 from rowrnn.lab.sweep.states import KEEP, Keeper
 from rowrnn.lab.trainer import Trainer
-from rowrnn.store import ledger, loggers, members, rundir
+from rowrnn.store import ledger, members, rundir, services
 from rowrnn.store.ledger import Ledger, Record
 from rowrnn.store.members import Member, Spec, Vary
 from rowrnn.store.rundir import RunDir
@@ -195,7 +195,7 @@ def _prepare(
     if settings.chunk is not None and settings.chunk < 1:
         raise ConfigError(f"chunk = {settings.chunk}: must be at least 1 member")
     configs.check(spec.config)
-    loggers.require(spec.config.train.logger)
+    services.require(spec.config.train.logger)
     asked_for_vmap = settings.strategy == "vmap"
     parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
     only_alone = any(member.config.model.backend == "cudnn" for member in everyone)

@@ -23,7 +23,7 @@ from rowrnn.lab.train import TrainResult
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content
 from rowrnn.show.report.strips import Strip
-from rowrnn.store import checkpoint, logs, rundir
+from rowrnn.store import checkpoint, rundir
 
 WORST, WATCHED = 24, 256
 
@@ -281,7 +281,7 @@ def _curves(path: Path) -> list[Drawing]:
     """Loss and accuracy on the way."""
     parts = {"train": "training", "validation": "validation"}
     found = {f"{part}_{name}": [] for part in parts for name in ("loss", "accuracy")}
-    for entry in itertools.islice(logs.read(path), _MOST_ENTRIES):
+    for entry in itertools.islice(log.read(path), _MOST_ENTRIES):
         for name, points in found.items():
             value = entry.get(name)
             if value is not None and 0 <= entry["step"] < 2**53 and _is_number(value):

@@ -6,8 +6,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from rowrnn.errors import RunError
-from rowrnn.store import logs
-from rowrnn.store.logs import Log
+from rowrnn.store import log
+from rowrnn.store.log import Log
 
 
 def crc32c(content):
@@ -35,28 +35,49 @@ def events_of(directory):
 
 
 def test_both_files_have_all_that_was_appended_before_it_is_closed(tmp_path):
-    log = Log(tmp_path, purge_step=3)
-    log.append([{"step": 4, "loss": 1.5}], [("loss", 1.5, 4)])
-    log.append([{"step": 5, "loss": 1.0}, {"step": 5, "x": 2}], [("loss", 1.0, 5), ("x", 2.0, 5)])
-    assert [entry["step"] for entry in logs.read(tmp_path)] == [4, 5, 5]
+    written = Log(tmp_path, purge_step=3)
+    written.append([{"step": 4, "loss": 1.5}], [("loss", 1.5, 4)])
+    written.append(
+        [{"step": 5, "loss": 1.0}, {"step": 5, "x": 2}], [("loss", 1.0, 5), ("x", 2.0, 5)]
+    )
+    assert [entry["step"] for entry in log.read(tmp_path)] == [4, 5, 5]
+    assert log.last(tmp_path) == {"step": 5, "x": 2}
     first, start, *scalars = events_of(tmp_path)
     assert first.file_version == "brain.Event:2"
     assert (start.step, start.session_log.status) == (3, event_pb2.SessionLog.START)
     found = [(e.summary.value[0].tag, e.summary.value[0].simple_value, e.step) for e in scalars]
     assert found == [("loss", 1.5, 4), ("loss", 1.0, 5), ("x", 2.0, 5)]
-    log.close()
+    written.close()
 
 
 def test_rewinding_drops_what_came_after_and_a_torn_line(tmp_path):
-    log = Log(tmp_path)
-    log.append([{"step": step} for step in range(5)], [])
-    log.close()
+    written = Log(tmp_path)
+    written.append([{"step": step} for step in range(5)], [])
+    written.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')
-    logs.rewind(tmp_path, 3)
+    assert log.last(tmp_path) == {"step": 4}
+    log.rewind(tmp_path, 3)
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 4
-    logs.remove(tmp_path)
+    log.remove(tmp_path)
     assert not list(tmp_path.iterdir())
+    assert log.last(tmp_path) is None
+
+
+def test_what_was_appended_since_is_read_from_where_the_last_look_ended(tmp_path):
+    assert list(log.read_from(tmp_path, 0)) == []
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1}\nnothing\n{"step": "2"}\n{"step": -1}\n{"step": 1e400}\n'
+        f'{{"step": {2**70}}}\n{{"step": 3}}\n{{"step": 4'
+    )
+    (first, _), (third, end) = log.read_from(tmp_path, 0)
+    assert (first, third) == ({"step": 1}, {"step": 3})
+    # The last line is still being written.
+    assert list(log.read_from(tmp_path, end)) == []
+    with path.open("a") as file:
+        file.write("0}\n")
+    assert list(log.read_from(tmp_path, end)) == [({"step": 40}, path.stat().st_size)]
 
 
 def test_a_log_that_cannot_be_written_says_so(tmp_path):

@@ -13,9 +13,12 @@ from typing import Any
 from rowrnn import files
 from rowrnn.errors import RunError
 
+Entry = dict[str, Any]
+"""A line of ``metrics.jsonl``."""
+
 _NAME = "metrics.jsonl"
 _EVENTS = "events.out.tfevents."
-# An entry has some 200.
+# Bytes at the end of the log in which the last entry is looked for; an entry has some 200.
 _END_BYTES = 2**16
 
 
@@ -55,7 +58,7 @@ class Log:
 
         events = [_event(step=step, summary=scalar(name, value)) for name, value, step in scalars]
         try:
-            _write(self._lines, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+            _write(self._lines, _lines(entries).encode())
             _write(self._events, b"".join(events))
         except OSError as error:
             raise self._failed(error) from error
@@ -70,6 +73,66 @@ class Log:
             f"{self._directory / _NAME} or the events beside it were not written: "
             f"{error.strerror}; make room, and go on with --resume {self._directory}"
         )
+
+
+def read(directory: Path) -> Iterator[Entry]:
+    """The entries of ``metrics.jsonl``; a line that a kill has torn is passed over."""
+    return (entry for entry, _ in read_from(directory, 0))
+
+
+def read_from(directory: Path, start: int) -> Iterator[tuple[Entry, int]]:
+    """The entries from byte `start` on, each with the byte at which the next begins."""
+    try:
+        file = files.open_plain(directory / _NAME, follow=False)
+    except FileNotFoundError:
+        return
+    with file:
+        end = file.seek(start)
+        # A last line without its end is being written, or torn.
+        while (line := file.readline(files.MOST_BYTES)).endswith(b"\n"):
+            end += len(line)
+            entry = _parse(line)
+            if entry is not None:
+                yield entry, end
+
+
+def last(directory: Path) -> Entry | None:
+    """The last entry of ``metrics.jsonl``, of which the end alone is read; None without one."""
+    try:
+        size = (directory / _NAME).lstat().st_size
+        found = list(read_from(directory, max(0, size - _END_BYTES)))
+    except OSError:
+        return None
+    return found[-1][0] if found else None
+
+
+def rewind(directory: Path, step: int) -> None:
+    """Drops what was logged after `step` and a torn last line, so that no step comes twice.
+
+    Raises `OSError`.
+    """
+    kept = _lines(entry for entry in read(directory) if entry["step"] <= step)
+    files.write_whole(directory / _NAME, kept)
+
+
+def remove(directory: Path) -> None:
+    """Drops all that was logged; raises `OSError`."""
+    for path in (directory / _NAME, *directory.glob(f"{_EVENTS}*")):
+        path.unlink(missing_ok=True)
+
+
+def _lines(entries: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def _parse(line: bytes) -> Entry | None:
+    """What a line says, None where it is torn or no entry."""
+    try:
+        entry = files.parse_json(line.decode())
+    except ValueError:
+        return None
+    step = entry.get("step") if isinstance(entry, dict) else None
+    return entry if isinstance(step, int) and 0 <= step <= 2**53 else None
 
 
 def _write(file: FileIO, content: bytes) -> None:
@@ -88,50 +151,3 @@ def _event(**values: Any) -> bytes:
     length = struct.pack("<Q", len(content))
     checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
     return b"".join((length, next(checksums), content, next(checksums)))
-
-
-def read(directory: Path) -> Iterator[dict[str, Any]]:
-    """The entries of ``metrics.jsonl``; a line that a kill has torn is passed over."""
-    try:
-        with (directory / _NAME).open(encoding="utf-8", errors="replace") as lines:
-            while line := lines.readline(files.MOST_BYTES):
-                entry = _entry(line)
-                if entry is not None:
-                    yield entry
-    except FileNotFoundError:
-        return
-
-
-def last(directory: Path) -> dict[str, Any] | None:
-    """The last entry of ``metrics.jsonl``, of which the end alone is read; None without one."""
-    try:
-        with files.open_plain(directory / _NAME, follow=False) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
-            lines = file.read(_END_BYTES).decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((entry for entry in map(_entry, reversed(lines)) if entry is not None), None)
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    """What a line says, None where it is torn or no entry."""
-    try:
-        entry = files.parse_json(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
-
-
-def rewind(directory: Path, step: int) -> None:
-    """Drops what was logged after `step` and a torn last line, so that no step comes twice.
-
-    Raises `OSError`.
-    """
-    kept = [entry for entry in read(directory) if entry["step"] <= step]
-    files.write_whole(directory / _NAME, "".join(json.dumps(entry) + "\n" for entry in kept))
-
-
-def remove(directory: Path) -> None:
-    """Drops all that was logged; raises `OSError`."""
-    for path in (directory / _NAME, *directory.glob(f"{_EVENTS}*")):
-        path.unlink(missing_ok=True)
