@@ -23,7 +23,7 @@ from rowrnn.lab.train import TrainResult
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content
 from rowrnn.show.report.strips import Strip
-from rowrnn.store import checkpoint, rundir
+from rowrnn.store import checkpoint, log, rundir
 
 WORST, WATCHED = 24, 256
 
