@@ -7,6 +7,7 @@ import shutil
 import warnings
 
 import pytest
+from forged import forge_facts
 
 import rowrnn
 from rowrnn import cli
@@ -53,18 +54,16 @@ def put(document, place, number):
 
 def forge(file, place, number):
     """Puts a number into a file, with the SHA-256 that belongs to what it then says."""
+    if file.is_dir():
+        forge_facts(file, lambda text: put(json.loads(text), place, number))
+        return
     document = json.loads(file.read_text())
     if file.parent.name == "members":
         text = put(json.loads(document["record"]), place, number)
         document = {"record": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    elif file.name == "_CHECKPOINT_METADATA":
-        text = put(json.loads(document["custom_metadata"]["facts"]), place, number)
-        facts = {"facts": text, "facts_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        document["custom_metadata"] |= facts
+        file.write_text(json.dumps(document))
     else:
         file.write_text(put(document, place, number))
-        return
-    file.write_text(json.dumps(document))
 
 
 RESULT = ["seed", "steps", "examples", "epochs", "train_loss", "validation_accuracy", "params",
@@ -74,7 +73,8 @@ PROGRESS = [("step",), ("train_s",), ("wall_s",), ("diverged", 0),
             ("curves", 0, "train_loss", 0, 0), ("curves", 0, "train_loss", 0, 1)]  # fmt: skip
 RECORD = ["seed", "steps", "train_loss", "validation_accuracy", "test_accuracy", "test_loss",
           "first256_accuracy", "wall_s"]  # fmt: skip
-FACTS = ["run/checkpoints/*/_CHECKPOINT_METADATA", "sweep/states/*/checkpoints/*/_CHECKPOINT_M*"]
+# The directories of checkpoints.
+FACTS = ["run/checkpoints/*", "sweep/states/*/checkpoints/*"]
 STATE = "sweep/states/seed=0"
 
 # Files, the place of a number in them, and the commands that read it.
@@ -135,7 +135,6 @@ def test_a_number_that_cannot_be_is_damage(
     made, tmp_path, monkeypatch, capsys, pattern, place, command, number
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(cli.logging, "disable", lambda: None)
     top = pattern.split("/")[0]
     shutil.copytree(made / top, tmp_path / top)

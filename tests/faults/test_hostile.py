@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from forged import FILE, facts_text, forge_facts, metadata
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,8 +43,6 @@ VALUES = [
     [10**9, 10**9], [-1, 28], ["a"], {"\x1b]0;x\x07": 1},
 ]  # fmt: skip
 QUIET = "--train.display=none"
-# Where a checkpoint has its arrays and facts.
-FILE = Path("state", "arrays.safetensors")
 DEEP = "[" * 10_000 + "]" * 10_000
 
 
@@ -80,19 +79,6 @@ def at_random(draw, value):
 
 def plain_files(path):
     return sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-
-
-def forge_facts(path, change):
-    """Puts other facts into a checkpoint, with the SHA-256 that belongs to them."""
-    text = change(facts_text(path))
-    about = {"facts": text, "facts_sha256": hashlib.sha256(text.encode()).hexdigest()}
-    arrays = safetensors.numpy.load_file(path / FILE)
-    safetensors.numpy.save_file(arrays, path / FILE, about)
-
-
-def facts_text(path):
-    with safetensors.safe_open(path / FILE, framework="np") as file:
-        return file.metadata()["facts"]
 
 
 def checkpoints(work):
@@ -187,9 +173,7 @@ def claim(path, name, shape, dtype, *, there):
     and none of them on the disk."""
     arrays = safetensors.numpy.load_file(path / FILE)
     del arrays[name]
-    about = {"facts": facts_text(path)}
-    about["facts_sha256"] = hashlib.sha256(about["facts"].encode()).hexdigest()
-    content = safetensors.numpy.save(arrays, about)
+    content = safetensors.numpy.save(arrays, metadata(facts_text(path)))
     start = 8 + int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8:start]), content[start:]
     size = math.prod(shape) * np.dtype({"F32": "f4", "I8": "i1"}[dtype]).itemsize

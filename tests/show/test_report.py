@@ -281,7 +281,7 @@ def test_a_run_whose_data_is_elsewhere_says_so(copied, monkeypatch):
 
 
 def test_a_run_whose_checkpoints_are_damaged_says_so(copied):
-    for path in copied.rglob("_CHECKPOINT_METADATA"):
+    for path in copied.rglob("arrays.safetensors"):
         path.unlink()
     with pytest.warns(UserWarning, match="is damaged"):
         report = rowrnn.report(copied)
