@@ -489,6 +489,16 @@ def replace(config: Config, values: Mapping[str, Any]) -> Config:
     return config
 
 
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with other values, of which a length replaces the other kind of length.
+
+    >>> override(Config(train=TrainConfig(examples=500)), {"train.epochs": 2}).train.examples
+    """
+    given = {name for name in _LENGTHS if values.get(name) is not None}
+    others = _LENGTHS - given if given else set()
+    return replace(config, {**dict.fromkeys(others), **values})
+
+
 def traced(config: Config) -> dict[str, float]:
     """The values that are arguments of the compiled programs, by dotted name.
 

@@ -1,7 +1,6 @@
 """``rowrnn bench``."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,6 @@ from tyro.conf import Positional, arg
 from rowrnn.cli.terminal import Common, Flag, parse, say
 from rowrnn.config import cut
 from rowrnn.errors import ConfigError
-
-REGRESSION = 1
-"""Exit code of a comparison that found something slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     bench.show(document)
     if given.out:
         say(f"kept in {given.out}")
-    if given.json:
-        print(json.dumps(document))
+    given.answer(document)
     return 0
 
 
@@ -78,10 +73,8 @@ def _compare(arguments: Sequence[str]) -> int:
 
     comparison = bench.compare(given.old, given.new, allowed)
     bench.show_comparison(comparison)
-    if given.json:
-        verdict = {"regressed": comparison.regressed}
-        print(json.dumps(dataclasses.asdict(comparison) | verdict))
-    return REGRESSION if comparison.regressed else 0
+    given.answer(dataclasses.asdict(comparison) | {"regressed": comparison.regressed})
+    return 1 if comparison.regressed else 0
 
 
 def _share(percent: str) -> float:

@@ -1,7 +1,6 @@
 """``rowrnn compare``."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,6 @@ from rowrnn.cli.terminal import Common, parse, plain, say
 
 if TYPE_CHECKING:
     from rowrnn.lab.compare import Pair
-
-REGRESSION = 1
-"""Exit code of a comparison in which the second is worse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         print(_in_words(pair, several=len(found.pairs) > 1))
     for name in found.left_out:
         say(f"left out, diverged: {name}")
-    if given.json:
-        print(json.dumps(dataclasses.asdict(found) | {"regressed": found.regressed}))
-    return REGRESSION if given.b is not None and found.regressed else 0
+    given.answer(dataclasses.asdict(found) | {"regressed": found.regressed})
+    return 1 if given.b is not None and found.regressed else 0
 
 
 def _in_words(pair: "Pair", *, several: bool) -> str:

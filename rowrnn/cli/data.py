@@ -1,6 +1,5 @@
 """``rowrnn data``."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -40,6 +39,5 @@ def main(arguments: Sequence[str]) -> int:
 
     path = data.prepare(given.name, given.dir, given.manual_dir)
     say(f"{given.name} is ready in {path}")
-    if given.json:
-        print(json.dumps({"dataset": given.name, "path": str(path)}))
+    given.answer({"dataset": given.name, "path": str(path)})
     return 0

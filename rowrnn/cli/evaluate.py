@@ -1,23 +1,23 @@
 """``rowrnn eval``."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from tyro.conf import Positional, arg
+from typing import TYPE_CHECKING, Any, Literal
 
 from rowrnn import config as configs
 from rowrnn.cli.terminal import (
+    Checkpoint,
     Common,
     DataPlace,
     Flag,
-    can_print,
+    Run,
     console,
+    marks,
     parse,
     plain,
     require_text,
+    table,
+    tell_written,
 )
 from rowrnn.config import Config, ParallelConfig
 
@@ -35,10 +35,8 @@ class EvalArguments(Common):
     sweep: accuracy after each row, over the members whose states were kept.
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run directory."""
-    checkpoint: str = "last"
-    """last, best (on validation) or a step."""
+    run: Run
+    checkpoint: Checkpoint = "last"
     split: Literal["test", "validation", "train"] = "test"
     """The part of the data."""
     rows: Flag = False
@@ -53,51 +51,32 @@ def main(arguments: Sequence[str]) -> int:
     require_text(given.run)
     configs.check(Config(parallel=given.parallel))
 
+    from rowrnn.lab import evaluate
     from rowrnn.store import rundir
 
+    how: dict[str, Any] = {
+        "which": given.checkpoint,
+        "split": given.split,
+        "data_dir": given.data.dir,
+        "devices": given.parallel,
+    }
     if given.rows and rundir.is_sweep(given.run):
-        return _evaluate_sweep(given)
+        return _finish(given, evaluate.evaluate_rows(given.run, **how), _report_sweep)
+    found = evaluate.evaluate(given.run, rows=given.rows, **how)
+    return _finish(given, found, _report_evaluation)
 
+
+def _finish(given: EvalArguments, found: Any, report: Callable[[Any], None]) -> int:
+    """Keeps what was found and shows it, in one process of a job."""
     from rowrnn import parallel
     from rowrnn.lab import evaluate
 
-    evaluation = evaluate.evaluate(
-        given.run,
-        which=given.checkpoint,
-        split=given.split,
-        data_dir=given.data.dir,
-        devices=given.parallel,
-        rows=given.rows,
-    )
-    if not parallel.is_process_0():
-        return 0
-    paths = evaluate.save(evaluation)
-    _report_evaluation(evaluation, paths)
-    if given.json:
-        print(json.dumps(evaluation.summary()))
-    return 0
-
-
-def _evaluate_sweep(given: EvalArguments) -> int:
-    """Accuracy after each row over the members of a sweep."""
-    from rowrnn import parallel
-    from rowrnn.lab import evaluate
-
-    found = evaluate.evaluate_rows(
-        given.run,
-        which=given.checkpoint,
-        split=given.split,
-        data_dir=given.data.dir,
-        devices=given.parallel,
-    )
-    if not parallel.is_process_0():
-        return 0
-    paths = evaluate.save(found)
-    _report_sweep(found)
-    for path in paths:
-        print(f"Written: {plain(str(path))}")
-    if given.json:
-        print(json.dumps(found.summary()))
+    if parallel.is_process_0():
+        paths = evaluate.save(found)
+        report(found)
+        for path in paths:
+            tell_written(path)
+        given.answer(found.summary())
     return 0
 
 
@@ -115,28 +94,21 @@ def _report_sweep(found: "SweepRows") -> None:
 
 def _report_rows(accuracy: "np.ndarray", interval: "np.ndarray | None" = None) -> None:
     """A line for each row: accuracy [T], its interval [T, 2] and a bar; and one in words."""
-    from rich.table import Table
-
     from rowrnn.lab import stats
 
-    block = "■" if can_print("■") else "="
-    table = Table(box=None)
-    for heading in ("row", "accuracy", *(["95 % interval"] if interval is not None else [])):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    lines, bar = [], marks().bar
     for row, value in enumerate(accuracy):
         between = [] if interval is None else ["{:.4f} to {:.4f}".format(*interval[row])]
-        table.add_row(str(row + 1), f"{value:.4f}", *between, block * round(30 * value))
-    console().print(table)
+        lines.append([str(row + 1), f"{value:.4f}", *between, bar * round(30 * value)])
+    headings = ["row", "accuracy", *(["95 % interval"] if interval is not None else [])]
+    console().print(table(headings, lines, ""))
     print(
         f"From row {stats.settled_row(accuracy)} of {len(accuracy)} on it stays within one point "
         "of its last value"
     )
 
 
-def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
-    from rich.table import Table
-
+def _report_evaluation(evaluation: "Evaluation") -> None:
     low, high = evaluation.interval
     print(
         f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "
@@ -144,20 +116,15 @@ def _report_evaluation(evaluation: "Evaluation", paths: Sequence[Path]) -> None:
         f"{evaluation.count:,} images of {plain(evaluation.dataset)}, checkpoint of step "
         f"{evaluation.step}\n"
     )
-    table = Table(box=None)
-    for heading in ("class", "images", "accuracy"):
-        table.add_column(heading, justify="right")
-    table.add_column("most often taken for")
+    lines = []
     for label, row in enumerate(evaluation.confusion):
         errors = row.copy()
         errors[label] = 0
         worst = int(errors.argmax())
         mistake = f"{worst}  ({errors[worst]} times)" if errors[worst] else ""
-        table.add_row(str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake)
-    console().print(table)
+        lines.append((str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake))
+    console().print(table(("class", "images", "accuracy"), lines, "most often taken for"))
     if evaluation.rows is not None:
         print()
         _report_rows(evaluation.rows)
         print()
-    for path in paths:
-        print(f"Written: {plain(str(path))}")

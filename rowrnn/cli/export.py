@@ -1,8 +1,6 @@
 """``rowrnn export``."""
 
-import functools
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, DataPlace, Flag, parse, plain, say
+from rowrnn.cli.terminal import Checkpoint, Common, DataPlace, Flag, parse, say, tell_written
 from rowrnn.errors import ConfigError, DataError, RunError
 
 
@@ -32,8 +30,7 @@ class ExportArguments(Common):
     """Put a model.onnx into that directory too."""
     web: Annotated[Path | None, arg(metavar="FILE.html")] = None
     """The new page."""
-    checkpoint: str = "last"
-    """last, best (on validation) or a step."""
+    checkpoint: Checkpoint = "last"
     data: DataPlace = field(default_factory=DataPlace)
 
 
@@ -56,15 +53,14 @@ def main(arguments: Sequence[str]) -> int:
     except (DataError, RunError) as error:  # Missing, or other data by now.
         say(f"{error}; what is written will not say how good the network is")
         evaluation = None
-    written: dict[str, str | None] = {"path": None, "web": None}
-    export = functools.partial(export, onnx=given.onnx)
-    for name, path, write in (("web", given.web, export_web), ("path", given.to, export)):
-        if path is not None:
-            write(given.run, path, which=which, evaluation=evaluation)
-            written[name] = str(path)
-            print(f"Written: {plain(str(path))}")
-    if given.json:
-        print(json.dumps({**written, "test_accuracy": evaluation and evaluation["test_accuracy"]}))
+    if given.web is not None:
+        export_web(given.run, given.web, which=which, evaluation=evaluation)
+        tell_written(given.web)
+    if given.to is not None:
+        export(given.run, given.to, which=which, evaluation=evaluation, onnx=given.onnx)
+        tell_written(given.to)
+    written = {"path": given.to and str(given.to), "web": given.web and str(given.web)}
+    given.answer({**written, "test_accuracy": evaluation and evaluation["test_accuracy"]})
     return 0
 
 

@@ -1,6 +1,5 @@
 """``rowrnn extract``."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,5 @@ def main(arguments: Sequence[str]) -> int:
     print(
         f"{plain(given.member)} is now a run of its own; go on with: rowrnn train --resume {path}"
     )
-    if given.json:
-        print(json.dumps({"run_dir": str(given.to)}))
+    given.answer({"run_dir": str(given.to)})
     return 0

@@ -1,6 +1,5 @@
 """``rowrnn predict``."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, Flag, can_print, parse, plain, require_text, say
+from rowrnn.cli.terminal import (
+    Checkpoint,
+    Common,
+    Flag,
+    Run,
+    marks,
+    parse,
+    plain,
+    require_text,
+    say,
+)
 from rowrnn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -23,12 +32,10 @@ class PredictArguments(Common):
     the exit code is then 3.
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run directory."""
+    run: Run
     pictures: Annotated[Positional[tuple[Path, ...]], arg(metavar="PICTURE")]
     """PNG, JPEG or IDX files."""
-    checkpoint: str = "last"
-    """last, best (on validation) or a step."""
+    checkpoint: Checkpoint = "last"
     rows: Flag = False
     """Show the prediction after each row."""
 
@@ -47,8 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         _report_prediction(prediction, rows=given.rows)
     for problem in problems:
         say(str(problem))
-    if given.json:
-        print(json.dumps([prediction.summary() for prediction in predictions]))
+    given.answer([prediction.summary() for prediction in predictions])
     return DataError.exit_code if problems else 0
 
 
@@ -60,11 +66,11 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
         f"{prediction.runner_up} ({prediction.runner_up_probability:.1%}){read_as}"
     )
     if rows:
-        shades, block = (" ░▒▓█", "■") if can_print("░▒▓█■") else (" .:*#", "=")
+        drawn = marks()
         for row, (pixels, probabilities) in enumerate(
             zip(prediction.image, prediction.rows, strict=True), start=1
         ):
-            shaded = "".join(shades[int(pixel) * 5 // 256] for pixel in pixels)
+            shaded = "".join(drawn.light[int(pixel) * 5 // 256] for pixel in pixels)
             label = int(probabilities.argmax())
-            bar = block * round(20 * probabilities[label])
+            bar = drawn.bar * round(20 * probabilities[label])
             print(f"{row:4d} {shaded} {label} {probabilities[label]:6.1%} {bar}")

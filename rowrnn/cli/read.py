@@ -1,6 +1,5 @@
 """``rowrnn read``."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import (
+    Checkpoint,
     Common,
     DataPlace,
-    can_print,
+    Marks,
+    Run,
     console,
+    marks,
     parse,
     plain,
     require_text,
+    tell_written,
 )
 
 if TYPE_CHECKING:
@@ -38,15 +41,13 @@ class ReadArguments(Common):
     o; and the most probable class. --json gives all numbers.
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run directory."""
+    run: Run
     image: Annotated[Positional[str], arg(metavar="PICTURE|INDEX")]
     """A PNG or JPEG file, as predict takes it; or a number, counted from 0, of an image of the
     run's data (a file with such a name is ./7)."""
     to: Annotated[Path | None, arg(metavar="FILE.gif|FILE.png")] = None
     """Draw it too: an animation, or all rows in one picture."""
-    checkpoint: str = "last"
-    """last, best (on validation) or a step."""
+    checkpoint: Checkpoint = "last"
     split: Literal["test", "validation", "train"] = "test"
     """The part of the data that INDEX counts in."""
     data: DataPlace = field(default_factory=DataPlace)
@@ -75,39 +76,25 @@ def main(arguments: Sequence[str]) -> int:
     _report(reading)
     if given.to is not None:
         read.save(reading, given.to)
-        print(f"Written: {plain(str(given.to))}")
-    if given.json:
-        print(json.dumps(reading.summary()))
+        tell_written(given.to)
+    given.answer(reading.summary())
     return 0
-
-
-@dataclass(frozen=True)
-class _Marks:
-    """Characters for values from 0 to 1: by lightness, and by height."""
-
-    light: str
-    height: str
-
-    def heights(self, values: "np.ndarray") -> str:
-        return "".join(self.height[round(float(v) * (len(self.height) - 1))] for v in values)
-
-
-_BLOCKS, _ASCII = _Marks(" ░▒▓█", " ▁▂▃▄▅▆▇█"), _Marks(" .:*#", " .:-=+*#@")
 
 
 def _report(reading: "Reading") -> None:
     """A line for each row, and one in words."""
-    marks = _BLOCKS if can_print(_BLOCKS.light + _BLOCKS.height) else _ASCII
     read_as = ", dark on light" if reading.inverted else ""
     print(f"{plain(reading.name)}, read by the checkpoint of step {reading.step}{read_as}\n")
     screen = console()
-    for line in _lines(reading, marks, coloured=bool(screen.color_system) and not screen.no_color):
+    for line in _lines(
+        reading, marks(), coloured=bool(screen.color_system) and not screen.no_color
+    ):
         screen.print(line, soft_wrap=True)  # That is, not wrapped by rich.
     words = reading.words()
     print(f"\n{words[0].upper()}{words[1:]}.")
 
 
-def _lines(reading: "Reading", marks: _Marks, *, coloured: bool) -> "list[Text]":
+def _lines(reading: "Reading", drawn: Marks, *, coloured: bool) -> "list[Text]":
     """The heading and the rows, at most 80 columns wide."""
     import numpy as np
     from rich.text import Text
@@ -135,26 +122,31 @@ def _lines(reading: "Reading", marks: _Marks, *, coloured: bool) -> "list[Text]"
     for row, probabilities in enumerate(reading.probabilities):
         best = int(probabilities.argmax())
         line = Text(f"{row + 1:{digits}d} ")
-        line.append_text(_pixels(pixels[row], marks, coloured=coloured)).append(" ")
+        line.append_text(_pixels(pixels[row], drawn, coloured=coloured)).append(" ")
         for label in range(shown // cell):
             style = "bold green" if coloured and label == best else ""
-            line.append(f"{marks.heights(probabilities[label : label + 1]):{cell}}", style)
+            line.append(f"{_heights(drawn, probabilities[label : label + 1]):{cell}}", style)
         line.append(" " * (shown % cell + 1))
-        line.append(marks.heights(units[row]), "cyan" if coloured else "").append(" ")
-        line.append(marks.heights(gates[row]), "yellow" if coloured else "")
+        line.append(_heights(drawn, units[row]), "cyan" if coloured else "").append(" ")
+        line.append(_heights(drawn, gates[row]), "yellow" if coloured else "")
         held_since = coloured and row + 1 >= reading.since
         line.append(f" {best} {probabilities[best]:6.1%}", "bold green" if held_since else "")
         lines.append(line)
     return lines
 
 
-def _pixels(row: "np.ndarray", marks: _Marks, *, coloured: bool) -> "Text":
+def _pixels(row: "np.ndarray", drawn: Marks, *, coloured: bool) -> "Text":
     """A row of pixels [F] from 0 to 1: grey backgrounds, or where there are none, shades."""
     from rich.text import Text
 
     line = Text()
     for value in row:
         grey = round(255 * float(value))
-        shade = marks.light[min(grey * len(marks.light) // 256, len(marks.light) - 1)]
+        shade = drawn.light[min(grey * len(drawn.light) // 256, len(drawn.light) - 1)]
         line.append(" " if coloured else shade, f"on rgb({grey},{grey},{grey})" if coloured else "")
     return line
+
+
+def _heights(drawn: Marks, values: "np.ndarray") -> str:
+    """Values from 0 to 1 as characters of that height."""
+    return "".join(drawn.height[round(float(v) * (len(drawn.height) - 1))] for v in values)

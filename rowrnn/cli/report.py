@@ -1,6 +1,5 @@
 """``rowrnn report``."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, DataPlace, parse, plain, require_text, say
+from rowrnn.cli.terminal import Common, DataPlace, parse, plain, require_text, say, tell_written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     print(plain(made.verdict))
     for line in made.missing:
         print(plain(f"Not shown: {line}"))
-    print(f"Written: {plain(str(made.path))}")
-    if given.json:
-        document = {"report": str(made.path), "verdict": made.verdict, "missing": made.missing}
-        print(json.dumps(document))
+    tell_written(made.path)
+    given.answer({"report": str(made.path), "verdict": made.verdict, "missing": made.missing})
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     for run in found:
         if run.problem is not None:
             say(f"{run.name} is damaged: {run.problem}")
-    if given.json:
-        print(json.dumps([_plain_values(run) for run in found]))
+    given.answer([_plain_values(run) for run in found])
     return 0
 
 

@@ -1,7 +1,6 @@
 """``rowrnn sweep``."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rowrnn import config as configs
 from rowrnn.cli.report import report_at_end
-from rowrnn.cli.terminal import Common, Flag, console, duration, parse, plain, require_text, say
+from rowrnn.cli.start import config_of, directory_of
+from rowrnn.cli.terminal import (
+    Common,
+    Flag,
+    console,
+    duration,
+    given_options,
+    parse,
+    plain,
+    say,
+    table,
+)
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, shown
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
 
@@ -65,21 +74,13 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a sweep, goes on with one, or shows its plan."""
     given = parse("sweep", SweepArguments, arguments)
     _check(given, arguments)
-    config = configs_of(given, arguments)
+    config = config_of(given, arguments, "sweep")
     seeds = members.parse_seeds(given.seeds) if given.seeds else None
     grid = members.parse_grid(given.grid) if given.grid else None
     if seeds is not None:
         # Before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
-
-    from rowrnn.store import rundir, services
-
-    services.require(config.train.logger)
-    name = given.config_file.stem if given.config_file else config.data.dataset
-    run_dir = given.run_dir or rundir.default_path(f"{name}-sweep")
-    require_text(given.resume or run_dir)
-    if not given.plan and configs.told_processes(config.parallel) == 1:
-        rundir.require_free(given.resume or run_dir)
+    run_dir = directory_of(given, config, ending="-sweep", reads=given.plan)
 
     from rowrnn import parallel
     from rowrnn.lab import sweep as runner
@@ -92,11 +93,9 @@ def main(arguments: Sequence[str]) -> int:
         settings = runner.SweepSettings(given.strategy, given.chunk, given.keep)
     if given.plan:
         made = runner.make_plan(spec, settings, given.resume)
-        if not parallel.is_process_0():
-            return 0
-        _show_plan(made)
-        if given.json:
-            print(json.dumps(dataclasses.asdict(made)))
+        if parallel.is_process_0():
+            _show_plan(made)
+            given.answer(dataclasses.asdict(made))
         return 0
     result = runner.sweep(
         spec.config,
@@ -112,54 +111,31 @@ def main(arguments: Sequence[str]) -> int:
     if parallel.is_process_0():
         _report(result)
         report_at_end(result.run_dir)
-        if given.json:
-            print(json.dumps(result.summary))
+        given.answer(result.summary)
     return PART_FAILED if result.failed else 0
 
 
 def _check(given: SweepArguments, arguments: Sequence[str]) -> None:
     """Raises `ConfigError` where the arguments of a sweep do not go together."""
-    if given.resume and given.run_dir:
-        raise ConfigError(
-            f"--run-dir {given.run_dir} and --resume {given.resume}: a resumed sweep stays where "
-            "it is; leave --run-dir out"
-        )
     if given.resume and given.vary != "both":
         raise ConfigError(f"--vary {given.vary}: a resumed sweep varies what it was started with")
     if not given.resume and not given.seeds:
         raise ConfigError("a sweep needs seeds: --seeds 0:64")
     if given.chunk is not None and given.chunk < 1:
-        raise ConfigError(f"--chunk {configs.shown(given.chunk)}: must be at least 1 member")
+        raise ConfigError(f"--chunk {shown(given.chunk)}: must be at least 1 member")
     # tyro would take the last of several, and none of an empty one.
-    if sum(word.partition("=")[0] == "--grid" for word in arguments) != bool(given.grid):
+    if sum(option == "--grid" for option, _ in given_options(arguments)) != bool(given.grid):
         raise ConfigError(
             "--grid: must be given once, with all its axes after it, such as "
             "--grid optimizer.learning_rate=1e-3,3e-3 model.hidden_size=64,128"
         )
 
 
-def configs_of(given: SweepArguments, arguments: Sequence[str]) -> Config:
-    """The config file, or that of the sweep to resume, with the flags on top."""
-    from rowrnn.cli.train import config_with_flags
-
-    base = Config()
-    if given.config_file:
-        base = configs.load(given.config_file)
-    elif given.resume:
-        from rowrnn.store import rundir
-
-        base = rundir.read_config(given.resume)
-    parsed = parse("sweep", SweepArguments, arguments, SweepArguments(config=base)).config
-    config = config_with_flags(parsed, given.config)
-    configs.check(config)
-    return config
-
-
 def _settings(
     given: SweepArguments, arguments: Sequence[str], saved: "SweepSettings"
 ) -> "SweepSettings":
     """Those of the sweep to resume, and in their place what is given now."""
-    options = {word.partition("=")[0] for word in arguments}
+    options = {option for option, _ in given_options(arguments)}
     names = [spec.name for spec in dataclasses.fields(saved) if f"--{spec.name}" in options]
     return dataclasses.replace(saved, **{name: getattr(given, name) for name in names})
 
@@ -230,18 +206,12 @@ def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequ
 
     No figure is ever cut.
     """
-    from rich.table import Table
-
-    table = Table(box=None)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
+    made = table(headings, rows)
     unbounded = screen.options.update(width=10_000)
     for close in (False, True):
-        table.pad_edge, table.collapse_padding = not close, close
-        if screen.measure(table, options=unbounded).maximum <= screen.width:
-            screen.print(table)
+        made.pad_edge, made.collapse_padding = not close, close
+        if screen.measure(made, options=unbounded).maximum <= screen.width:
+            screen.print(made)
             return
     for row in rows:
         screen.print(", ".join(map(" ".join, zip(headings, row, strict=True))))

@@ -4,21 +4,23 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import json
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
 from rowrnn import config as configs
-from rowrnn.config import Config, cut, nearest
-from rowrnn.errors import ConfigError
+from rowrnn.config import Config
+from rowrnn.errors import ConfigError, cut, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _Arguments = TypeVar("_Arguments")
 
@@ -35,6 +37,16 @@ class Common:
     debug: Flag = False
     """Show a traceback with an error."""
 
+    def answer(self, result: Any) -> None:
+        """Prints the result of the command as JSON, where it is asked for."""
+        if self.json:
+            print(json.dumps(result))
+
+
+# Arguments that several commands have.
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="The run directory.")]
+Checkpoint = Annotated[str, tyro.conf.arg(help="last, best (on validation) or a step.")]
+
 
 @dataclass(frozen=True)
 class DataPlace:
@@ -44,26 +56,25 @@ class DataPlace:
     """Where the data lies now, where that is not what the config of the run says."""
 
 
-def parse(
-    command: str,
-    kind: type[_Arguments],
-    arguments: Sequence[str],
-    default: _Arguments | None = None,
-) -> _Arguments:
+def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Arguments:
     """Arguments to a dataclass; prints what is wrong and exits with 2 where they are no good.
 
-    Raises `ConfigError` for an option that the command does not have.
+    Raises `ConfigError` for an option that the command does not have, with the nearest that it has,
+    and for a value that the config cannot have. tyro would say so too, but only after a third of a
+    second.
     """
-    _check_options(command, kind, arguments)
+    options = dict(options_of(kind))
+    for option, text in given_options(arguments):
+        if option not in options:
+            hint = nearest(option, sorted(options), f"; rowrnn {command} --help shows all")
+            raise ConfigError(f"{command} has no option {cut(option)}{hint}")
+        field = options[option]
+        if field and text not in (None, "None") and configs.fields()[field] is not bool:
+            configs.parse_value(field, text)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
-                prog=f"rowrnn {command}",
-                args=arguments,
-                default=default if default is not None else tyro.MISSING_NONPROP,
-            )
+            return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
     except SystemExit:
         text = complaint.getvalue()
         # tyro repeats what it was given; otherwise its own colours are all that is not plain.
@@ -73,57 +84,46 @@ def parse(
         raise
 
 
-def _check_options(command: str, kind: type, arguments: Sequence[str]) -> None:
-    """Raises `ConfigError` for the first option that is none, with the nearest that is one, and for
-    the first that gives a value of the config which it cannot have.
-
-    tyro would say so too, but only after a third of a second.
-    """
-    options = dict(options_of(kind))
-    given = itertools.takewhile(lambda argument: argument != "--", arguments)
-    for argument, after in itertools.pairwise([*given, "--"]):
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--"):
-            continue
-        option = name.replace("_", "-")
-        if option not in options:
-            hint = nearest(name, sorted(options), f"; rowrnn {command} --help shows all")
-            raise ConfigError(f"{command} has no option {cut(name)}{hint}")
-        field, text = options[option], value if equals else after
-        if field and text != "None" and (equals or not text.startswith("--")):
-            configs.check_value(field, configs.parse_value(field, text))
+def given_options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each option that is given, with dashes, and its value, None where it has none."""
+    before = itertools.takewhile(lambda argument: argument != "--", arguments)
+    for argument, after in itertools.pairwise([*before, "--"]):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            next_word = None if after.startswith("--") else after
+            yield option.replace("_", "-"), value if equals else next_word
 
 
 def options_of(kind: type, section: str = "") -> Iterator[tuple[str, str]]:
     """Each option of a dataclass of arguments, such as --model.layers, with the dotted name of the
-    value of the config that it takes; "" where it takes none, as a switch does."""
+    field of the config that it sets, "" where it sets none."""
     hints = typing.get_type_hints(kind, include_extras=True)
     sections = {each.type for each in dataclasses.fields(Config)}
     for field in dataclasses.fields(kind):
-        marks = getattr(hints[field.name], "__metadata__", ())
-        bare = typing.get_args(hints[field.name])[0] if marks else hints[field.name]
-        if tyro.conf.Positional in marks:
+        notes = getattr(hints[field.name], "__metadata__", ())
+        bare = typing.get_args(hints[field.name])[0] if notes else hints[field.name]
+        if tyro.conf.Positional in notes:
             continue
         if dataclasses.is_dataclass(bare):
             # The sections of a config stand beside the other options, without a name of its own.
             yield from options_of(typing.cast(type, bare), "" if bare is Config else field.name)
             continue
         names = [field.name]
-        for mark in marks:
-            names[0] = getattr(mark, "name", None) or names[0]
-            aliases = getattr(mark, "aliases", None) or ()
+        for note in notes:
+            names[0] = getattr(note, "name", None) or names[0]
+            aliases = getattr(note, "aliases", None) or ()
             names += [alias[2:] for alias in aliases if alias.startswith("--")]
-        if bare is bool and tyro.conf.FlagCreatePairsOff not in marks:
+        if bare is bool and tyro.conf.FlagCreatePairsOff not in notes:
             names.append(f"no-{field.name}")
-        takes = f"{section}.{field.name}" if kind in sections and bare is not bool else ""
         for name in names:
-            yield f"--{section}.{name}".replace("--.", "--").replace("_", "-"), takes
+            option = f"--{section}.{name}".replace("--.", "--").replace("_", "-")
+            yield option, f"{section}.{field.name}" if kind in sections else ""
     if not section:
         yield "--help", ""
 
 
 def require_text(path: Path) -> None:
-    """Raises `ConfigError` for a run directory whose name is not UTF-8; its files tell it."""
+    """Raises `ConfigError` for a run directory whose name is not UTF-8, which its files state."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:
@@ -139,13 +139,42 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def can_print(text: str) -> bool:
-    """Whether stdout has these characters in its encoding."""
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], last: str | None = None
+) -> "Table":
+    """A table of figures, and with `last` a column of words with that heading."""
+    from rich.table import Table
+
+    made = Table(box=None)
+    for heading in headings:
+        made.add_column(heading, justify="right", no_wrap=True)
+    if last is not None:
+        made.add_column(last)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Characters for values from 0 to 1: by lightness, by height, and to make bars of."""
+
+    light: str
+    height: str
+    bar: str
+
+
+ASCII = Marks(" .:*#", " .:-=+*#@", "=")
+
+
+def marks() -> Marks:
+    """The characters to draw with: blocks, or ASCII where stdout's encoding has no blocks."""
+    blocks = Marks(" ░▒▓█", " ▁▂▃▄▅▆▇█", "■")
     try:
-        text.encode(sys.stdout.encoding or "ascii")
+        "".join(vars(blocks).values()).encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        return False
-    return True
+        return ASCII
+    return blocks
 
 
 def duration(seconds: float) -> str:
@@ -158,6 +187,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def tell_written(path: Path | str) -> None:
+    """Prints what was written."""
+    print(f"Written: {plain(str(path))}")
 
 
 def say(text: str) -> None:

@@ -1,7 +1,6 @@
 """``rowrnn train``."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn import config as configs
 from rowrnn.cli.report import report_at_end
-from rowrnn.cli.terminal import Common, Flag, parse, plain, require_text
+from rowrnn.cli.start import config_of, directory_of
+from rowrnn.cli.terminal import Common, Flag, parse, plain
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError
 
 if TYPE_CHECKING:
     from rowrnn.lab.train import TrainResult
@@ -42,23 +40,8 @@ class TrainArguments(Common):
 def main(arguments: Sequence[str]) -> int:
     """Trains a run, or goes on with one."""
     given = parse("train", TrainArguments, arguments)
-    if given.resume and given.run_dir:
-        raise ConfigError(
-            f"--run-dir {given.run_dir} and --resume {given.resume}: a resumed run stays where "
-            "it is; leave --run-dir out"
-        )
-    config = _config_of(given, arguments)
-    configs.check(config)
-
-    from rowrnn.store import rundir, services
-
-    services.require(config.train.logger)
-    name = given.config_file.stem if given.config_file else config.data.dataset
-    run_dir = given.run_dir or rundir.default_path(name)
-    require_text(given.resume or run_dir)
-    # In a job another process may have the directory already.
-    if configs.told_processes(config.parallel) == 1:
-        rundir.require_free(given.resume or run_dir)
+    config = config_of(given, arguments, "run")
+    run_dir = directory_of(given, config)
 
     from rowrnn import parallel
     from rowrnn.lab.train import train
@@ -68,40 +51,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     _report_training(result)
     # Not what the result names: a run may have been moved since.
-    report_at_end(given.resume or run_dir)
-    if given.json:
-        print(json.dumps(dataclasses.asdict(result)))
+    report_at_end(run_dir)
+    given.answer(dataclasses.asdict(result))
     return 0
-
-
-def _config_of(given: TrainArguments, arguments: Sequence[str]) -> Config:
-    """The config file, or that of the run to resume, with the flags on top.
-
-    The flags are parsed twice: the first time tells which file their defaults come from.
-    """
-    base = Config()
-    if given.config_file:
-        base = configs.load(given.config_file)
-    elif given.resume:
-        from rowrnn.store import rundir
-
-        base = rundir.read_config(given.resume)
-    config = parse("train", TrainArguments, arguments, TrainArguments(config=base)).config
-    return config_with_flags(config, given.config)
-
-
-def config_with_flags(config: Config, flags: Config) -> Config:
-    """A config with flags on top, of which a length replaces the other kind of length in the file.
-
-    Args:
-        config: parsed with the file as its defaults.
-        flags: parsed without it.
-    """
-    if flags.train.examples is not None and flags.train.epochs is None:
-        return configs.replace(config, {"train.epochs": None})
-    if flags.train.epochs is not None and flags.train.examples is None:
-        return configs.replace(config, {"train.examples": None})
-    return config
 
 
 def _report_training(result: "TrainResult") -> None:

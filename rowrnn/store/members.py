@@ -106,10 +106,7 @@ def make_members(spec: Spec) -> list[Member]:
     ]
     bases = []
     for point in points:
-        config = configs.replace(spec.config, point)
-        lengths = {"train.examples", "train.epochs"}
-        if len(given := lengths & point.keys()) == 1:
-            config = configs.replace(config, dict.fromkeys(lengths - given))
+        config = configs.override(spec.config, point)
         configs.check(config)
         bases.append((config, point))
     return [

@@ -18,10 +18,12 @@ import tyro
 from PIL import Image
 
 from rowrnn import cli, data, load
+from rowrnn import config as configs
 from rowrnn.cli import terminal
-from rowrnn.cli.train import TrainArguments
-from rowrnn.config import DataConfig
-from rowrnn.errors import RunError
+from rowrnn.config import Config, DataConfig
+from rowrnn.errors import ConfigError, RunError
+from rowrnn.lab import sweep as lab_sweep
+from rowrnn.lab import train as lab_train
 from rowrnn.store import log
 
 ROOT = Path(__file__).parents[2]
@@ -230,14 +232,41 @@ def test_a_run_goes_on_after_a_signal_as_if_nothing_had_been(tmp_path, long_resu
     assert steps == sorted(set(steps))
 
 
-def test_the_length_given_as_a_flag_replaces_the_one_in_the_file(tmp_path):
-    for in_file, flag in (("examples = 100_000", "epochs=1"), ("epochs = 1000", "examples=300")):
-        (tmp_path / "config.toml").write_text(f"[train]\n{in_file}\n")
-        line = [str(tmp_path / "config.toml"), f"--train.{flag}"]
-        train = terminal.parse("train", TrainArguments, line).config.train
-        lengths = {"epochs": train.epochs, "examples": train.examples}
-        name, value = flag.split("=")
-        assert {name: length for name, length in lengths.items() if length} == {name: int(value)}
+FLAGS = [
+    ("[train]\nexamples = 100_000", "--train.epochs=1", {"train.epochs": 1}),
+    ("[train]\nepochs = 1000", "--train.examples=300", {"train.examples": 300}),
+    ("[train]\nepochs = 7", "--train.examples None", {"train.epochs": 7}),
+    ("[train]\nepochs = 7", "--train.epochs None", {}),
+    ("[train]\nseed = 3", "--train.seed 0", {}),
+    ("[train]\nseed = 3", "--train.seed=4 --train.seed=5", {"train.seed": 5}),
+    ("[model]\nlayers = 2", "--model.hidden_size 8", {"model.layers": 2, "model.hidden_size": 8}),
+    ("[parallel]\ncompilation_cache = false", "", {"parallel.compilation_cache": False}),
+    ("[parallel]\ncompilation_cache = false", "--parallel.compilation-cache", {}),
+    ("", "--parallel.no-compilation-cache", {"parallel.compilation_cache": False}),
+    ("[model]\nforget_bias = 2", "--model.forget-bias -1", {"model.forget_bias": -1.0}),
+]
+
+
+@pytest.mark.parametrize("command", ["train", "sweep --seeds 0:2"])
+@pytest.mark.parametrize(("in_file", "flags", "differs"), FLAGS)
+def test_a_flag_beats_the_file_and_the_file_the_defaults(
+    tmp_path, monkeypatch, command, in_file, flags, differs
+):
+    given = []
+
+    def take(config, *_, **__):
+        given.append(config)
+        raise ConfigError("taken")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.logging, "disable", lambda: None)
+    monkeypatch.setattr(lab_train, "train", take)
+    monkeypatch.setattr(lab_sweep, "sweep", take)
+    (tmp_path / "config.toml").write_text(in_file)
+    name, *rest = command.split()
+    assert cli.run([name, "config.toml", *rest, *flags.split()]) == 2
+    found = {name: new for name, _, new in configs.differences(Config(), given[0])}
+    assert found == differs
 
 
 BAD = [

@@ -103,12 +103,15 @@ def test_bash_completes_commands_options_and_values(scripts):
 
 def typed(command, setup, line, expected, cwd, home):
     """Types a line and Tab into an interactive shell, until it shows what is expected."""
-    shell, terminal = pty.fork()
-    if shell == 0:
-        os.chdir(cwd)
-        environment = os.environ | {"HOME": str(home), "TERM": "dumb", "COLUMNS": "200"}
-        os.execvpe(command[0], command, environment)
-    shown, deadline = "", time.monotonic() + 20
+    terminal, other_end = pty.openpty()
+    shell = subprocess.Popen(
+        # The first of a session that opens a terminal is controlled by it, as a shell wants to be.
+        ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(other_end), *command],
+        cwd=cwd,
+        env=os.environ | {"HOME": str(home), "TERM": "dumb", "COLUMNS": "200"},
+        start_new_session=True,
+    )
+    shown, deadline = "", time.monotonic() + 60
     try:
         os.write(terminal, f"{setup}; PS1='ready''> '\n".encode())
         for wanted, keys in (("ready> ", f"{line}\t"), (expected, "")):
@@ -118,9 +121,10 @@ def typed(command, setup, line, expected, cwd, home):
             assert wanted in shown, shown
             os.write(terminal, keys.encode())
     finally:
-        os.kill(shell, 9)
+        shell.kill()
+        shell.wait()
         os.close(terminal)
-        os.waitpid(shell, 0)
+        os.close(other_end)
 
 
 LINES = {

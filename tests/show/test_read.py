@@ -18,6 +18,7 @@ from rowrnn import config as configs
 from rowrnn import data
 from rowrnn.cli import evaluate as eval_command
 from rowrnn.cli import read as read_command
+from rowrnn.cli.terminal import ASCII
 from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from rowrnn.core import lstm
 from rowrnn.core.model import RowRNN, watch
@@ -230,9 +231,7 @@ def test_any_size_fits(run, shape, classes, units, tmp_path):
         probabilities=random.dirichlet(np.ones(classes), shape[0]),
         layers=(layer,),
     )
-    lines = [
-        line.plain for line in read_command._lines(reading, read_command._ASCII, coloured=False)
-    ]
+    lines = [line.plain for line in read_command._lines(reading, ASCII, coloured=False)]
     assert max(map(len, lines)) <= 80
     assert len({len(line) for line in lines[1:] if line[-8] == " "}) <= 2
     arrays = ReadingArrays(reading.image, reading.probabilities, layer.h, {"gate": layer.f})

@@ -1,0 +1,73 @@
+"""What `train` and `sweep` do alike before they start: the config, and the directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rowrnn import config as configs
+from rowrnn.cli.terminal import given_options, options_of, require_text
+from rowrnn.config import Config
+from rowrnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rowrnn.cli.sweep import SweepArguments
+    from rowrnn.cli.train import TrainArguments
+
+
+def config_of(
+    given: "TrainArguments | SweepArguments", arguments: Sequence[str], kind: str
+) -> Config:
+    """The config file, or that of the directory to resume, with the flags on top; checked.
+
+    Args:
+        given: what `arguments` say.
+        arguments: as they were typed, since only they tell which flags are given.
+        kind: "run" or "sweep".
+    """
+    if given.resume and given.run_dir:
+        raise ConfigError(
+            f"--run-dir {given.run_dir} and --resume {given.resume}: a resumed {kind} stays where "
+            "it is; leave --run-dir out"
+        )
+    base = Config()
+    if given.config_file:
+        base = configs.load(given.config_file)
+    elif given.resume:
+        from rowrnn.store import rundir
+
+        base = rundir.read_config(given.resume)
+    options = dict(options_of(type(given)))
+    names = {options[option] for option, _ in given_options(arguments)} - {""}
+    config = configs.override(base, {name: configs.value_of(given.config, name) for name in names})
+    configs.check(config)
+    return config
+
+
+def directory_of(
+    given: "TrainArguments | SweepArguments",
+    config: Config,
+    *,
+    ending: str = "",
+    reads: bool = False,
+) -> Path:
+    """The directory to resume, or a new one.
+
+    Raises `RunError` where another process writes to it now, and `ConfigError` where its name or
+    the logger is none that can be used: all before jax is loaded.
+
+    Args:
+        given: the arguments.
+        config: what is trained.
+        ending: of the name of a new directory.
+        reads: whether it is not written to, so that others may be.
+    """
+    from rowrnn.store import rundir, services
+
+    services.require(config.train.logger)
+    name = given.config_file.stem if given.config_file else config.data.dataset
+    path = given.resume or given.run_dir or rundir.default_path(name + ending)
+    require_text(path)
+    # In a job another process may have the directory already.
+    if not reads and configs.told_processes(config.parallel) == 1:
+        rundir.require_free(path)
+    return path
