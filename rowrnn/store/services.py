@@ -2,7 +2,7 @@
 
 A thread reads ``metrics.jsonl`` behind the run: the file is the queue, which holds what a service
 has not taken yet. What it has taken is in ``logger.json``, so that a run that is resumed goes on in
-the same run of the service and repeats no step.
+the same run of the service and repeats no step, but for what a kill has cut off just then.
 """
 
 import contextlib

@@ -263,28 +263,30 @@ def test_a_run_that_goes_on_repeats_no_step(fake, tmp_path):
     ]  # fmt: skip
 
 
-def test_of_a_run_that_was_killed_all_is_told_once_when_it_goes_on(fake, tmp_path):
+def test_of_a_run_that_was_killed_all_is_told_when_it_goes_on(fake, tmp_path):
     script = """
         run = RunDir.create(Path("run"), Config())
         run.start_logger("wandb")
-        for step in range(1, 301):
+        for step in range(1, 501):
             run.log({"step": step}, {"train_loss": 1.0})
-            if step == 150:  # The service knows some of them by now.
-                wait_until_told("train_loss")
+            if step == 150:
+                wait_until_told('"train_loss": 150')
         os.kill(os.getpid(), 9)
     """
     ended(python(script, tmp_path), -signal.SIGKILL)
-    known = [note["step"] for note in fake() if "step" in note]
-    assert 0 < len(known) < 300
     with RunDir.reopen(tmp_path / "run") as run:
-        run.rewind_log(280)
+        run.rewind_log(480)
         run.start_logger("wandb")
-        for step in range(281, 321):
+        for step in range(481, 521):
             append(run, step, train_loss=1.0)
         write_result(run)
         run.finish_logger("finished")
     notes = fake()
-    assert [note["step"] for note in notes if "step" in note] == list(range(1, 321))
+    told = [note["step"] for note in notes if "step" in note]
+    # What was told by the last call before the kill may not have been noted: 100 entries at most.
+    assert told[:150] == [*range(1, 151)]
+    assert sorted(set(told)) == [*range(1, 521)]
+    assert len(told) <= 520 + 100
     assert len({note["id"] for note in notes if "id" in note}) == 1
     assert notes[-1]["exit_code"] == 0
 
