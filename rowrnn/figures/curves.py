@@ -11,7 +11,7 @@ from rowrnn.figures.drawing import Target
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# With more groups than this, or more lines in one, the lines of single seeds would only be fog.
+# Most groups whose seeds are drawn, and most seeds of a group: more lines would only be fog.
 _GROUPS_WITH_SEEDS, _SEEDS_OF_A_GROUP = 4, 64
 
 

@@ -163,7 +163,7 @@ def plain(axis: Any) -> None:
 
 
 def is_loss(label: str) -> bool:
-    """Whether less is better of what a label names."""
+    """Whether a label names something of which less is better."""
     return "loss" in label.lower()
 
 

@@ -54,10 +54,10 @@ def grid(
 
     Args:
         axes: the values of each name that varies, in order.
-        means: of the seeds at each point, [V1, V2, ...]; NaN where nothing completed.
-        intervals: of those means, [V1, V2, ..., 2]; NaN where not known.
-        path: of the PNG, or a `Drawing`.
-        title: of the figure, one line or two.
+        means: the mean over seeds at each point, [V1, V2, ...]; NaN where nothing completed.
+        intervals: the interval of each mean, [V1, V2, ..., 2]; NaN where not known.
+        path: the PNG file to write, or a `Drawing`.
+        title: one line or two.
         value_label: what the means are of.
 
     Raises `OSError` where `path` cannot be written.
@@ -98,7 +98,7 @@ def _draw_curve(grid: _Grid) -> None:
     _scale_places(axes, places, [frame.show(values[index]) for index in order])
     if len(places) <= 10:
         for index in np.flatnonzero(np.isfinite(means)):
-            # In a valley the lines leave room below alone.
+            # A valley of the lines has room below alone.
             valley = means[index] <= np.nanmin(means[max(index - 1, 0) : index + 2])
             below = valley and len(places) > 1
             end = (np.nanmin if below else np.nanmax)([means[index], *intervals[index]])

@@ -39,9 +39,9 @@ class ReadingArrays(NamedTuple):
 
     Attributes:
         image: uint8 [T, F].
-        probabilities: [T, C].
+        probabilities: probabilities of the classes after each row, [T, C].
         hidden: hidden states of the last layer, [T, H], between -1 and 1.
-        gates: by their names, each [T, H], between 0 and 1.
+        gates: the gates of the last layer by name, each [T, H], between 0 and 1.
     """
 
     image: np.ndarray

@@ -11,7 +11,7 @@ from rowrnn.figures.drawing import Target
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# With more curves than this their bands would only be fog.
+# Most curves that have bands: the bands of more would only be fog.
 _MOST_BANDS = 4
 
 
@@ -37,9 +37,9 @@ def accuracy_by_row(
     """Draws accuracy against rows read as a PNG.
 
     Args:
-        curves: by their label, which is written at their end where there are several.
-        path: of the PNG, or a `Drawing`.
-        title: of the figure.
+        curves: the curves by label, which is written at their end where there are several.
+        path: the PNG file to write, or a `Drawing`.
+        title: one line or more.
         caption: what the bands are.
         settled: the row from which on a single curve stays within a point of its last value. It is
             marked then, and so is where it has come halfway from its first to its last value.
@@ -94,7 +94,7 @@ def _mark(axes: "Axes", accuracy: np.ndarray, settled: int) -> None:
     }.items():
         value = accuracy[row - 1]
         axes.plot([row, row], [0, value], color="0.45", linewidth=1, linestyle=":", zorder=1)
-        # To the left of the curve, where it has not been; to its right where there is no room.
+        # The text stands left of the curve, or right of it where there is no room.
         left = row > 0.35 * len(accuracy)
         axes.annotate(
             text, (row, value), xytext=(-10 if left else 10, 6), textcoords="offset points",

@@ -42,8 +42,8 @@ def distribution(
         groups: values [S], one a seed, by the label of a grid point. Those that are not finite
             are counted, not drawn.
         intervals: the 95 % interval of each group's mean; `None`, or no entry, where not known.
-        path: of the PNG, or a `Drawing`.
-        title: of the figure, one line or two.
+        path: the PNG file to write, or a `Drawing`.
+        title: one line or two.
         xlabel: what the values are, such as "test accuracy".
         published: what to compare with, as (label, value).
 
@@ -75,12 +75,12 @@ def distribution(
     axes.set_xlabel(xlabel, parse_math=False)
     narrow = isinstance(path, Drawing)
     if narrow:
-        # There is room for so many labels of five decimals.
+        # There is room for three labels of five decimals.
         axes.xaxis.set_major_locator(MaxNLocator(3))
     frame.plain(axes.xaxis)
     _write_beside(axes, rows)
     if published:
-        # In a narrow figure it would meet the heading beside it.
+        # The label would meet the heading beside it in a narrow figure.
         _reference(axes, *published, above=16 if narrow else 4)
     legend = "point: a seed; diamond and bar: mean and its 95 % interval"
     if most >= _QUARTILES_FROM:

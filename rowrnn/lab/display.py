@@ -13,10 +13,10 @@ class Display:
     """What a loop tells of its progress; this one shows nothing of it."""
 
     def advance(self, done: int, facts: str) -> None:
-        """So much of the total is done, and `facts` are what is known now, in a line."""
+        """Tells how much of the total is done, and what is known now, in a line."""
 
     def close(self) -> None:
-        """The loop has ended, by itself or not."""
+        """Tells that the loop has ended, by itself or not."""
 
 
 class ProgressDisplay(Display):

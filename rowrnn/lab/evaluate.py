@@ -182,9 +182,9 @@ class PointRows:
         dataset: name of the data, which a grid may vary.
         count: how many images, N.
         members: the names of the members whose states were kept, S of them.
-        mean: over the members, [T].
+        mean: the mean over the members, [T].
         interval: 95 % interval of that mean, [T, 2]; None of a single member.
-        accuracy: of each after each row, [S, T].
+        accuracy: the accuracy of each member after each row, [S, T].
     """
 
     point: str
@@ -235,7 +235,7 @@ def evaluate_rows(
         which: checkpoint of each member: "last", "best" or a step.
         split: which part of the data.
         data_dir: where the data lies now, where that is not what the config says.
-        devices: of the job; where it has several processes, each does the same.
+        devices: the devices of the job; where it has several processes, each does the same.
 
     Raises:
         RunError: no sweep, no state was kept, or the data is not what it was trained on.
@@ -259,7 +259,7 @@ def evaluate_rows(
 def _kept(path: Path) -> list[Member]:
     """The members whose states a sweep has kept; raises `RunError` where there is none."""
     spec = members.read_sweep(path).spec(rundir.read_config(path))
-    # By the members and not by what lies there: a directory's name need not tell its point.
+    # They are looked up by member, since a directory's name need not tell the point of the grid.
     kept = [member for member in members.make_members(spec) if members.kept_state(path, member)]
     if not kept:
         raise RunError(

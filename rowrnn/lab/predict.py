@@ -22,9 +22,9 @@ class Prediction:
         inverted: whether the picture was dark on light and has been inverted.
         image: what the network read, uint8 [T, F].
         label: the most probable class.
-        probability: of that class.
+        probability: the probability of that class.
         runner_up: the second most probable class.
-        runner_up_probability: of that class.
+        runner_up_probability: the probability of that class.
         rows: probabilities of all classes after each row, [T, C].
     """
 
@@ -94,7 +94,7 @@ def _read_pictures(path: Path, shape: tuple[int, int]) -> list[Picture]:
 
 
 def _is_idx(path: Path) -> bool:
-    """Whether a file is, by its name or its first bytes, IDX and not a picture."""
+    """Whether a file is IDX and not a picture, by its name or its first bytes."""
     if path.suffix == ".gz":
         return True
     try:

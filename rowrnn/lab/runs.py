@@ -29,7 +29,7 @@ State = Literal["done", "running", "stopped", "diverged", "damaged"]
 _Kind = TypeVar("_Kind")
 _End = Annotated[float, Meta(ge=-100.0, le=100.0)]
 
-# Below the directory that is asked for; runs themselves are not searched.
+# Levels that are searched below a directory; runs themselves are not searched.
 _DEEPEST = 3
 
 
@@ -38,10 +38,10 @@ class PointSummary:
     """The seeds of one point of a sweep's grid.
 
     Attributes:
-        point: in words, empty without a grid.
-        completed: members that have not diverged.
-        mean: of their test accuracies, None where there are none.
-        interval: 95 % interval of the mean, None of fewer than two.
+        point: the values of the grid in words; empty without a grid.
+        completed: how many members have not diverged.
+        mean: the mean of their test accuracies; None where there are none.
+        interval: 95 % interval of the mean; None of fewer than two.
     """
 
     point: str
@@ -56,20 +56,20 @@ class RunSummary:
 
     Attributes:
         name: its path below the directory that was asked for.
-        path: of the directory.
+        path: the directory.
         kind: "run" or "sweep".
         state: see `State`.
         started: when it was started or last resumed.
-        step: of a run that is not done: the last one logged or saved.
-        members: of a sweep: how many it has, and how many of them are `completed`.
-        completed: those that have ended, and of a sweep that is done, have not diverged.
-        test_accuracy: of a sweep the mean over its completed members.
-        points: of a sweep that is done, by point of the grid.
-        wall_s: seconds, compiling and evaluating included; of a sweep in its last session.
-        examples_per_s: of training.
-        config: of the run; of a sweep, what its members have in common.
-        values: of the fields in which the runs listed together differ, by dotted name; of a
-            sweep's grid a tuple. Fields that do not change what is computed are left out.
+        step: the last step logged or saved, for a run that is not done.
+        members: how many members a sweep has; `completed` is how many of them have ended, and in a
+            sweep that is done, have not diverged.
+        test_accuracy: its test accuracy; for a sweep the mean over its completed members.
+        points: the points of the grid, for a sweep that is done.
+        wall_s: seconds it took, compiling and evaluating included; for a sweep its last session.
+        examples_per_s: throughput of training.
+        config: its config; for a sweep what its members have in common.
+        values: the values, by dotted name, in which the runs listed together differ; a sweep's grid
+            has tuples. Fields that do not change what is computed are left out.
         problem: what is wrong with a damaged one.
     """
 
@@ -146,7 +146,7 @@ def _summarize(path: Path, listed: Path) -> RunSummary:
 
 
 def _started(path: Path) -> datetime.datetime:
-    """As the run has written it down; otherwise when its directory was last changed."""
+    """When the run started, as it says; otherwise when its directory was last changed."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         text = files.read_json(path / "environment.json")["time"]
         return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
@@ -186,12 +186,17 @@ def unfinished(path: Path) -> tuple[State, int]:
 
 def _last_saved(path: Path) -> int:
     """Step of the newest checkpoint, 0 where there is none."""
-    try:
-        names = os.listdir(path / "checkpoints")
-    except OSError:
-        return 0
+    names = _names(path / "checkpoints")
     steps = [int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 19]
     return max(steps, default=0)
+
+
+def _names(directory: Path) -> list[str]:
+    """What lies in a directory; nothing where there is none."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 @dataclass(frozen=True)
@@ -213,12 +218,13 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
     values = summary.values | grid | {"sweep.vary": start.vary}
     summary = dataclasses.replace(summary, members=members, values=values)
     found = _read(path / "results.json", _SweepFigures, "summary")
-    # Of fewer seeds, as it was left where an older rowrnn was told to go on with more.
-    if found is None or found.members != members or rundir.is_being_written(path):
-        state = "running" if rundir.is_being_written(path) else "stopped"
-        # The ledger may have those of other seeds and settings too.
-        recorded = min(_recorded(path), members)
-        return dataclasses.replace(summary, state=state, completed=recorded)
+    writing = rundir.is_being_written(path)
+    # A result of fewer seeds was left by an older rowrnn, which was told to go on with more.
+    if found is None or found.members != members or writing:
+        # The ledger may have members of other seeds and settings too.
+        recorded = sum(name.endswith(".json") for name in _names(path / "members"))
+        state = "running" if writing else "stopped"
+        return dataclasses.replace(summary, state=state, completed=min(recorded, members))
     return dataclasses.replace(
         summary,
         state="done",
@@ -228,14 +234,6 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
         wall_s=found.wall_s,
         examples_per_s=found.examples_per_s,
     )
-
-
-def _recorded(path: Path) -> int:
-    """How many members the ledger of a sweep has."""
-    try:
-        return sum(name.endswith(".json") for name in os.listdir(path / "members"))
-    except OSError:
-        return 0
 
 
 def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | None:
@@ -257,7 +255,7 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _with_values(found: list[RunSummary]) -> list[RunSummary]:
-    """Keeps the values of those fields alone in which they differ."""
+    """The runs with those of their values alone in which they differ."""
     known: dict[str, set[Any]] = {}
     for run in found:
         for name, value in run.values.items():

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from rowrnn.errors import ConfigError, DataError, RunError
 from rowrnn.figures import ReadingArrays
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.evaluate import SplitName
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Reading:
         inverted: whether the picture was dark on light and has been inverted.
         truth: the true class of an image of the run's data; None for a picture.
         image: what the network read, uint8 [T, F].
-        probabilities: of the classes if this row were the last, [T, C].
-        layers: for each LSTM layer hidden states `h`, cells `c`, gates `i`, `f`, `o` and candidates
-            `j`, each [T, H]; the readout sees `layers[-1].h`.
+        probabilities: what the classes would get if this row were the last, [T, C].
+        layers: hidden states `h`, cells `c`, gates `i`, `f`, `o` and candidates `j` of each LSTM
+            layer, each [T, H]; the readout sees `layers[-1].h`.
     """
 
     run_dir: Path
@@ -94,7 +94,7 @@ def read(
     image: int | str | Path | np.ndarray,
     *,
     which: str = "last",
-    split: Literal["test", "validation", "train"] = "test",
+    split: SplitName = "test",
     data_dir: str = "",
 ) -> Reading:
     """Reads one image row by row; gives probabilities, hidden states and gates after each row.

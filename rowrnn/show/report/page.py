@@ -1,4 +1,4 @@
-"""From what there is to show to HTML, and what the reports of runs, sweeps and records share."""
+"""The page of a report as HTML, and what the reports of runs, sweeps and records share."""
 
 import json
 import re

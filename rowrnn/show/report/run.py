@@ -46,14 +46,12 @@ class Tested:
         worst: the images whose true class got the lowest probability.
         gates: mean over the units of the last layer and over images, by gate, each [T].
         watched: how many images that is.
-        layers: how many LSTM layers the network has.
     """
 
     evaluation: Evaluation
     worst: list[Strip]
     gates: dict[str, np.ndarray]
     watched: int
-    layers: int
 
     def mistakes(self) -> list[tuple[int, int, int]]:
         """What was taken for what, and how often, the most frequent first."""
@@ -136,7 +134,7 @@ def _content(run: _Run) -> Content:
             "mistakes": _mistakes(tested) if tested else [],
             "test_count": tested.evaluation.count if tested else 0,
             "worst": tested.worst if tested else [],
-            "gates": _gates(tested) if tested else None,
+            "gates": _gates(tested, run.config.model.layers) if tested else None,
             "config": page.config_table(run.config),
             "environment": page.facts(environment),
             "repeat": repeat,
@@ -166,20 +164,16 @@ def test(classifier: Classifier, data_dir: str) -> Tested:
     return Tested(
         evaluation=found,
         worst=[
-            Strip(
-                int(index),
-                part.images[index],
-                int(part.labels[index]),
-                np.asarray(probabilities[:, place]),
+            Strip(int(index), part.images[index], int(part.labels[index]), of_image)
+            for index, of_image in zip(
+                worst, np.asarray(probabilities).swapaxes(0, 1), strict=False
             )
-            for place, index in enumerate(worst)
         ],
         gates={
             name: np.asarray(gate)[:, len(worst) :].mean(axis=(1, 2), dtype=np.float64)
             for name, gate in gates.items()
         },
         watched=watched,
-        layers=layers,
     )
 
 
@@ -210,7 +204,8 @@ def _verdict(run: _Run) -> str:
             "its own account; its mistakes cannot be shown here."
         )
     state, step = runs.unfinished(run.path)
-    steps = _planned_steps(run.path)
+    facts = checkpoint.newest_facts(run.path / "checkpoints")
+    steps = facts.steps if facts else None
     length = f" of {steps:,}" if steps else ""
     began = {
         "diverged": f"Diverged at step {step:,}{length}",
@@ -223,15 +218,6 @@ def _verdict(run: _Run) -> str:
     if state == "stopped" and run.classifier.step == steps:  # As a sweep keeps them.
         began = f"Trained for all of its {steps:,} steps"
     return f"{began}: {found}" if found else f"{began}."
-
-
-def _planned_steps(path: Path) -> int | None:
-    """The length of a run that is not finished, as its newest checkpoint says it."""
-    facts = checkpoint.newest_facts(path / "checkpoints")
-    try:
-        return facts.steps if facts else None
-    except ValueError:
-        return None
 
 
 def _about_mistakes(tested: Tested) -> str:
@@ -354,8 +340,8 @@ def _mistakes(tested: Tested) -> list[str]:
     ]
 
 
-def _gates(tested: Tested) -> Drawing:
-    which = f"of the last of {tested.layers} layers" if tested.layers > 1 else "of the layer"
+def _gates(tested: Tested, layers: int) -> Drawing:
+    which = f"of the last of {layers} layers" if layers > 1 else "of the layer"
     caption = (
         f"mean over the units {which} and the first {tested.watched:,} test images; 0 closed, "
         "1 open"

@@ -23,7 +23,7 @@ class Strip:
         index: place of the image in its part of the data.
         image: uint8 [T, F].
         truth: its true class.
-        probabilities: of the classes after each row, [T, C].
+        probabilities: probabilities of the classes after each row, [T, C].
     """
 
     index: int
@@ -43,7 +43,7 @@ class Strip:
 
     @property
     def probability_in_words(self) -> str:
-        """That probability for a caption."""
+        """The probability of the true class for a caption."""
         return page.share(self.probability) if self.probability > 5e-5 else "< 0.01 %"
 
     @property

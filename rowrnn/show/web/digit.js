@@ -4,13 +4,13 @@
 // Pixels of the sheet along a side. The pen is as wide as in MNIST where a digit fills most of it.
 const SHEET_SIDE = 400;
 const PEN_RADIUS = 15;
-// Of a whole reading at speed 1.
+// Seconds that a whole reading takes at speed 1.
 const READING_SECONDS = 2.8;
-// After a longer gap between two frames the page was hidden.
+// The page was hidden where two frames are further apart.
 const LONGEST_FRAME_SECONDS = 0.1;
-// Of a map; more are but noise to the eye.
+// Most columns of a map; more are but noise to the eye.
 const MOST_COLUMNS = 64;
-// More classes than these scroll.
+// Most classes that are shown without scrolling.
 const MOST_CLASSES = 16;
 const SVG = "http://www.w3.org/2000/svg";
 const SPEEDS = { "-2": "¼×", "-1": "½×", 0: "1×", 1: "2×", 2: "4×" };
@@ -28,9 +28,9 @@ const picture = makePicture(network.rows, network.pixels, sheet);
 const pen = { pointer: null, x: 0, y: 0, hasMoved: false };
 
 /**
- * Of the picture. The line is `position` rows from the top, and the network has read the row that
- * it is in. `probabilities` [(T + 1) * C] and `best` [T + 1] are those after 0, 1, …, T rows; all are
- * 0 after none. `written` is the number of rows that the words on the page speak of.
+ * How far the picture is read. The line is `position` rows from the top, and the network has read
+ * the row that it is in. `probabilities` [(T + 1) * C] and `best` [T + 1] are those after 0, 1, …, T
+ * rows; all are 0 after none. `written` is the number of rows that the words on the page speak of.
  */
 const reading = {
   isPlaying: false,

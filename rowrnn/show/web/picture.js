@@ -7,11 +7,11 @@
 
 // The digit's box within the image, as a share of each side.
 const BOX = 20 / 28;
-// Of the strongest ink; less is not part of the digit.
+// Share of the strongest ink below which ink is no part of the digit.
 const FAINT = 0.15;
-// Of the largest part; a smaller one is a speck.
+// Share of the largest part below which a part is a speck.
 const SPECK = 0.05;
-// Weaker ink, out of 255, is none.
+// Least ink that counts, out of 255.
 const LEAST_INK = 8;
 
 /** A square sheet of side * side pixels without ink, and room to look for the digit on it. */
