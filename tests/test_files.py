@@ -153,7 +153,8 @@ def read_kinds():
             if called not in ("build", "pick", "read_result", "_read"):
                 continue
             place = path.relative_to(Path(rowrnn.__file__).parents[1]).with_suffix("").parts
-            for name in (part.id for part in node.args if isinstance(part, ast.Name)):
+            names = (part.id for part in node.args if isinstance(part, ast.Name))
+            for name in (name for name in names if name.lstrip("_")[0].isupper()):
                 module = importlib.import_module(".".join(place).removesuffix(".__init__"))
                 kind = getattr(module, name, None)
                 if isinstance(kind, type) and dataclasses.is_dataclass(kind):

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn.bench import ceiling, flops, oracle, record, suites, timing
-from rowrnn.config import nearest
 from rowrnn.core import lstm
 from rowrnn.core.lstm import Affine
-from rowrnn.errors import ConfigError, RowRNNError
+from rowrnn.errors import ConfigError, RowRNNError, nearest
 
 MODES = ("forward", "training")
 """Training is forward and backward: gradients with respect to all weights."""

@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rowrnn.cli.terminal import say
-from rowrnn.config import nearest, shown
-from rowrnn.errors import ConfigError, JobError, RowRNNError
+from rowrnn.errors import ConfigError, JobError, RowRNNError, nearest, shown
 
 _MODULES = {
     "train": "train",

@@ -9,8 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, Flag, parse, say
-from rowrnn.config import cut
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, cut
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,7 @@ from typing import IO, Annotated
 from tyro.conf import arg
 
 from rowrnn.cli.terminal import Flag, parse, say
-from rowrnn.config import nearest, shown
-from rowrnn.errors import ConfigError, JobError, StoppedError
+from rowrnn.errors import ConfigError, JobError, StoppedError, nearest, shown
 
 _COMMANDS = ("train", "sweep", "eval")
 _MOST = 1024

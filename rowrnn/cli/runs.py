@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, console, duration, parse, plain, say
-from rowrnn.config import cut
+from rowrnn.errors import cut
 from rowrnn.store.members import short
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ import jax
 import numpy as np
 
 from rowrnn import figures
-from rowrnn.config import shown
 from rowrnn.core.lstm import Activations
 from rowrnn.data.pictures import read_picture
-from rowrnn.errors import ConfigError, DataError, RunError
+from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.figures import ReadingArrays
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config, Seed
-from rowrnn.errors import ConfigError, RunError
+from rowrnn.errors import ConfigError, RunError, cut, shown
 from rowrnn.store import rundir
 
 Vary = Literal["both", "init", "data"]
@@ -138,12 +138,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     (0, 1, 2, 3, 10)
     """
     seeds: list[int] = []
-    given = configs.cut(text)
+    given = cut(text)
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,10})(?::(\d{1,10}))?", part.strip(), re.ASCII)
         if match is None:
             raise ConfigError(
-                f"--seeds {given}: {configs.shown(part)} is neither a seed nor a range; write 0:64 "
+                f"--seeds {given}: {shown(part)} is neither a seed nor a range; write 0:64 "
                 "for the 64 seeds from 0 to 63, or 3,5,7"
             )
         first = int(match[1])
@@ -168,13 +168,12 @@ def parse_grid(axes: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         name = name.strip().removeprefix("--").replace("-", "_")
         if not equals or not texts:
             raise ConfigError(
-                f"--grid {configs.cut(axis)}: must be written as name=value,value, such as "
+                f"--grid {cut(axis)}: must be written as name=value,value, such as "
                 "optimizer.learning_rate=1e-3,3e-3"
             )
         if name in grid:
             raise ConfigError(
-                f"--grid {configs.cut(axis)}: {configs.cut(name)} is given twice; give all its "
-                "values at once"
+                f"--grid {cut(axis)}: {cut(name)} is given twice; give all its values at once"
             )
         grid[name] = tuple(configs.parse_value(name, text.strip()) for text in texts.split(","))
     return grid
@@ -219,7 +218,7 @@ def _check(spec: Spec) -> None:
             configs.check_value(name, value)
         if not values or len(set(values)) < len(values):
             raise ConfigError(
-                f"grid: {name} = {configs.shown(values)}: must be different values, at least one"
+                f"grid: {name} = {shown(values)}: must be different values, at least one"
             )
     members = len(spec.seeds) * math.prod(map(len, spec.grid.values()))
     if members > _MOST_MEMBERS:

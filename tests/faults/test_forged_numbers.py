@@ -149,3 +149,13 @@ def test_a_number_that_cannot_be_is_damage(
     named = any(f"{name} = " in said for name in place)
     assert named or (command, pattern) == ("report sweep", "sweep/members/*"), about
     assert code in (0, 2, 4), about
+
+
+@pytest.mark.parametrize("number", NEVER)
+def test_a_line_of_the_log_with_such_a_step_is_passed_over(made, tmp_path, number):
+    shutil.copytree(made / "run", tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as log:
+        log.write(f'{{"step": {number}, "diverged": 1.0}}\n')
+    (found,) = rowrnn.runs(tmp_path)
+    assert (found.state, found.step) == ("stopped", 5)

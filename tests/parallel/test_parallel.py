@@ -14,7 +14,7 @@ from rowrnn import config as configs
 from rowrnn import parallel
 from rowrnn.config import Config, ParallelConfig
 from rowrnn.core.step import Batch
-from rowrnn.errors import ConfigError, RunError
+from rowrnn.errors import ConfigError, RunError, shown
 
 TWO = ParallelConfig(devices=2)
 JOB = ParallelConfig(coordinator="node0:1234", processes=4, process=3)
@@ -76,8 +76,8 @@ def test_an_address_has_a_host_and_a_port(address):
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ConfigError) as raised:
         checked(dataclasses.replace(JOB, coordinator=address))
-    shown = configs.shown(address)
-    assert str(raised.value).startswith(f"parallel.coordinator = {shown}: must be HOST:PORT")
+    begins = f"parallel.coordinator = {shown(address)}: must be HOST:PORT"
+    assert str(raised.value).startswith(begins)
 
 
 def test_the_job_is_no_part_of_the_config_that_is_kept():

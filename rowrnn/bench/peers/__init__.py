@@ -18,8 +18,7 @@ from rowrnn.bench.child import Child, ChildError, NotInstalledError
 from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES, RATE, make_task
 from rowrnn.bench.timing import progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
-from rowrnn.config import nearest
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, nearest
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "pytorch": [{}],

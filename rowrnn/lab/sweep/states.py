@@ -11,7 +11,7 @@ from rowrnn import config as configs
 from rowrnn import parallel
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.state import TrainState
-from rowrnn.errors import ConfigError, RunError
+from rowrnn.errors import ConfigError, RunError, nearest, shown
 from rowrnn.lab import loop
 from rowrnn.lab.loop import Curve, Progress
 from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
@@ -65,10 +65,8 @@ def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:
     """See `rowrnn.extract`; `spec` is what the sweep was started with."""
     everyone = {member.name: member for member in members.make_members(spec)}
     if name not in everyone:
-        hint = configs.nearest(
-            name, everyone, f"; its members are named like {next(iter(everyone))}"
-        )
-        raise ConfigError(f"{sweep_dir} has no member {configs.shown(name)}{hint}")
+        hint = nearest(name, everyone, f"; its members are named like {next(iter(everyone))}")
+        raise ConfigError(f"{sweep_dir} has no member {shown(name)}{hint}")
     member = everyone[name]
     # Whoever trains it at the moment would change it meanwhile.
     with RunDir.reopen(sweep_dir):

@@ -12,8 +12,7 @@ from importlib import resources
 
 import numpy as np
 
-from rowrnn.config import cut
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, cut
 from rowrnn.lab.classifier import Classifier
 
 MOST_NUMBERS = 2**22
