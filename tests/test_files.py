@@ -146,6 +146,8 @@ def test_a_missing_field_and_no_table_are_refused():
 def read_kinds():
     """The dataclasses that are named where the package makes one of what it has read."""
     for path in sorted(Path(rowrnn.__file__).parent.rglob("*.py")):
+        if "peers" in path.parts:  # They need libraries of their own, and read no file.
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue

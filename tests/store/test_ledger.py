@@ -72,16 +72,14 @@ def test_a_key_says_what_decides_a_member():
 def test_the_code_version_follows_the_files_and_the_packages(tmp_path, monkeypatch):
     version = ledger.code_version.__wrapped__
     package = tmp_path / "rowrnn"
-    for room in ("lstm", "parallel"):
-        (package / room).mkdir(parents=True)
-        (package / room / "deep.py").write_text("y = 1\n")
-    for room in ledger._DECIDING:
-        if room.endswith(".py"):
-            (package / room).write_text("x = 1\n")
-    monkeypatch.setattr(ledger, "__file__", str(package / "ledger.py"))
+    files = ("lab/trainer.py", "core/lstm/deep.py", "parallel/deep.py")
+    for file in files:
+        (package / file).parent.mkdir(parents=True)
+        (package / file).write_text("x = 1\n")
+    monkeypatch.setattr(ledger, "__file__", str(package / "store" / "ledger.py"))
     seen = [version()]
     assert version() == seen[0]
-    for file in ("step.py", "lstm/deep.py", "parallel/deep.py"):
+    for file in files:
         (package / file).write_text("z = 2\n")
         seen.append(version())
     monkeypatch.setattr(ledger.importlib.metadata, "version", lambda _: "0")

@@ -138,8 +138,10 @@ class Stack(Job):
         """The stack as it was saved, or before its first step."""
         # Places that stand idle do what the last member does.
         places = np.minimum(np.arange(self.trainer.members), len(self.members) - 1)
-        found, reason = saved_keys(self.partial), "is of other members"
-        if found == list(self.keys):
+        found = saved_keys(self.partial)
+        reason = "is of other members" if found else ""
+        # Where not even the facts of a save can be read, restoring it says why.
+        if found in ([], list(self.keys)):
             try:
                 restored = loop.restore(self.partial, self.trainer.experiment)
             except RunError as error:
@@ -150,7 +152,7 @@ class Stack(Job):
                 self.tally.show()
                 state = jax.tree.map(lambda leaf: leaf[places], state)
                 return self.trainer.put(state), progress
-        if found and parallel.is_process_0():
+        if reason and parallel.is_process_0():
             warnings.warn(
                 f"checkpoint {self.partial} {reason}; what was in progress starts again",
                 stacklevel=2,
