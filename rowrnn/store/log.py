@@ -12,6 +12,7 @@ from typing import Any
 
 from rowrnn import files
 from rowrnn.errors import RunError
+from rowrnn.files import Count
 
 Entry = dict[str, Any]
 """A line of ``metrics.jsonl``."""
@@ -129,10 +130,10 @@ def _parse(line: bytes) -> Entry | None:
     """What a line says, None where it is torn or no entry."""
     try:
         entry = files.parse_json(line.decode())
-    except ValueError:
+        files.fit("step", entry["step"], Count)
+    except (ValueError, TypeError, LookupError):
         return None
-    step = entry.get("step") if isinstance(entry, dict) else None
-    return entry if isinstance(step, int) and 0 <= step <= 2**53 else None
+    return entry
 
 
 def _write(file: FileIO, content: bytes) -> None:
