@@ -166,7 +166,7 @@ def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake,
     _, err = ended(python(script, tmp_path, FAKE=f"hangs in {where}"))
     assert time.time() - (tmp_path / "run" / "result.json").stat().st_mtime < BOUND_S
     assert [line for line in err.splitlines() if "UserWarning" in line] == [
-        line for line in err.splitlines() if "logger" in line
+        line for line in err.splitlines() if "logger wandb" in line
     ]
     assert "logger wandb: it had not ended after 8 s; the run goes on, and metrics.jsonl" in err
     assert "Traceback" not in err
