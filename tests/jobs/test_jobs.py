@@ -287,7 +287,8 @@ def test_a_cluster_that_jax_does_not_know_is_said(start):
 def test_a_pod_of_a_job_that_jax_does_not_know_is_alone(start, tmp_path):
     """It trains as if nobody had told it anything."""
     (tmp_path / "kubernetes.py").touch()
-    told = [], {"JOB_COMPLETION_INDEX": "0", "PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}"}
+    package = Path(rowrnn.__file__).parents[1]
+    told = [], {"JOB_COMPLETION_INDEX": "0", "PYTHONPATH": f"{package}:{tmp_path}"}
     script = "from rowrnn import parallel, config as c; parallel.start(c.ParallelConfig());"
     script += "print(c.told_processes(c.ParallelConfig()), parallel.process_count())"
     (process,) = start(1, [], lambda *_: told, ("-c", script))
