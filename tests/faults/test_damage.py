@@ -6,40 +6,14 @@ import shutil
 import warnings
 from collections import Counter
 
-import jax
-import jax.numpy as jnp
 import pytest
+from saved_states import FACTS, abstract, create
 
-from rowrnn import config as configs
-from rowrnn.config import Config, ModelConfig, OptimizerConfig
-from rowrnn.core import state as states
 from rowrnn.errors import RunError
 from rowrnn.store import checkpoint
 from rowrnn.store.checkpoint import CheckpointWriter
 
-CONFIG = Config(ModelConfig(8, 32), optimizer=OptimizerConfig("adamw", ema_decay=0.9))
 STEPS = (1, 2, 3)
-FACTS = {
-    "dataset": "mnist_sample",
-    "fingerprint": "0" * 64,
-    "shape": (6, 5),
-    "classes": 3,
-    "steps": 10,
-    "config": configs.to_dict(CONFIG),
-    "members": 1,
-    "keys": [],
-    "validation_accuracy": None,
-}
-
-
-def create(seed=0, step=0):
-    """The state of a single member."""
-    state = states.create(CONFIG, 10, (6, 5), 3, seed)
-    return jax.tree.map(lambda leaf: leaf[None], state._replace(step=jnp.int32(step)))
-
-
-def abstract(_facts):
-    return jax.eval_shape(create)
 
 
 @pytest.fixture(scope="module")
