@@ -165,6 +165,7 @@ class Loop:
         events = Events.of(trainer.experiment)
         every_s = trainer.experiment.config.checkpoint.every_seconds
         order, steps_at_once = None, 1
+        trainer.place()
         (stopped_by,) = parallel.max_over_processes(self.stop.number)
         while progress.step < events.total and progress.running:
             if stopped_by:

@@ -157,6 +157,10 @@ class Trainer:
         validation = put(dataset.validation) if has_validation else None
         return Splits(put(dataset.train), validation, put(dataset.test))
 
+    def place(self) -> None:
+        """Places the data on the devices, so that no chunk that is timed waits for it."""
+        _ = self.splits
+
     def init(
         self, seeds: np.ndarray, init_seeds: np.ndarray, hyperparams: Hyperparams
     ) -> TrainState:
