@@ -115,7 +115,7 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What a dead child has not read cannot be flushed.
+        # Closing flushes what is left to write, which fails where the child is dead.
         with self._log, contextlib.suppress(BrokenPipeError), self._process:
             self._process.kill()
 

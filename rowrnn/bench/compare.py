@@ -167,7 +167,7 @@ def _trimmed(samples: Sequence[float]) -> tuple[float, float, int]:
     logs, n = sorted(map(math.log, samples)), len(samples)
     cut = int(_TRIM * n)
     kept = logs[cut : n - cut]
-    # What is cut still counts as the nearest value that is kept, or the variance were too small.
+    # Samples that are cut count as the nearest one kept: without them the variance is too small.
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
     squares = (n - 1) * statistics.variance(winsorized)
     return statistics.fmean(kept), squares / (len(kept) * (len(kept) - 1)), len(kept)

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from rowrnn.cli.terminal import Flag, parse
 
-# What follows tyro's script, which knows commands and options: elsewhere the shell offers files.
+# Lines appended to tyro's script, by which the shell offers files where tyro offers nothing.
 _FILES = {
     "bash": r"""
 # Where it has nothing to offer, the function above offers an empty word.
@@ -81,7 +81,7 @@ def _commands() -> Any:
         }
         kind = kinds.pop(name, object)
         if kinds:
-            # To tyro these are a choice, and a choice is between two at least.
+            # tyro takes subcommands as a choice, which needs at least two; so --help is one more.
             below = [Annotated[kind, subcommand(word)] for word, kind in kinds.items()]
             choice = Union[*below, Annotated[None, subcommand("--help")]]
             field = ("below", Annotated[choice, arg(name="")], None)

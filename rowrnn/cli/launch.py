@@ -30,7 +30,7 @@ _TERM_S = 5.0
 _LINES_S = 2.0
 _POLL_S = 0.05
 
-# For stdout and stderr alike, which may be the same terminal.
+# One lock for stdout and stderr, which may be the same terminal.
 _printing = threading.Lock()
 
 _Child = subprocess.Popen[bytes]
