@@ -61,7 +61,7 @@ commands:
   bench SUITE              how fast: the recurrence, the step, other libraries
   bench compare OLD NEW    is the new measurement slower?
   launch -n 4 -- COMMAND   one job in several processes on this machine
-  completion SHELL         a script by which bash, zsh or fish completes all this
+  completion SHELL         lets Tab complete all this in bash, zsh or fish
 
 `rowrnn COMMAND --help` shows the arguments of a command. All take --debug (a
 traceback with an error), and all but launch and completion --json (one JSON

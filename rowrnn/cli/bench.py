@@ -25,8 +25,7 @@ class BenchArguments(Common):
     """
 
     suite: Annotated[Positional[str], arg(metavar="SUITE")]
-    """ceiling, lstm, train, peers, startup, scaling, or a TOML file such as
-    experiments/bench_train.toml."""
+    """One of these names, or a TOML file such as experiments/bench_train.toml."""
     quick: Flag = False
     """A first look, in less than a minute for most."""
     out: Annotated[Path | None, arg(metavar="FILE.json")] = None

@@ -121,7 +121,8 @@ def _report_evaluation(evaluation: "Evaluation") -> None:
         errors = row.copy()
         errors[label] = 0
         worst = int(errors.argmax())
-        mistake = f"{worst}  ({errors[worst]} times)" if errors[worst] else ""
+        times = "time" if errors[worst] == 1 else "times"
+        mistake = f"{worst}  ({errors[worst]} {times})" if errors[worst] else ""
         lines.append((str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake))
     console().print(table(("class", "images", "accuracy"), lines, "most often taken for"))
     if evaluation.rows is not None:

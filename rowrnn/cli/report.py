@@ -8,7 +8,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, DataPlace, parse, plain, require_text, say, tell_written
+from rowrnn.cli.terminal import (
+    Common,
+    DataPlace,
+    parse,
+    plain,
+    require_text,
+    say,
+    tell,
+    tell_written,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     from rowrnn.show.report import report
 
     made = report(given.path, to=given.to, which=given.checkpoint, data_dir=given.data.dir)
-    print(plain(made.verdict))
+    tell(plain(made.verdict), sys.stdout)
     for line in made.missing:
-        print(plain(f"Not shown: {line}"))
+        tell(plain(f"Not shown: {line}"), sys.stdout)
     tell_written(made.path)
     given.answer({"report": str(made.path), "verdict": made.verdict, "missing": made.missing})
     return 0
@@ -58,4 +67,4 @@ def report_at_end(path: str | Path) -> None:
     except Exception as error:
         say(f"warning: no report: {str(error) or type(error).__name__}")
     else:
-        print(f"Look at it: {plain(str(made.path))}", file=sys.stderr)
+        tell(f"Look at it: {plain(str(made.path))}", sys.stderr)

@@ -21,6 +21,7 @@ from rowrnn.cli.terminal import (
     plain,
     say,
     table,
+    tell,
 )
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, shown
@@ -160,7 +161,8 @@ def _show_plan(plan: "Plan") -> None:
         left = group.members - group.reused
         label = group.label or "all"
         lines.append(f"  {label}: {left} to run{memory}, about {duration(group.seconds)}")
-    print("\n".join(map(plain, lines)), file=sys.stderr)
+    for line in lines:
+        tell(plain(line), sys.stderr)
 
 
 def _report(result: "SweepResult") -> None:
@@ -198,7 +200,7 @@ def _report(result: "SweepResult") -> None:
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
     kept = plain(str(result.run_dir))
-    print(f"The sweep is kept in {kept}: results.csv, results.json, figures/", file=sys.stderr)
+    tell(f"The sweep is kept in {kept}: results.csv, results.json, figures/", sys.stderr)
 
 
 def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

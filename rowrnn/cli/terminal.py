@@ -5,12 +5,15 @@ import dataclasses
 import io
 import itertools
 import json
+import re
+import shutil
 import sys
+import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
@@ -71,17 +74,34 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
         field = options[option]
         if field and text not in (None, "None") and configs.fields()[field] is not bool:
             configs.parse_value(field, text)
-    complaint = io.StringIO()
+    complaint, printed = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
+            with contextlib.redirect_stdout(_Captured(sys.stdout.isatty())) as printed:
+                return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
     except SystemExit:
+        # tyro folds the boxes of its help alone, not the usage and the description.
+        print("\n".join(map(_fold_long, printed.getvalue().split("\n"))), end="")
         text = complaint.getvalue()
         # tyro repeats what it was given; otherwise its own colours are all that is not plain.
         if not "".join(arguments).isprintable():
             text = "\n".join(map(plain, text.split("\n")))
         print(text, end="", file=sys.stderr)
         raise
+
+
+class _Captured(io.StringIO):
+    """What is printed, in colours where it would go to a terminal."""
+
+    def __init__(self, isatty: bool):
+        super().__init__()
+        self.isatty = lambda: isatty
+
+
+def _fold_long(line: str) -> str:
+    """A line that may have colours; folded, and without them, where it is too long."""
+    visible = re.sub(r"\x1b\[[\d;]*m", "", line)
+    return line if len(visible) <= shutil.get_terminal_size().columns else fold(visible)
 
 
 def given_options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -191,12 +211,29 @@ def duration(seconds: float) -> str:
 
 def tell_written(path: Path | str) -> None:
     """Prints what was written."""
-    print(f"Written: {plain(str(path))}")
+    tell(f"Written: {plain(str(path))}", sys.stdout)
 
 
 def say(text: str) -> None:
     """Prints a line of rowrnn's own on stderr."""
-    print(f"rowrnn: {plain(text)}", file=sys.stderr)
+    tell(f"rowrnn: {plain(text)}", sys.stderr)
+
+
+def tell(line: str, stream: IO[str]) -> None:
+    """Prints a line, on a terminal as several where it is too long for it."""
+    print(fold(line) if stream.isatty() else line, file=stream)
+
+
+def fold(text: str) -> str:
+    """Text without lines longer than the terminal, broken between words alone.
+
+    A blank line stays where it is; lines that follow each other are one paragraph.
+    """
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(
+        textwrap.fill(paragraph, width, break_long_words=False, break_on_hyphens=False)
+        for paragraph in text.split("\n\n")
+    )
 
 
 def plain(text: str) -> str:
