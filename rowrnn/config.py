@@ -347,7 +347,7 @@ def check(config: Config) -> None:
     if config.data.dataset == "idx" and not config.data.dir:
         raise ConfigError(
             "data.dir is empty: the dataset 'idx' needs the directory of the four IDX files; "
-            "add --data.dir DIR"
+            "add --data.dir DIR (in Python DataConfig('idx', dir=...))"
         )
     _check_job(config.parallel)
 

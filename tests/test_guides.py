@@ -22,6 +22,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ PAGES = [
 _MNIST = TEST_DATA / "mnist"
 _FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+# A terminal has a bar in place of these lines.
+_PROGRESS = re.compile(r" *\d+%  ")
 _LEFT_OUT = "   ..."
 
 # Reads a line of JSON, runs the code in it and says when it is done.
@@ -166,8 +169,16 @@ def _directory() -> Iterator[Path]:
 
 
 def chosen(printed: str, slices: str) -> str:
-    """The lines of a text that slices such as ``:4 -2:`` choose; what is left out is marked."""
-    lines = printed.rstrip("\n").split("\n")
+    """The lines of a text that slices such as ``:4 -2:`` choose; what is left out is marked.
+
+    Lines are folded as a terminal of 80 columns does.
+    """
+    lines = [
+        part
+        for line in printed.rstrip("\n").split("\n")
+        if not _PROGRESS.match(line)
+        for part in ([line] if len(line) <= 80 else textwrap.wrap(line, 80))
+    ]
     places: list[int] = []
     made, gaps = [], []
     for part in slices.split():

@@ -59,8 +59,10 @@ def main(arguments: Sequence[str]) -> int:
 def _report_training(result: "TrainResult") -> None:
     """Says what came out and what to do next."""
     run = result.run_dir
+    validation = result.validation_accuracy
     lines = [
-        f"Test accuracy {result.test_accuracy:.4f} on {result.dataset}",
+        f"Test accuracy {result.test_accuracy:.4f} on {result.dataset}"
+        + ("" if validation is None else f", validation accuracy {validation:.4f}"),
         f"Trained on {result.examples:,} examples in {result.train_s:.1f} s, "
         f"{result.examples_per_s:,.0f} examples/s",
         f"The run is kept in {run}",

@@ -125,7 +125,7 @@ def _directory(name: str, data_dir: str) -> Path:
         return Path(root).expanduser() / name / VERSION
     except RuntimeError as error:
         raise DataError(
-            f"data directory {root}: {error} Give one with --data.dir, or in TFDS_DATA_DIR"
+            f"data directory {root}: {error} Give one in data.dir, or in TFDS_DATA_DIR"
         ) from error
 
 

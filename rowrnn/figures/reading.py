@@ -58,7 +58,7 @@ def require_format(path: Path) -> None:
     """Raises `ConfigError` where the name of a picture does not say what to draw."""
     if path.suffix.lower() not in (".gif", ".png"):
         raise ConfigError(
-            f"--to {path}: must end in .gif (an animation, row by row) or .png (all rows at once)"
+            f"{path}: must end in .gif (an animation, row by row) or .png (all rows at once)"
         )
 
 

@@ -264,7 +264,7 @@ def _kept(path: Path) -> list[Member]:
     if not kept:
         raise RunError(
             f"{path} kept the state of no member, so there is nothing to evaluate; run it again "
-            "with rowrnn sweep --keep all"
+            "with rowrnn sweep --keep all (in Python SweepSettings(keep='all'))"
         )
     return kept
 

@@ -181,11 +181,12 @@ class Loop:
             progress.step += steps
             progress.train_s += seconds
             self._note_divergence(state, progress, sums.nonfinite > 0, "the loss or an update")
-            self.job.advanced(progress, sums, steps, seconds)
             if events.due(progress.step, events.log):
                 state = self._log(state, order, progress, sums)
             if events.due(progress.step, events.evaluate):
                 self._validate(state, progress)
+            # Last, so that what is shown is the validation of now.
+            self.job.advanced(progress, sums, steps, seconds)
             waited = time.perf_counter() - self.saved
             longest, waited, stopped_by = parallel.max_over_processes(
                 seconds, waited, self.stop.number

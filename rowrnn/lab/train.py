@@ -24,7 +24,7 @@ from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Siz
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
-from rowrnn.lab.trainer import Trainer, prepare, stack_members
+from rowrnn.lab.trainer import Trainer, first256_accuracy, prepare, stack_members
 from rowrnn.store import checkpoint, rundir, services
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
 from rowrnn.store.rundir import RunDir
@@ -35,8 +35,8 @@ class TrainResult:
     """What a finished run says of itself; ``result.json`` holds the same.
 
     Accuracies and losses are means over examples, `train_loss` over those of the last log
-    interval. `first256_accuracy` is the notebook's figure, on the first 256 test images. Times
-    are in seconds; `train_s` and `examples_per_s` leave compilation out. `epochs` is steps over
+    interval. `first256_accuracy` is the notebook's figure, on the first 256 test images; None of
+    other protocols. Times are in seconds; `train_s` and `examples_per_s` leave compilation out. `epochs` is steps over
     the steps of an epoch, `params` the number of parameters, `params_sha256` in hex.
     """
 
@@ -51,7 +51,7 @@ class TrainResult:
     validation_accuracy: Share | None
     test_accuracy: Share
     test_loss: Loss
-    first256_accuracy: Share
+    first256_accuracy: Share | None
     params: Count
     backend: str
     devices: Size
@@ -119,6 +119,7 @@ def train(
         directory.write("result.json", json.dumps(dataclasses.asdict(result), indent=2))
         directory.finish_logger("finished")
     if isinstance(display, NotebookDisplay):
+        assert result.first256_accuracy is not None
         display.finish(result.first256_accuracy)
     return result
 
@@ -203,7 +204,7 @@ class Run(Job):
         """See `Job.stopped`."""
         return StoppedError(
             f"stopped by {by} after step {progress.step} of {self.experiment.steps}, which is "
-            f"saved; go on with: rowrnn train --resume {self.directory.path}"
+            f"saved; go on with: rowrnn train --resume {self.directory.path} (in Python resume=)"
         )
 
 
@@ -298,7 +299,7 @@ def _evaluate(
         validation_accuracy=progress.last(0, "validation_accuracy"),
         test_accuracy=float(sums.correct[0] / sums.count[0]),
         test_loss=float(sums.loss_sum[0] / sums.count[0]),
-        first256_accuracy=float(right[:256].mean()),
+        first256_accuracy=first256_accuracy(config, right),
         params=sum(leaf.size for leaf in jax.tree.leaves(params)),
         backend=config.model.backend,
         devices=trainer.mesh.devices.size,

@@ -23,7 +23,7 @@ def to_onnx(classifier: Classifier) -> bytes:
 
     config = classifier.config.model
     if config.dtype != "float32":
-        raise ConfigError(f"model.dtype = {config.dtype!r}: --onnx needs a network in float32")
+        raise ConfigError(f"model.dtype = {config.dtype!r}: model.onnx needs a network in float32")
     # ONNX has the loop of the recurrence's definition.
     model = RowRNN(dataclasses.replace(config, backend="scan"), classifier.classes)
 

@@ -72,7 +72,8 @@ class Log:
     def _failed(self, error: OSError) -> RunError:
         return RunError(
             f"{self._directory / _NAME} or the events beside it were not written: "
-            f"{error.strerror}; make room, and go on with --resume {self._directory}"
+            f"{error.strerror}; make room, and go on with --resume {self._directory} "
+            "(in Python resume=)"
         )
 
 

@@ -35,6 +35,8 @@ _Result = TypeVar("_Result")
 _MARK = "config.toml"
 SWEEP_MARK = "sweep.json"
 _LOCK_FILES = {".lock", "lock.json"}
+# What a message says after --run-dir to who has called from Python.
+_PYTHON = "(in Python run_dir=)"
 # Beside the mark, one of these is in every run, also in one that a sweep has kept.
 _EVIDENCE = {".lock", "environment.json", "checkpoints"}
 _PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
@@ -85,7 +87,7 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
-                f"run directory {path}: {error.strerror}; choose another with --run-dir"
+                f"run directory {path}: {error.strerror}; choose another with --run-dir {_PYTHON}"
             ) from error
         # Before anything is put into it, and again when nobody else can.
         _check_may_begin(path, overwrite)
@@ -384,7 +386,7 @@ def _check_may_begin(path: Path, overwrite: bool) -> None:
         names = {entry.name for entry in path.iterdir()}
     except OSError as error:
         raise RunError(
-            f"run directory {path}: {error.strerror}; choose another with --run-dir"
+            f"run directory {path}: {error.strerror}; choose another with --run-dir {_PYTHON}"
         ) from error
     if names <= _LOCK_FILES:
         return
@@ -392,12 +394,13 @@ def _check_may_begin(path: Path, overwrite: bool) -> None:
     if _MARK not in names or not names & _EVIDENCE:
         raise RunError(
             f"run directory {path} is not empty and holds no run, so that even --overwrite leaves "
-            "it alone; choose another --run-dir"
+            f"it alone; choose another --run-dir {_PYTHON}"
         )
     if not overwrite:
         raise RunError(
             f"run directory {path} is not empty; go on with --resume {path}, "
-            "replace it with --overwrite, or choose another --run-dir"
+            "replace it with --overwrite, or choose another --run-dir (in Python resume=, "
+            "overwrite=True, run_dir=)"
         )
 
 
@@ -409,7 +412,7 @@ def _take_lock(path: Path) -> FileLock:
     except Timeout as error:
         raise RunError(
             f"{path} is being written by {_read_holder(path)}; wait for it or stop it, "
-            "or choose another --run-dir"
+            f"or choose another --run-dir {_PYTHON}"
         ) from error
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror}") from error

@@ -657,7 +657,7 @@ def results_of(path):
 
 
 COLUMNS = ["status", "steps", "train_loss", "validation_accuracy", "test_accuracy",
-           "first256_accuracy", "params_sha256", "wall_s"]  # fmt: skip
+           "params_sha256", "wall_s"]  # fmt: skip
 STATISTICS = {"members", "completed", "failed", "reused", "mean", "sd", "median", "iqm",
               "interval"}  # fmt: skip
 

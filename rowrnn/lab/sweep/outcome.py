@@ -72,8 +72,12 @@ class SweepResult:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """A row for each member, as in ``results.csv``."""
-        return [_row(record) for record in self.members]
+        """A row for each member, as in ``results.csv``; only of the notebook's with its figure."""
+        rows = [_row(record) for record in self.members]
+        if all(row["first256_accuracy"] is None for row in rows):
+            for row in rows:
+                del row["first256_accuracy"]
+        return rows
 
     @cached_property
     def statistics(self) -> dict[str, Summary]:
@@ -143,8 +147,13 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
     return counts | figures_ | {
         "min_seed": completed[summary.argmin].seed,
         "max_seed": completed[summary.argmax].seed,
-        "first256_mean": float(_column(completed, "first256_accuracy").mean()),
-    }  # fmt: skip
+    } | _first256(completed)  # fmt: skip
+
+
+def _first256(completed: Sequence[Record]) -> dict[str, float]:
+    """The mean of the notebook's figure, where the members have it."""
+    first = _finite(_column(completed, "first256_accuracy"))
+    return {"first256_mean": float(first.mean())} if len(first) else {}
 
 
 def write(run: RunDir, result: SweepResult, title: str, *, notebook: bool) -> None:

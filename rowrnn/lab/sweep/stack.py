@@ -22,7 +22,7 @@ from rowrnn.lab import loop
 from rowrnn.lab.display import Display, sweep_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress
-from rowrnn.lab.trainer import Trainer, stack_members
+from rowrnn.lab.trainer import Trainer, first256_accuracy, stack_members
 from rowrnn.store import checkpoint, ledger
 from rowrnn.store.checkpoint import CheckpointWriter
 from rowrnn.store.ledger import Key, Record
@@ -127,7 +127,7 @@ class Stack(Job):
         return StoppedError(
             f"stopped by {by} at step {progress.step} of {self.trainer.experiment.steps} of "
             f"{len(self.members)} members, which is saved; go on with: rowrnn sweep --resume "
-            f"{self.partial.parent}"
+            f"{self.partial.parent} (in Python resume=)"
         )
 
     @property
@@ -197,7 +197,7 @@ class Stack(Job):
                 validation_accuracy=progress.last(index, "validation_accuracy"),
                 test_accuracy=float(sums.correct[index] / sums.count[index]),
                 test_loss=float(sums.loss_sum[index] / sums.count[index]),
-                first256_accuracy=float(right[index, :256].mean()),
+                first256_accuracy=first256_accuracy(member.config, right[index]),
                 params_sha256=checkpoint.params_digest(params),
                 correct=ledger.pack(right[index]),
             )

@@ -63,7 +63,7 @@ def report(
     source = Path(path)
     # os says no where it cannot know: what comes next then says why.
     if to is not None and os.path.isdir(to):
-        raise ConfigError(f"--to {to}: is a directory; give a file, such as report.html")
+        raise ConfigError(f"{to}: is a directory; give a file, such as report.html")
     if os.path.isfile(source):
         from rowrnn.show.report import bench
 
@@ -76,7 +76,7 @@ def report(
         )
     target = Path(to) if to is not None else target
     if os.path.exists(target) and target.samefile(source):
-        raise ConfigError(f"--to {target}: is the record itself; give another file")
+        raise ConfigError(f"{target}: is the record itself; give another file")
     try:
         files.write_whole(target, page.render(content))
     except OSError as error:

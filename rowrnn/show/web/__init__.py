@@ -19,6 +19,7 @@ MOST_NUMBERS = 2**22
 """Most parameters of a network: its file has 21 MiB, and a row takes about as long as a frame."""
 MOST_SIDE, MOST_CLASSES = 512, 256
 
+_INSTEAD = "export it to a directory with --to (in Python rowrnn.export)"
 _SCRIPTS = ("network.js", "picture.js", "digit.js")
 # Data sets whose images are digits.
 _DIGITS = ("mnist", "mnist_sample")
@@ -87,21 +88,21 @@ def _require_feasible(classifier: Classifier) -> None:
     rows, pixels, classes = *classifier.shape, classifier.classes
     if max(rows, pixels) > MOST_SIDE:
         raise ConfigError(
-            f"--web: a page reads images of at most {MOST_SIDE}×{MOST_SIDE} pixels, and this "
-            f"network those of {rows}×{pixels}; use --to"
+            f"a page reads images of at most {MOST_SIDE}×{MOST_SIDE} pixels, and this "
+            f"network those of {rows}×{pixels}; {_INSTEAD}"
         )
     if classes > MOST_CLASSES:
         raise ConfigError(
-            f"--web: a page shows at most {MOST_CLASSES} classes, and this network has "
-            f"{classes:,}; use --to"
+            f"a page shows at most {MOST_CLASSES} classes, and this network has "
+            f"{classes:,}; {_INSTEAD}"
         )
     hidden, layers = classifier.config.model.hidden_size, classifier.config.model.layers
     inputs = pixels + (layers - 1) * hidden
     numbers = (inputs + layers * (hidden + 1)) * 4 * hidden + (hidden + 1) * classes
     if numbers > MOST_NUMBERS:
         raise ConfigError(
-            f"--web: this network would take {numbers:,} numbers in the page, which may hold "
-            f"{MOST_NUMBERS:,}; use --to, or train one with a smaller model.hidden_size"
+            f"this network would take {numbers:,} numbers in a page, which may hold "
+            f"{MOST_NUMBERS:,}; {_INSTEAD}, or train one with a smaller model.hidden_size"
         )
 
 
@@ -134,8 +135,8 @@ def _to_float16(numbers: np.ndarray) -> np.ndarray:
     largest = float(np.abs(numbers).max())
     if not largest < float(np.finfo(np.float16).max):  # `not`, since it may be NaN
         raise ConfigError(
-            f"--web: this network has a weight of {largest:.3g}, and float16 goes to 65,504; use "
-            "--to, which writes float32"
+            f"this network has a weight of {largest:.3g}, and the float16 of a page goes to 65,504; "
+            f"{_INSTEAD}, which has float32"
         )
     return numbers.astype("<f2")
 
