@@ -43,7 +43,7 @@ class ReadArguments(Common):
 
     run: Run
     image: Annotated[Positional[str], arg(metavar="PICTURE|INDEX")]
-    """A PNG or JPEG file; or the number, from 0, of an image of the run's data (a file 7 is ./7)."""
+    """A PNG or JPEG file, or the number of an image of the run's data, from 0 (a file 7 is ./7)."""
     to: Annotated[Path | None, arg(metavar="FILE.gif|FILE.png")] = None
     """Draw it too: an animation, or all rows in one picture."""
     checkpoint: Checkpoint = "last"

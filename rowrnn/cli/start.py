@@ -1,11 +1,12 @@
 """What `train` and `sweep` do alike before they start: the config, and the directory."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rowrnn import config as configs
-from rowrnn.cli.terminal import given_options, options_of, require_text
+from rowrnn.cli.terminal import given_options, options_of, plain, require_text, tell
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError
 
@@ -71,3 +72,11 @@ def directory_of(
     if not reads and configs.told_processes(config.parallel) == 1:
         rundir.require_free(path)
     return path
+
+
+def tell_service(path: Path) -> None:
+    """Says where the service that was told of a run or sweep has it."""
+    from rowrnn.store import services
+
+    if told := services.where_told(path):
+        tell(f"Told to {plain(told)}", sys.stderr)

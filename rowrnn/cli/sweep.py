@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.report import report_at_end
-from rowrnn.cli.start import config_of, directory_of
+from rowrnn.cli.start import config_of, directory_of, tell_service
 from rowrnn.cli.terminal import (
     Common,
     Flag,
@@ -111,6 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if parallel.is_process_0():
         _report(result)
+        tell_service(result.run_dir)
         report_at_end(result.run_dir)
         given.answer(result.summary)
     return PART_FAILED if result.failed else 0

@@ -74,11 +74,10 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
         field = options[option]
         if field and text not in (None, "None") and configs.fields()[field] is not bool:
             configs.parse_value(field, text)
-    complaint, printed = io.StringIO(), io.StringIO()
+    complaint, printed = io.StringIO(), _Captured(sys.stdout.isatty())
     try:
-        with contextlib.redirect_stderr(complaint):
-            with contextlib.redirect_stdout(_Captured(sys.stdout.isatty())) as printed:
-                return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(printed):
+            return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
     except SystemExit:
         # tyro folds the boxes of its help alone, not the usage and the description.
         print("\n".join(map(_fold_long, printed.getvalue().split("\n"))), end="")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.report import report_at_end
-from rowrnn.cli.start import config_of, directory_of
+from rowrnn.cli.start import config_of, directory_of, tell_service
 from rowrnn.cli.terminal import Common, Flag, parse, plain
 from rowrnn.config import Config
 
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if not parallel.is_process_0():
         return 0
     _report_training(result)
+    tell_service(run_dir)
     # Not what the result names: a run may have been moved since.
     report_at_end(run_dir)
     given.answer(dataclasses.asdict(result))

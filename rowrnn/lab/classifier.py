@@ -105,7 +105,8 @@ class Classifier:
             raise RunError(
                 f"{self.run_dir} was trained on {self.dataset} with fingerprint "
                 f"{self.fingerprint[:12]}…, but the data found now has "
-                f"{dataset.fingerprint[:12]}…; give the same data with --data.dir (in Python data_dir=)"
+                f"{dataset.fingerprint[:12]}…; give the same data with --data.dir (in Python "
+                "data_dir=)"
             )
         part: Split = getattr(dataset, name)
         if len(part.labels) == 0:

@@ -244,7 +244,9 @@ def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | Non
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not a result ({error}); --resume (in Python resume=) makes it anew") from error
+        raise RunError(
+            f"{path} is not a result ({error}); --resume (in Python resume=) makes it anew"
+        ) from error
 
 
 def _flat(config: Config) -> dict[str, Any]:

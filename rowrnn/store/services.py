@@ -107,9 +107,11 @@ class Logger:
         while not (ended or self._left):
             ended = self._ended.wait(pause)
             try:
-                service = service or _start(self._kind, self._directory, told.id)
-                if service.id != told.id:
-                    told = _Told(self._kind, service.id)
+                if service is None:
+                    service = _start(self._kind, self._directory, told.id)
+                    if service.id != told.id:
+                        told = _Told(self._kind, service.id)
+                    told.place = service.place
                     self._write(told)
                 read = self._tell(service, told, read)
                 if ended:
@@ -146,11 +148,13 @@ class _Told:
         kind: of the logger.
         id: of the run at the service.
         steps: the last one at which it was told each figure, by name.
+        place: where a person finds that run, an address or a directory.
     """
 
     kind: str
     id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")] = ""
     steps: dict[str, Count] = field(default_factory=dict)
+    place: str = ""
 
     def has(self, entry: Entry) -> bool:
         """Whether all figures of an entry were told already."""
@@ -169,6 +173,15 @@ def _read_told(kind: str, directory: Path) -> _Told:
     except (OSError, ValueError):
         return _Told(kind)
     return told if told.kind == kind else _Told(kind)
+
+
+def where_told(directory: Path) -> str:
+    """Which service was told of a run, and where it is found there; "" where none was."""
+    try:
+        told = files.build(_Told, files.read_json(directory / "logger.json"))
+    except (OSError, ValueError):
+        return ""
+    return f"{told.kind}: {told.place}" if told.place else ""
 
 
 def _start(kind: str, directory: Path, known: str) -> "_WandbRun | _MLflowRun":
@@ -194,7 +207,8 @@ def _read_result(directory: Path) -> dict[str, Any]:
 
 
 # A run at a service. `known` is the id of one to go on with, or "", and `id` that of the run it is;
-# `log` tells figures on the way, `finish` what came out, and returns when all has arrived.
+# `place` is where a person finds it; `log` tells figures on the way, `finish` what came
+# out, and returns when all has arrived.
 
 
 class _WandbRun:
@@ -221,6 +235,8 @@ class _WandbRun:
             ),
         )
         self.id = self._run.id
+        # Offline there is no address, but the directory that `wandb sync` takes.
+        self.place: str = self._run.url or str(Path(self._run.dir).parent)
 
     def log(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -265,6 +281,7 @@ class _MLflowRun:
 
         has_default = mlflow.is_tracking_uri_set() or importlib.util.find_spec("sqlalchemy")
         self._client = client = mlflow.MlflowClient(None if has_default else "mlruns")
+        self.place = mlflow.get_tracking_uri() if has_default else "mlruns"
         with contextlib.suppress(MlflowException):  # One that is not there any more is made anew.
             if known and client.get_run(known).info.lifecycle_stage == "active":
                 client.update_run(known, status="RUNNING")

@@ -51,6 +51,7 @@ def fail(where):
 class Run:
     def __init__(self, id):
         self.id, self.summary = id, {}
+        self.url, self.dir = "", "wandb/offline-run-" + id + "/files"
     def log(self, figures, step):
         fail("log")
         note(step=step, **figures)

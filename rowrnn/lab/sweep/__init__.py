@@ -201,8 +201,8 @@ def _prepare(
     only_alone = any(member.config.model.backend == "cudnn" for member in everyone)
     if only_alone and asked_for_vmap:
         raise ConfigError(
-            "model.backend = 'cudnn': cannot run several members at once; --strategy map (in Python "
-            "SweepSettings('map')) runs them one after the other"
+            "model.backend = 'cudnn': cannot run several members at once; --strategy map (in "
+            "Python SweepSettings('map')) runs them one after the other"
         )
     at_once = settings.strategy == "auto" and parallel.on_accelerator() and not only_alone
     vmap = asked_for_vmap or at_once

@@ -100,7 +100,8 @@ def _take_from_stack(sweep_dir: Path, member: Member, to: Path) -> None:
         raise RunError(
             f"{sweep_dir} holds no state of {member.name}: it was not in progress when the sweep "
             "was last saved, and not kept when it ended (rowrnn sweep --keep all, in Python "
-            f"SweepSettings(keep='all'), keeps every one); rowrnn train {seeds} with its values trains it"
+            f"SweepSettings(keep='all'), keeps every one); rowrnn train {seeds} with its "
+            "values trains it"
         )
     state, progress, facts = restored
     index = facts.keys.index(key)

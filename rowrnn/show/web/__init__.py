@@ -135,8 +135,8 @@ def _to_float16(numbers: np.ndarray) -> np.ndarray:
     largest = float(np.abs(numbers).max())
     if not largest < float(np.finfo(np.float16).max):  # `not`, since it may be NaN
         raise ConfigError(
-            f"this network has a weight of {largest:.3g}, and the float16 of a page goes to 65,504; "
-            f"{_INSTEAD}, which has float32"
+            f"this network has a weight of {largest:.3g}, and the float16 of a page goes to "
+            f"65,504; {_INSTEAD}, which has float32"
         )
     return numbers.astype("<f2")
 
