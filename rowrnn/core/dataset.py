@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """One part of a dataset."""
 
@@ -14,8 +14,11 @@ class Split:
     labels: np.ndarray
     """int32 [N]."""
 
+    def __repr__(self) -> str:
+        return f"Split(images={list(self.images.shape)}, labels={list(self.labels.shape)})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A dataset in memory, in three parts; the validation part may be empty."""
 
@@ -31,3 +34,8 @@ class Dataset:
     """Labels are from 0 to classes - 1."""
     fingerprint: str
     """SHA-256, in hex, of all images and labels; it does not depend on the validation part."""
+
+    def __repr__(self) -> str:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        sizes = ", ".join(f"{name}={list(part.images.shape)}" for name, part in parts.items())
+        return f"Dataset({self.name!r}, {sizes}, classes={self.classes})"

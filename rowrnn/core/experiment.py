@@ -193,6 +193,10 @@ class Trained(NamedTuple):
     curve: Metrics
     test: Metrics
 
+    def __repr__(self) -> str:
+        params = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        return f"Trained(params={params}, epochs={self.curve.count.shape[-1]}, test={self.test!r})"
+
 
 def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], Trained]:
     """A whole run as one pure function of the seed, for `jax.jit` and `jax.vmap`.

@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from rowrnn.core.model import Params, RowRNN, Watched, watch
 from rowrnn.core.state import TrainState
 from rowrnn.data import Split
 from rowrnn.errors import DataError, RunError
+from rowrnn.figures import Shown
 from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
@@ -27,8 +29,8 @@ from rowrnn.store.weights import Origin
 _BLOCK = 1_000
 
 
-@dataclass(frozen=True)
-class Classifier:
+@dataclass(frozen=True, repr=False)
+class Classifier(Shown):
     """The parameters of one checkpoint and what they were trained on.
 
     Attributes:
@@ -50,6 +52,16 @@ class Classifier:
     fingerprint: str
     shape: tuple[int, int]
     classes: int
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "run_dir": str(self.run_dir),
+            "step": self.step,
+            "dataset": self.dataset,
+            "shape": self.shape,
+            "classes": self.classes,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.params)),
+        }
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits [N, C] of images [N, T, F], uint8."""

@@ -8,6 +8,7 @@ from typing import Any
 from rowrnn import files
 from rowrnn.config import Seed
 from rowrnn.errors import RunError
+from rowrnn.figures.shown import Shown
 from rowrnn.files import Share
 from rowrnn.lab import stats
 from rowrnn.lab.stats import Comparison
@@ -42,8 +43,8 @@ class Pair:
     verdict: str
 
 
-@dataclass(frozen=True)
-class SweepComparison:
+@dataclass(frozen=True, repr=False)
+class SweepComparison(Shown):
     """All comparisons that were asked for.
 
     Attributes:
@@ -53,6 +54,20 @@ class SweepComparison:
 
     pairs: list[Pair]
     left_out: list[str]
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "pairs": [
+                "{}: {}, {:+.4f} ({:+.4f} to {:+.4f})".format(
+                    f"{pair.b} against {pair.a}",
+                    pair.verdict,
+                    pair.comparison.difference,
+                    *pair.comparison.interval,
+                )
+                for pair in self.pairs
+            ],
+            "left_out": self.left_out,
+        }
 
     @property
     def regressed(self) -> bool:

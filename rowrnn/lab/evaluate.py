@@ -8,7 +8,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.core import step
 from rowrnn.data import Split
 from rowrnn.errors import RunError
-from rowrnn.figures import RowCurve
+from rowrnn.figures import Drawing, RowCurve, Shown
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.store import members, rundir
@@ -28,8 +28,8 @@ from rowrnn.store.members import Member
 SplitName = Literal["test", "validation", "train"]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """Figures over one part of the data.
 
     Attributes:
@@ -66,6 +66,15 @@ class Evaluation:
     def right(self) -> int:
         """How many images were classified correctly."""
         return int(self.confusion.trace())
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("run_dir", "step", "dataset", "split", "count", "accuracy", "interval", "loss")
+        return {name: getattr(self, name) for name in names} | {"run_dir": str(self.run_dir)}
+
+    def _picture(self) -> Drawing:
+        drawing = Drawing()
+        figures.confusion_matrix(self.confusion, drawing, f"{self.split}: true and predicted class")
+        return drawing
 
     def summary(self) -> dict:
         """The figures as JSON takes them, without the arrays over images."""

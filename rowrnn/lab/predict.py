@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +11,12 @@ from rowrnn import files
 from rowrnn.data import idx
 from rowrnn.data.pictures import Picture, read_picture
 from rowrnn.errors import DataError
+from rowrnn.figures.shown import Shown
 from rowrnn.lab.classifier import Classifier, load
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Shown):
     """The answer of the network to one picture.
 
     Attributes:
@@ -36,6 +38,10 @@ class Prediction:
     runner_up: int
     runner_up_probability: float
     rows: np.ndarray
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("path", "label", "probability", "runner_up", "runner_up_probability")
+        return {name: getattr(self, name) for name in names}
 
     def summary(self) -> dict:
         """The prediction as JSON takes it, without the image."""

@@ -19,6 +19,7 @@ from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RowRNNError, RunError
+from rowrnn.figures.shown import Shown
 from rowrnn.files import Count, Rate, Seconds, Share
 from rowrnn.store import log, rundir
 from rowrnn.store.members import read_sweep
@@ -50,8 +51,8 @@ class PointSummary:
     interval: tuple[_End, _End] | None
 
 
-@dataclass(frozen=True)
-class RunSummary:
+@dataclass(frozen=True, repr=False)
+class RunSummary(Shown):
     """A run or sweep as its directory tells of it.
 
     Attributes:
@@ -88,6 +89,13 @@ class RunSummary:
     config: Config | None = None
     values: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("name", "kind", "state", "step", "members", "test_accuracy", "problem")
+        facts = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in facts.items() if value is not None} | {
+            "values": self.values
+        }
 
 
 def runs(path: str | Path = "runs") -> list[RunSummary]:

@@ -6,7 +6,7 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -20,7 +20,9 @@ from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
+from rowrnn.figures import Drawing, Shown
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
+from rowrnn.lab import curves
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
@@ -30,8 +32,8 @@ from rowrnn.store.checkpoint import CheckpointWriter, Facts
 from rowrnn.store.rundir import RunDir
 
 
-@dataclass(frozen=True)
-class TrainResult:
+@dataclass(frozen=True, repr=False)
+class TrainResult(Shown):
     """What a finished run says of itself; ``result.json`` holds the same.
 
     Accuracies and losses are means over examples, `train_loss` over those of the last log
@@ -61,6 +63,13 @@ class TrainResult:
     examples_per_s: Rate
     wall_s: Seconds
     params_sha256: str
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("run_dir", "dataset", "seed", "steps", "validation_accuracy", "test_accuracy")
+        return {name: getattr(self, name) for name in names} | {"wall_s": round(self.wall_s)}
+
+    def _picture(self) -> Drawing | None:
+        return next(iter(curves.draw(Path(self.run_dir))), None)
 
 
 def train(

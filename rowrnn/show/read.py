@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,14 +12,14 @@ from rowrnn import figures
 from rowrnn.core.lstm import Activations
 from rowrnn.data.pictures import read_picture
 from rowrnn.errors import ConfigError, DataError, RunError, shown
-from rowrnn.figures import ReadingArrays
+from rowrnn.figures import Drawing, ReadingArrays, Shown
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import SplitName
 
 
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, repr=False)
+class Reading(Shown):
     """One image, and probabilities, hidden states and gates after each of its rows.
 
     Attributes:
@@ -41,6 +42,15 @@ class Reading:
     image: np.ndarray
     probabilities: np.ndarray
     layers: tuple[Activations, ...]
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("name", "step", "truth", "label", "probability", "since")
+        return {name: getattr(self, name) for name in names}
+
+    def _picture(self) -> Drawing:
+        drawing = Drawing()
+        figures.reading_strip(_arrays(self), drawing, _title(self), self.since)
+        return drawing
 
     @property
     def label(self) -> int:
@@ -154,10 +164,7 @@ def save(reading: Reading, path: str | Path) -> None:
     """
     path = Path(path)
     figures.require_format(path)
-    last = reading.layers[-1]
-    gates = {"input\ngate i": last.i, "forget\ngate f": last.f, "output\ngate o": last.o}
-    gates = {name: np.asarray(gate) for name, gate in gates.items()}
-    arrays = ReadingArrays(reading.image, reading.probabilities, np.asarray(last.h), gates)
+    arrays = _arrays(reading)
     try:
         if path.suffix.lower() == ".gif":
             figures.reading_animation(arrays, path, _title(reading))
@@ -166,6 +173,14 @@ def save(reading: Reading, path: str | Path) -> None:
             figures.reading_strip(arrays, path, f"{_title(reading)}: {answer}", reading.since)
     except OSError as error:
         raise RunError(f"{path} was not written: {error.strerror or error}") from error
+
+
+def _arrays(reading: Reading) -> ReadingArrays:
+    """What is drawn of a reading."""
+    last = reading.layers[-1]
+    gates = {"input\ngate i": last.i, "forget\ngate f": last.f, "output\ngate o": last.o}
+    gates = {name: np.asarray(gate) for name, gate in gates.items()}
+    return ReadingArrays(reading.image, reading.probabilities, np.asarray(last.h), gates)
 
 
 def _checked(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from rowrnn import config as configs
 from rowrnn import figures
 from rowrnn.config import Config
 from rowrnn.errors import RunError
-from rowrnn.figures import Target
+from rowrnn.figures import Drawing, Shown, Target
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.stats import Summary, VarianceParts
@@ -31,8 +31,8 @@ _COLUMNS = ("status", "steps", "train_loss", "validation_accuracy", "test_accura
             "first256_accuracy", "params_sha256", "wall_s")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SweepResult:
+@dataclass(frozen=True, repr=False)
+class SweepResult(Shown):
     """The members of a sweep and what they say together.
 
     Arrays have an entry for each member, in the order of `members`; one that has diverged has NaN.
@@ -48,6 +48,16 @@ class SweepResult:
     members: list[Record]
     summary: dict[str, Any]
     test_size: dict[str, int]
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("members", "completed", "mean", "interval", "sd", "min", "max")
+        found = summarize(self.members)
+        return {"run_dir": str(self.run_dir)} | {name: found[name] for name in names}
+
+    def _picture(self) -> Drawing | None:
+        drawing = Drawing()
+        _draw_accuracy(self, "", drawing, None)
+        return drawing if drawing.svg else None
 
     @property
     def seeds(self) -> np.ndarray:
@@ -190,16 +200,8 @@ def draw(
     }
     if not points:
         return
-    statistics = result.statistics
     published = _NOTEBOOK if notebook else None
-    figures.distribution(
-        {_label(point): _completed(records) for point, records in points.items()},
-        {_label(point): statistics[point].interval for point in points},
-        target("accuracy"),
-        f"{title}\n{_verdict(result)}",
-        "test accuracy",
-        published,
-    )
+    _draw_accuracy(result, f"{title}\n{_verdict(result)}", target("accuracy"), published)
     if notebook:
         first = {
             point: _finite(_column(records, "first256_accuracy"))
@@ -230,6 +232,22 @@ def draw(
         if curves:
             figures.learning_curves(curves, target(name), title, label)
     _draw_grid(result, title, target)
+
+
+def _draw_accuracy(
+    result: SweepResult, title: str, target: Target, published: tuple[str, float] | None
+) -> None:
+    """The distribution of the test accuracy at each point; nothing where all have diverged."""
+    statistics, points = result.statistics, by_point(result.members)
+    if statistics:
+        figures.distribution(
+            {_label(point): _completed(points[point]) for point in statistics},
+            {_label(point): summary.interval for point, summary in statistics.items()},
+            target,
+            title,
+            "test accuracy",
+            published,
+        )
 
 
 def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target]) -> None:

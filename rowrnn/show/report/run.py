@@ -3,7 +3,7 @@
 import itertools
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,19 +16,17 @@ from rowrnn.data import Split
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.figures import Drawing
 from rowrnn.figures.frame import count
-from rowrnn.lab import evaluate, runs, stats
+from rowrnn.lab import curves, evaluate, runs, stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import Evaluation
 from rowrnn.lab.train import TrainResult
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content
 from rowrnn.show.report.strips import Strip
-from rowrnn.store import checkpoint, log, rundir
+from rowrnn.store import checkpoint, rundir
 
 WORST, WATCHED = 24, 256
 
-# Most entries that are read of a log, which a stranger may have made, and most points of a curve.
-_MOST_ENTRIES, _MOST_POINTS = 1_000_000, 1_500
 # A matrix of more classes than this is a carpet; the list of mistakes tells more.
 _MOST_CLASSES = 64
 # Most bytes that watching takes; each unit needs six arrays of float32 for each row.
@@ -113,8 +111,8 @@ def _find(path: Path, which: str, data_dir: str) -> _Run:
 
 def _content(run: _Run) -> Content:
     path, result, tested = run.path, run.result, run.tested
-    curves = _curves(path)
-    if not curves:
+    drawn = curves.draw(path)
+    if not drawn:
         run.missing.append("Curves: nothing was logged yet.")
     environment = page.read_environment(path, run.missing)
     repeat = page.checkout(environment)
@@ -129,7 +127,7 @@ def _content(run: _Run) -> Content:
         missing=run.missing,
         parts={
             "figures": _key_figures(run),
-            "curves": curves,
+            "curves": drawn,
             "matrix": _matrix(tested.evaluation.confusion) if tested else None,
             "mistakes": _mistakes(tested) if tested else [],
             "test_count": tested.evaluation.count if tested else 0,
@@ -261,46 +259,6 @@ def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
         found.append(("Last saved", f"{run.classifier.step:,}", "steps"))
         found.append(("Network", str(model.hidden_size), network))
     return found
-
-
-def _curves(path: Path) -> list[Drawing]:
-    """Loss and accuracy on the way."""
-    parts = {"train": "training", "validation": "validation"}
-    found = {f"{part}_{name}": [] for part in parts for name in ("loss", "accuracy")}
-    for entry in itertools.islice(log.read(path), _MOST_ENTRIES):
-        for name, points in found.items():
-            value = entry.get(name)
-            if value is not None and 0 <= entry["step"] < 2**53 and _is_number(value):
-                points.append((entry["step"], value))
-    drawn = []
-    for name in ("loss", "accuracy"):
-        curves = {}
-        for part, label in parts.items():
-            if points := found[f"{part}_{name}"]:
-                steps, values = zip(*points, strict=True)
-                curve = steps, np.array([values])
-                curves[label] = _thin(
-                    *(figures.whole_windows(*curve) if part == "train" else curve)
-                )
-        if curves:
-            drawing = Drawing()
-            title = f"{name.capitalize()} on the way"
-            figures.learning_curves(curves, drawing, title, name)
-            # Only of a sweep is it worth saying that a curve is of one seed.
-            drawing.caption = drawing.caption.removeprefix("one seed").removeprefix("; ")
-            drawn.append(drawing)
-    return drawn
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _thin(steps: Sequence[int], values: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """Steps [K] and values [1, K] of a curve, of a long one some points and the last."""
-    apart = math.ceil(len(steps) / _MOST_POINTS)
-    places = sorted({*range(0, len(steps), apart), len(steps) - 1})
-    return [steps[place] for place in places], values[:, places]
 
 
 def _matrix(confusion: np.ndarray) -> dict[str, Any] | None:
