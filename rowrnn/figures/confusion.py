@@ -30,14 +30,12 @@ def confusion_matrix(confusion: np.ndarray, path: Target, title: str) -> None:
     cell = np.clip(6 / classes, 0.3, 1.2)  # inches
     figure = frame.new_figure(cell * classes + 1.9, cell * classes + 1.6, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_facecolor("0.88")  # what the diagonal shows
-    colours = ("white", "#f58518", "#7f2704")
-    frame.cells(axes, errors, colours, ("0.93", 1), vmin=0, vmax=worst or 1)
+    limits = (0, worst or 1)
+    frame.cells(axes, errors, frame.VERMILION, limits, line=("0.93", 1), ground="0.88")
     for true, predicted in zip(*np.nonzero(confusion), strict=True):
-        dark = errors[true, predicted] > 0.6 * worst
         axes.text(
             predicted, true, str(confusion[true, predicted]), ha="center", va="center",
-            fontsize=min(11, 22 * cell), color="white" if dark else "black",
+            fontsize=min(11, 22 * cell),
         )  # fmt: skip
     axes.set_title(title, parse_math=False, fontsize=12, pad=12)
     axes.set_xlabel("predicted class")

@@ -75,6 +75,7 @@ def learning_curves(
     axes.set_ylabel(ylabel, parse_math=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.02 if max(len(curve.steps) for curve in drawn.values()) <= 12 else 0)
+    axes.set_xlim(left=0)  # Where training began, though nothing is known of it there.
     cut = _scale_values(axes, list(drawn.values()), with_seeds, logarithmic=frame.is_loss(ylabel))
     if len(curves) > 1:
         ends = {label: (curve.steps, curve.band[1]) for label, curve in drawn.items()}

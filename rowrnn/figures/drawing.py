@@ -19,7 +19,9 @@ WIDTH = 5.0
 
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _CONTROL = re.compile(r"[^\t\n\x20-\x7e\x85\xa0-\U0010ffff]|[\ud800-\udfff]")
-_GREY = re.compile(r"#([0-9a-f]{2})\1\1\b")
+_COLOUR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})\b")
+# The colours that are the page's, as matplotlib has them on white.
+_OF_PAGE = {"--ink": (0, 0, 0), "--blue": (0, 114, 178), "--vermilion": (213, 94, 0)}
 _REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')
 
 
@@ -33,8 +35,8 @@ class Drawing:
     Attributes:
         title: the title of the figure.
         caption: what its lines and bands are.
-        svg: the picture, an ``<svg>`` element. Its greys are mixed from the page's ``--ink`` and
-            ``--paper``, its first two colours are the page's ``--blue`` and ``--vermilion``,
+        svg: the picture, an ``<svg>`` element. Its greys, and its tints of the first two colours,
+            are mixed from the page's ``--ink``, ``--blue`` or ``--vermilion`` and ``--paper``,
             unless it has a picture of its own colours in it (`own_colours`).
         own_colours: whether it needs white paper.
         inches: the width of the picture.
@@ -57,7 +59,7 @@ class Drawing:
     @property
     def least_pixels(self) -> int:
         """The width below which the text could not be read."""
-        return round(64 * self.inches)
+        return round(62 * self.inches)
 
     def take(self, figure: "Figure") -> None:
         """Draws a finished figure."""
@@ -100,17 +102,25 @@ def _clean(svg: str, *, own_colours: bool) -> str:
     svg = svg.replace("xlink:href", "href")
     if own_colours:
         return svg
-    svg = _GREY.sub(_mixed, svg)
-    return svg.replace("#0072b2", "var(--blue)").replace("#d55e00", "var(--vermilion)")
+    return _COLOUR.sub(_mixed, svg)
 
 
-def _mixed(grey: re.Match[str]) -> str:
-    """A grey as so much ink on paper.
+def _mixed(colour: re.Match[str]) -> str:
+    """A tint of a colour of the page as so much of that on paper; any other as it is.
 
-    >>> _mixed(_GREY.match("#000000")), _mixed(_GREY.match("#cccccc"))
+    >>> _mixed(_COLOUR.match("#000000")), _mixed(_COLOUR.match("#cccccc"))
     ('var(--ink)', 'color-mix(in srgb, var(--ink) 20%, var(--paper))')
+    >>> _mixed(_COLOUR.match("#80b8d8")), _mixed(_COLOUR.match("#009e73"))
+    ('color-mix(in srgb, var(--blue) 50%, var(--paper))', '#009e73')
     """
-    ink = round(100 * (1 - int(grey[1], 16) / 255))
-    if ink in (0, 100):
-        return "var(--ink)" if ink else "var(--paper)"
-    return f"color-mix(in srgb, var(--ink) {ink}%, var(--paper))"
+    parts = [int(part, 16) for part in colour.groups()]
+    if min(parts) == 255:
+        return "var(--paper)"
+    share = 1 - min(parts) / 255  # Each of the colours has a part that is 0.
+    for name, full in _OF_PAGE.items():
+        tint = [255 - share * (255 - part) for part in full]
+        if all(abs(one - other) < 1.5 for one, other in zip(parts, tint, strict=True)):
+            if share == 1:
+                return f"var({name})"
+            return f"color-mix(in srgb, var({name}) {100 * share:.0f}%, var(--paper))"
+    return colour[0]

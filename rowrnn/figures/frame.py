@@ -2,8 +2,8 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 BLUE, VERMILION = COLOURS[0], COLOURS[1]
 _DASHES = ("-", "--", ":")
 
+# How much of its colour the fullest cell has, so that ink can be read on it.
+_MOST_COLOUR = 0.6
 # Inches from one line of small text to the next.
 LINE = 0.17
 
@@ -129,17 +131,37 @@ def _spread(places: np.ndarray, gap: float) -> np.ndarray:
 
 
 def cells(
-    axes: "Axes", values: np.ndarray, colours: Sequence[str], line: tuple[str, float], **limits: Any
+    axes: "Axes",
+    values: np.ndarray,
+    colour: str,
+    limits: tuple[float, float],
+    *,
+    line: tuple[str, float],
+    ground: str,
+    aspect: Literal["auto", "equal"] = "equal",
 ) -> Any:
-    """A matrix as cells, the larger a value the darker, with lines of a colour and width between.
+    """A matrix as cells, with lines of a colour and width between, that text can stand in.
 
-    What is not finite shows the ground. Returns the image, for a colour bar.
+    The nearer a value to the second of the limits, the more of the colour its cell has; what is not
+    finite has the colour of the ground. Cells are rectangles, not an image, so that they follow the
+    colours of a page. Returns them, for a colour bar.
     """
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     # Lightness alone carries the meaning, for every kind of colour vision.
-    scale = LinearSegmentedColormap.from_list("cells", colours)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=scale, **limits)
+    full = tuple(1 - _MOST_COLOUR * (1 - part) for part in to_rgb(colour))
+    colours = [(1.0, 1.0, 1.0), full]
+    first, last = limits
+    scale = LinearSegmentedColormap.from_list(
+        "cells", colours if first <= last else colours[::-1], 32
+    ).with_extremes(bad=ground)
+    edges = [np.arange(size + 1) - 0.5 for size in values.shape]
+    image = axes.pcolormesh(
+        edges[1], edges[0], np.ma.masked_invalid(values), cmap=scale,
+        vmin=min(limits), vmax=max(limits),
+    )  # fmt: skip
+    axes.set_ylim(edges[0][-1], edges[0][0])
+    axes.set_aspect(aspect)
     axes.set_yticks(np.arange(values.shape[0] + 1) - 0.5, minor=True)
     axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
     axes.grid(visible=False, which="major")

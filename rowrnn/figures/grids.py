@@ -151,21 +151,17 @@ def _draw_map(grid: _Grid) -> None:
     figure, panel = frame.begin(grid.title, wide, max(3.2, 0.6 * len(rows) + 1.9), grid.path)
     worst, best = _colour_limits(grid)
     low, high = min(worst, best), max(worst, best)
-    panel.set_facecolor("0.9")  # what a point without a mean shows
-    # The darker, the better.
-    colours = ["#f4f9fd", "#63a8d8", "#08306b"][:: -1 if grid.is_loss else 1]
     picture = frame.cells(
-        panel, grid.means, colours, ("white", 1.5), vmin=low, vmax=high, aspect="auto"
-    )
+        panel, grid.means, frame.BLUE, (worst, best),
+        line=("white", 1.5), ground="0.9", aspect="auto",
+    )  # fmt: skip
     for place in np.ndindex(grid.means.shape):
         mean, interval = grid.means[place], frame.known(grid.intervals[place])
         text = "none" if not math.isfinite(mean) else f"{mean:.{frame.digits(interval)}f}"
         if interval and math.isfinite(mean):
             text += f"\n±{(interval[1] - interval[0]) / 2:.{frame.digits(interval)}f}"
-        position = (mean - worst) / (best - worst) if best != worst else 0.5
         panel.text(
             place[1], place[0], text, ha="center", va="center", fontsize=9.5,
-            color="white" if position > 0.6 else "black",
             weight="bold" if place == grid.best else "normal",
         )  # fmt: skip
     if grid.best is not None:
@@ -186,7 +182,7 @@ def _draw_map(grid: _Grid) -> None:
     bar.set_label(grid.value_label, parse_math=False)
     frame.plain(bar.ax.yaxis)
     bar.outline.set_edgecolor("0.7")  # pyright: ignore
-    about = "mean over seeds ± half its 95 % interval; the darker the better, best framed"
+    about = "mean over seeds ± half its 95 % interval; the bluer the better, best framed"
     frame.finish(figure, about, grid.path)
 
 

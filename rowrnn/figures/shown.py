@@ -61,9 +61,9 @@ def _element(picture: Drawing | None) -> str:
     """A drawing with its title and caption as HTML."""
     if picture is None:
         return ""
-    ground = "background: white; " if picture.own_colours else ""
+    ground = "background: white; color: black; fill: black; " if picture.own_colours else ""
     title, caption = html.escape(picture.title), html.escape(picture.caption)
     return (
-        f'<figure style="max-width: {2 * picture.least_pixels}px; margin: 0; {_COLOURS}">'
+        f'<figure style="max-width: {round(1.5 * picture.least_pixels)}px; margin: 0; {_COLOURS}">'
         f'{title}<div style="{ground}">{picture.svg}</div><small>{caption}</small></figure>'
     )

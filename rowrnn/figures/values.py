@@ -65,12 +65,14 @@ def distribution(
         rows.append(_Row(place, len(values), values[np.isfinite(values)], known))
     most = max(row.total for row in rows)
     tall = max(0.75, min(1.2 + 0.8 * math.log10(max(most, 1)), 4.4 / len(rows)))  # inches
-    figure, axes = frame.begin(title, 8, tall * len(rows) + 1.5, path, labels=groups)
+    parts = [part for label in groups for part in label.split(",")]
+    figure, axes = frame.begin(title, 8, tall * len(rows) + 1.5, path, labels=parts)
     shown = [[published[1]] if published else []]
     shown += [part for row in rows for part in (row.values, row.interval or ())]
     frame.limit(axes, np.concatenate(shown))
     axes.set_ylim(0, len(rows))
-    labels = list(groups) if len(rows) > 1 else [""]
+    # The values of a grid below each other, or they would take the room of the figure.
+    labels = [label.replace(",", ",\n") for label in groups] if len(rows) > 1 else [""]
     axes.set_yticks([row.place + 0.5 for row in rows], labels, parse_math=False)
     axes.set_xlabel(xlabel, parse_math=False)
     narrow = isinstance(path, Drawing)

@@ -333,7 +333,7 @@ def test_one_failure_does_not_wash_out_a_map(draw):
     means[0, 0], means[1, 1], intervals[1, 1] = 0.1, np.nan, np.nan
     axes = {"down": [1, 2, 3], "across": [1, 2, 3, 4]}
     figure, panel, _ = draw(figures.grid, axes, means, intervals, "", "accuracy")
-    assert panel.images[0].norm.vmin > 0.8
+    assert panel.collections[0].norm.vmin > 0.8
     assert {"none", "0.1000\n±0.0015"} <= set(texts(figure))
 
 
