@@ -32,8 +32,10 @@ class Shown:
 
     def _repr_html_(self) -> str:
         facts = ", ".join(
-            f"{html.escape(name)} <b>{html.escape(_short(value))}</b>"
+            f"{html.escape(name)} <b>{html.escape(shown)}</b>"
             for name, value in self._facts().items()
+            for shown in [value if isinstance(value, str) else _short(value)]
+            if value is not None
         )
         try:
             picture = self._picture()

@@ -1,5 +1,6 @@
 """What a run or a sweep shows while it works."""
 
+import importlib.util
 import sys
 
 from rich.console import Console
@@ -20,7 +21,7 @@ class Display:
 
 
 class ProgressDisplay(Display):
-    """A live bar on stderr; where stderr is no terminal, a line at every tenth of the way.
+    """A live bar on stderr or in a notebook; elsewhere a line at every tenth of the way.
 
     Args:
         total: what there is to do, such as steps of a run or examples of all members of a sweep.
@@ -31,12 +32,15 @@ class ProgressDisplay(Display):
         self._console = Console(stderr=True)
         self._total = max(1, total)
         self._tenth = 0
+        # In a notebook rich draws with ipywidgets, and without them only asks for them.
+        in_notebook = self._console.is_jupyter and importlib.util.find_spec("ipywidgets")
+        self._is_live = self._console.is_terminal or bool(in_notebook)
         self._progress = Progress(
             BarColumn(bar_width=12),
             _FactsColumn(),
             TimeRemainingColumn(compact=True),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._is_live,
         )
         self._task = self._progress.add_task("", total=self._total, completed=done)
         self._progress.start()
@@ -46,7 +50,7 @@ class ProgressDisplay(Display):
         line = f"{min(100, 100 * done // self._total):3d}%  {facts}"
         self._progress.update(self._task, completed=done, facts=line)
         tenth = done * 10 // self._total
-        if not self._console.is_terminal and tenth > self._tenth:
+        if not self._is_live and tenth > self._tenth:
             self._tenth = tenth
             print(line, file=sys.stderr)
 

@@ -240,6 +240,18 @@ def test_who_draws_sees_it_read(made, open_page, width, height, dark):
     assert (opened.errors, opened.requests) == ([], [])
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_panels_have_one_height_from_the_start(made, open_page, width):
+    opened = open_page(made["trained"].path, width=width)
+    measure = "all => all.map(e => e.getBoundingClientRect().height)"
+    heights = opened.page.locator("#strip canvas").evaluate_all(measure)
+    assert len(heights) == 6
+    assert np.ptp(heights) < 0.1
+    draw(opened, speed=2)
+    wait_for_the_end(opened)
+    assert opened.page.locator("#strip canvas").evaluate_all(measure) == heights
+
+
 def test_the_line_moves_down_and_the_probabilities_with_it(made, open_page):
     opened = open_page(made["trained"].path)
     draw(opened, speed=0)

@@ -78,7 +78,6 @@ def page(classifier: Classifier, trained: str) -> str:
         # A run directory may call its data anything.
         dataset=cut("".join(filter(str.isprintable, classifier.dataset))),
         trained=trained,
-        count=f"{len(numbers):,}",
         document=document,
     )
 
