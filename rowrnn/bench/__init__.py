@@ -36,7 +36,8 @@ def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> di
         out: where to write the JSON; plots go beside it.
 
     Returns:
-        The document that `rowrnn.bench.record` describes.
+        The document that `rowrnn.bench.record` describes. On Ctrl-C it holds what was finished by
+        then, and says so under ``stopped``; where nothing was, `KeyboardInterrupt` is raised.
 
     Raises `ConfigError` where the suite is unknown, its file is no good, or `out` cannot be
     written to; the last is found out before anything is measured.
@@ -68,7 +69,10 @@ def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> di
 def _check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         with path.open("a", encoding="utf-8"):
             pass
+        if is_new:  # Nothing shall be left of a suite that comes to nothing.
+            path.unlink()
     except OSError as error:
         raise ConfigError(f"--out {path}: {error.strerror}; give a file to write to") from error

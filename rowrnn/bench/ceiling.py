@@ -6,7 +6,7 @@ nothing left to gain. The products are done by jax, with the same library calls 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,24 +22,34 @@ _MIB = 2**20
 
 def run(suite: Ceiling, *, quick: bool) -> dict[str, Any]:
     """Measures the ceiling of this process, and of one held to a single core."""
-    figures = measure(suite)
-    results = summary(figures)
+    figures, one_core = [], []
     device = record.this_device()
-    if suite.one_core and device["platform"] == "cpu" and can_pin():
-        with Child(__name__, {}, cpus=cores()[:1]) as child:
-            settings = dataclasses.replace(suite, types=(SGEMM,))
-            one_core = child.ask("measure", dataclasses.asdict(settings))
-        results["one_core"] = summary(one_core)
-        figures += [entry | {"name": f"one core · {entry['name']}"} for entry in one_core]
-    return record.document(suite, quick=quick, device=device, figures=figures, **results)
+    with timing.Stop(lambda: figures) as stop:
+        for entry in _measure(suite):
+            timing.progress(entry["name"])
+            figures.append(entry)
+        if suite.one_core and device["platform"] == "cpu" and can_pin():
+            timing.progress("one core")
+            with Child(__name__, {}, cpus=cores()[:1]) as child:
+                settings = dataclasses.replace(suite, types=(SGEMM,))
+                one_core = child.ask("measure", dataclasses.asdict(settings))
+    results = summary(figures) | ({"one_core": summary(one_core)} if one_core else {})
+    figures += [entry | {"name": f"one core · {entry['name']}"} for entry in one_core]
+    return record.document(
+        suite, quick=quick, device=device, figures=figures, stopped=stop.came, **results
+    )
 
 
 def measure(suite: Ceiling) -> list[dict[str, Any]]:
     """The figures of all shapes and types, and of all copies, in this process."""
-    figures = []
+    return list(_measure(suite))
+
+
+def _measure(suite: Ceiling) -> Iterator[dict[str, Any]]:
     for kind in suite.types:
-        figures += _products(suite, kind)
-    return figures + [_copy(suite, mib) for mib in suite.copy_mib]
+        yield from _products(suite, kind)
+    for mib in suite.copy_mib:
+        yield _copy(suite, mib)
 
 
 def summary(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -85,19 +95,18 @@ def product(shape: Sequence[int], kind: str) -> Any:
     return lambda: multiply(a, b)
 
 
-def _products(suite: Ceiling, kind: str) -> list[dict[str, Any]]:
-    figures: list[dict[str, Any]] = []
+def _products(suite: Ceiling, kind: str) -> Iterator[dict[str, Any]]:
+    best = 0.0
     for m, k, n in sorted(suite.products, key=math.prod):
         flops = 2 * m * k * n
-        best = max((entry["gflops"] for entry in figures), default=0.0)
         # Two calls to warm up and three samples, at the best rate so far.
         if best and 5 * flops / (best * 1e9) > suite.limit_s:
             break
         samples = timing.measure(product((m, k, n), kind), suite)
         case = {"type": kind, "shape": [m, k, n]}
         entry = record.figure(f"product {m}×{k}×{n} {kind}", case, samples)
-        figures.append(entry | {"gflops": flops / entry["median"] / 1e9})
-    return figures
+        best = max(best, flops / entry["median"] / 1e9)
+        yield entry | {"gflops": flops / entry["median"] / 1e9}
 
 
 def _copy(suite: Ceiling, mib: int) -> dict[str, Any]:

@@ -14,14 +14,15 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rowrnn.errors import RowRNNError
 
-# Importing TensorFlow and compiling on a busy machine takes a while; nothing takes as long.
-_TIMEOUT_S = 300.0
+# Seconds for which a process may do nothing before it is given up; one that computes may take as
+# long as the machine needs. Between two looks at whether it does.
+_PATIENCE_S, _LOOK_S = 300.0, 5.0
 
 
 class ChildError(RowRNNError):
@@ -80,11 +81,11 @@ class Child:
         """
         return self.receive()
 
-    def ask(self, do: str, *arguments: Any, timeout: float = _TIMEOUT_S) -> Any:
+    def ask(self, do: str, *arguments: Any, patience: float = _PATIENCE_S) -> Any:
         """Has the child do something and returns its answer."""
         assert self.facts is not None
         self.send(do, *arguments)
-        return self.receive(timeout)
+        return self.receive(patience)
 
     def send(self, do: str, *arguments: Any) -> None:
         """Has the child begin; `receive` gives the answer, and must come before the next `send`."""
@@ -94,14 +95,17 @@ class Child:
             self._process.stdin.write(json.dumps({"do": do, "arguments": arguments}) + "\n")
             self._process.stdin.flush()
 
-    def receive(self, timeout: float = _TIMEOUT_S) -> Any:
-        """The answer to what was sent; a child that takes more than `timeout` seconds is killed."""
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
-        if not ready:
+    def receive(self, patience: float = _PATIENCE_S) -> Any:
+        """The answer to what was sent; a child that does nothing for so many seconds is killed."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        for seconds in _while_busy(self._process.pid, patience):
+            if select.select([stdout], [], [], seconds)[0]:
+                break
+        else:
             self._process.kill()
-            raise ChildError(f"{self.role} failed: no answer within {timeout:g} s")
-        line = self._process.stdout.readline()
+            raise ChildError(f"{self.role} failed: it has done nothing for {patience:g} s")
+        line = stdout.readline()
         if not line:
             raise ChildError(f"{self.role} failed: {self._last_words()}")
         answer = json.loads(line)
@@ -154,17 +158,52 @@ def taken_by_others() -> float | None:
     return sum(map(int, fields[1:4])) / os.sysconf("SC_CLK_TCK") - own
 
 
-def run_program(command: list[str], *, env: Mapping[str, str], timeout: float) -> str:
-    """Runs a whole program and returns its stdout; raises `ChildError` where it fails."""
+def run_program(
+    command: list[str], *, env: Mapping[str, str], patience: float = _PATIENCE_S
+) -> str:
+    """Runs a whole program and returns its stdout.
+
+    Raises `ChildError` where it fails, or does nothing for so many seconds.
+    """
     name = " ".join(command[1:4])
-    environment = os.environ | dict(env)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | dict(env), **pipes) as process:
+        try:
+            for seconds in _while_busy(process.pid, patience):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    stdout, stderr = process.communicate(timeout=seconds)
+                    break
+            else:
+                raise ChildError(f"{name}: it has done nothing for {patience:g} s")
+        finally:
+            process.kill()  # Where it has not ended: on Ctrl-C too.
+    if process.returncode:
+        last = (stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+        raise ChildError(f"{name}: status {process.returncode}: {last}")
+    return stdout
+
+
+def _while_busy(pid: int, patience: float) -> Iterator[float]:
+    """Seconds to wait, again and again, until a process has done nothing for so long.
+
+    Where the system does not say what a process does, that is to wait at all.
+    """
+    idle, before = 0.0, _processor_s(pid)
+    while idle < patience:
+        seconds = min(_LOOK_S, patience - idle)
+        yield seconds
+        now = _processor_s(pid)
+        # A process that waits for ever still wakes up now and then.
+        is_busy = now is not None and before is not None and now - before > 0.01 * seconds
+        idle, before = 0.0 if is_busy else idle + seconds, now
+
+
+def _processor_s(pid: int) -> float | None:
+    """Seconds of all cores that a process has used; None where nobody can tell."""
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ChildError(f"{name}: not done within {timeout:g} s") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-        raise ChildError(f"{name}: status {done.returncode}: {last}")
-    return done.stdout
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    # After the name of the program, which may hold anything: user and system, in ticks.
+    fields = status.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -76,32 +76,40 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
         )
     )
     figures, skipped = [], []
-    for case in cases(suite):
-        rate = limits["gemm_gflops"][case.type]
-        # Two calls to warm up and three samples, at half the rate of the best product.
-        seconds = 10 * flops.training(case.shape).executed * case.batch * case.seeds / rate / 1e9
-        if seconds > suite.limit_s:
-            skipped.append(f"{case}: would take longer than limit_s = {suite.limit_s:g}")
-            continue
-        timing.progress(str(case))
-        inputs, truth = make_inputs(case)
-        for name in suite.backends or tuple(lstm.BACKENDS):
-            try:
-                figures += [
-                    _measure(case, name, mode, inputs, truth[mode], suite, rate) for mode in MODES
-                ]
-            except RowRNNError as error:
-                skipped.append(f"{name}: {error}")
-            except NotImplementedError as error:  # cuDNN cannot be batched over seeds.
-                skipped.append(f"{name}, {case}: {error}")
+    with timing.Stop(lambda: figures) as stop:
+        for case in cases(suite):
+            _measure_case(case, suite, limits["gemm_gflops"][case.type], figures, skipped)
     return record.document(
         suite,
         quick=quick,
         device=record.this_device(),
         figures=figures,
+        stopped=stop.came,
         **limits,
         skipped=list(dict.fromkeys(skipped)),
     )
+
+
+def _measure_case(
+    case: Case, suite: suites.Lstm, rate: float, figures: list[dict[str, Any]], skipped: list[str]
+) -> None:
+    """Adds the figures of every backend, and says what is skipped; `rate` is in GFLOP/s."""
+    # Two calls to warm up and three samples, at half the rate of the best product.
+    seconds = 10 * flops.training(case.shape).executed * case.batch * case.seeds / rate / 1e9
+    if seconds > suite.limit_s:
+        skipped.append(f"{case}: would take longer than limit_s = {suite.limit_s:g}")
+        return
+    timing.progress(str(case))
+    inputs, truth = make_inputs(case)
+    for name in suite.backends or tuple(lstm.BACKENDS):
+        try:
+            figures += [
+                _measure(case, name, mode, inputs, truth[mode], suite, rate) for mode in MODES
+            ]
+        except RowRNNError as error:
+            skipped.append(f"{name}: {error}")
+        except NotImplementedError as error:  # cuDNN cannot be batched over seeds.
+            skipped.append(f"{name}, {case}: {error}")
 
 
 def cases(suite: suites.Lstm) -> Iterator[Case]:

@@ -86,6 +86,7 @@ def document(
     device: Mapping[str, Any],
     figures: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str] | None = None,
+    stopped: bool = False,
     **results: Any,
 ) -> dict[str, Any]:
     """The whole of a suite's JSON.
@@ -96,6 +97,7 @@ def document(
         device: ``platform`` and ``kind`` of the device, and how many ``devices``.
         figures: what `figure` gave.
         versions: of libraries beyond rowrnn's own.
+        stopped: whether Ctrl-C has ended it, so that these are some of the figures.
         results: what this suite has beyond its figures, by name.
     """
     environment = rundir.environment()
@@ -105,6 +107,9 @@ def document(
         for entry in figures
         if entry.get("share_of_ceiling", 0) > 1
     ]
+    if stopped:
+        results["stopped"] = True
+        beyond.append("stopped by Ctrl-C: this is what was finished by then")
     wrong = [entry["name"] for entry in figures if entry.get("wrong")]
     return {
         "format": FORMAT,

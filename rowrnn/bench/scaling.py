@@ -18,7 +18,7 @@ from typing import Any
 from rowrnn.bench import flops, record, suites
 from rowrnn.bench.child import Child, can_pin, cores
 from rowrnn.bench.peers.task import EXAMPLES
-from rowrnn.bench.timing import progress
+from rowrnn.bench.timing import Stop, progress
 from rowrnn.bench.turns import Contender, ratio_interval, start_product, take_turns
 from rowrnn.errors import ConfigError
 
@@ -125,18 +125,20 @@ def run(suite: suites.Scaling, *, quick: bool) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         product = start_product(stack, suite.sample_s, cores()[:1] if can_pin() else None)
         device = product.children[0].facts
-        for group in wanted:
-            reasons = [why_not(layout, device) for layout in group]
-            possible = [each for each, why in zip(group, reasons, strict=True) if not why]
-            skipped += filter(None, reasons)
-            if len(possible) > 1:
-                progress(f"{group[-1].group}: {len(possible)} layouts")
-                figures += _measure(suite, possible, product, device["platform"])
+        with Stop(lambda: figures) as stop:
+            for group in wanted:
+                reasons = [why_not(layout, device) for layout in group]
+                possible = [each for each, why in zip(group, reasons, strict=True) if not why]
+                skipped += filter(None, reasons)
+                if len(possible) > 1:
+                    progress(f"{group[-1].group}: {len(possible)} layouts")
+                    figures += _measure(suite, possible, product, device["platform"])
     return record.document(
         suite,
         quick=quick,
         device=device,
         figures=figures,
+        stopped=stop.came,
         sgemm_gflops=product.gflops,
         skipped=list(dict.fromkeys(skipped)),
     )

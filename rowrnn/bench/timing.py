@@ -10,7 +10,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rowrnn.bench.suites import Suite
@@ -43,7 +43,7 @@ def measure(call: Callable[[], Any], suite: Suite) -> list[float]:
     calls = max(1, round(suite.sample_s / once))
     fits = int(suite.limit_s / (calls * once))
     repeats = min(suite.repeats, max(3, fits))
-    return [seconds_of(call, calls) / calls for _ in range(repeats)]
+    return [seconds_of(call, calls) / calls for _ in track(repeats)]
 
 
 def seconds_of(call: Callable[[], Any], calls: int) -> float:
@@ -78,6 +78,37 @@ def summary(samples: Sequence[float]) -> dict[str, Any]:
 def progress(text: str) -> None:
     """A line on stderr, so that a long suite is seen to move."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def track(repeats: int) -> Iterable[int]:
+    """Counts samples, and shows on a terminal how many there are to come."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    # Drawn between samples alone, where it disturbs none.
+    return track(
+        range(repeats), "samples", console=console, transient=True, auto_refresh=False,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+class Stop:
+    """Lets Ctrl-C end a block in which figures are made, where something is worth keeping.
+
+    Attributes:
+        came: whether it has.
+    """
+
+    def __init__(self, worth_keeping: Callable[[], Any]):
+        self.came, self._worth_keeping = False, worth_keeping
+
+    def __enter__(self) -> "Stop":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self.came = kind is KeyboardInterrupt and bool(self._worth_keeping())
+        return self.came
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from rowrnn.bench import flops, record, side_by_side, suites
 from rowrnn.bench.child import Child, can_pin, cores, run_program
 from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES
 from rowrnn.bench.side_by_side import start_rowrnn
-from rowrnn.bench.timing import progress
+from rowrnn.bench.timing import Stop, progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 
 _NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -49,27 +49,31 @@ def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
     """Measures all settings, and the program."""
     if suite.program:
         configs.load(suite.config)  # A mistake in it is told before anything is measured.
+    figures, results = [], {}
     with contextlib.ExitStack() as stack:
+        progress("matrix products")
         product = start_product(stack, suite.sample_s)
         device = product.children[0].facts
         on_cpu = device["platform"] == "cpu"
         one_core = (
             start_product(stack, suite.sample_s, cores()[:1]) if on_cpu and can_pin() else None
         )
-        figures = []
-        for setting in settings(suite, device["platform"]):
-            rival = one_core if one_core and len(setting.pinned) == 1 else product
-            for batch in suite.batch:
-                progress(f"{setting.name}, B={batch}")
-                figures += _measure(suite, setting, batch, rival)
-        results = _headline(figures, suite.batch[0])
-        if on_cpu:
-            progress("a sweep")
-            results["sweep"] = side_by_side.measure(suite)
-    if suite.program:
-        progress("the whole program")
-        results["program"] = time_to_target(suite) | slope(suite)
-    return record.document(suite, quick=quick, device=device, figures=figures, **results)
+        with Stop(lambda: figures) as stop:
+            for setting in settings(suite, device["platform"]):
+                rival = one_core if one_core and len(setting.pinned) == 1 else product
+                for batch in suite.batch:
+                    progress(f"{setting.name}, B={batch}")
+                    figures += _measure(suite, setting, batch, rival)
+            if on_cpu:
+                progress("a sweep")
+                results["sweep"] = side_by_side.measure(suite)
+            stack.close()  # The program shares the cores with nobody.
+            if suite.program:
+                results["program"] = time_to_target(suite) | slope(suite)
+    results |= _headline(figures, suite.batch[0])
+    return record.document(
+        suite, quick=quick, device=device, figures=figures, stopped=stop.came, **results
+    )
 
 
 def settings(suite: suites.Train, platform: str) -> list[Setting]:
@@ -164,9 +168,10 @@ def time_to_target(suite: suites.Train) -> dict[str, Any]:
     The test part is looked at after each epoch, which is part of the time. Without a compilation
     cache: a first run.
     """
+    progress(f"the whole program, to an accuracy of {suite.target:.0%}")
     began = time.perf_counter()
     with Child("rowrnn.bench.program", {}, env=_NO_CACHE) as child:
-        answer = child.ask("train_to", suite.config, suite.target, timeout=600)
+        answer = child.ask("train_to", suite.config, suite.target)
     return answer | {"target": suite.target, "seconds_to_target": time.perf_counter() - began}
 
 
@@ -179,12 +184,13 @@ def slope(suite: suites.Train) -> dict[str, Any]:
     """
 
     def timed(epochs: int) -> tuple[float, dict[str, Any]]:
+        progress(f"the whole program, {epochs} epochs")
         command = [sys.executable, "-P", "-m", "rowrnn.cli", "train", suite.config]
         command += ["--train.epochs", str(epochs), "--train.display", "none", "--json"]
         with tempfile.TemporaryDirectory() as directory:
             began = time.perf_counter()
             # Both runs compile everything, so that the difference leaves it out.
-            output = run_program([*command, "--run-dir", directory], env=_NO_CACHE, timeout=600)
+            output = run_program([*command, "--run-dir", directory], env=_NO_CACHE)
             return time.perf_counter() - began, json.loads(output.splitlines()[-1])
 
     short_s, short = timed(1)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rowrnn.bench import timing
 from rowrnn.bench.child import Child
 from rowrnn.bench.suites import Ceiling
 
@@ -108,7 +109,7 @@ def start_product(
 
 def take_turns(contenders: Sequence[Contender], repeats: int) -> list[list[float]]:
     """Samples of each contender, seconds per call; sample k of all of them were neighbours."""
-    rounds = [[contender.sample() for contender in contenders] for _ in range(repeats)]
+    rounds = [[contender.sample() for contender in contenders] for _ in timing.track(repeats)]
     return [list(samples) for samples in zip(*rounds, strict=True)]
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.out:
         say(f"kept in {given.out}")
     given.answer(document)
-    return 0
+    return 130 if document.get("stopped") else 0
 
 
 def _compare(arguments: Sequence[str]) -> int:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from rowrnn import bench
-from rowrnn.bench import oracle, peers, startup, suites, timing, train
+from rowrnn.bench import oracle, peers, record, startup, suites, timing, train
 from rowrnn.bench.child import Child, ChildError, NotInstalledError
 from rowrnn.bench.lstm import MODES
 from rowrnn.bench.peers.task import RATE, make_task
@@ -166,6 +168,9 @@ def helper(tmp_path, monkeypatch):
         "    def echo(self, x): print('noise'); return x\n"
         "    def fail(self): raise ValueError('on purpose')\n"
         "    def sleep(self): time.sleep(60)\n"
+        "    def compute(self, seconds):\n"
+        "        began = time.time()\n"
+        "        while time.time() < began + seconds: pass\n"
         "    def die(self): os._exit(3)\n"
         "    def affinity(self): return sorted(os.sched_getaffinity(0))\n"
         "def start(): return Served()\n"
@@ -194,8 +199,14 @@ def test_a_child_ends_with_its_parent(helper):
 
 
 def test_a_child_that_hangs_is_killed(helper):
-    with Child(helper, {}) as child, pytest.raises(ChildError, match=r"within 0\.2 s"):
-        child.ask("sleep", timeout=0.2)
+    with Child(helper, {}) as child, pytest.raises(ChildError, match=r"nothing for 0\.2 s"):
+        child.ask("sleep", patience=0.2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says what a process does")
+def test_a_child_that_computes_may_take_its_time(helper):
+    with Child(helper, {}) as child:
+        assert child.ask("compute", 2, patience=0.4) is None
 
 
 @pytest.mark.skipif(not hasattr(timing.time, "sleep") or sys.platform != "linux", reason="Linux")
@@ -326,3 +337,30 @@ def test_startup(tmp_path):
     assert document["compile"].keys() >= {"chunk", "evaluate"}
     medians = {entry["name"]: entry["median"] for entry in document["figures"]}
     assert medians["first step, cold"] > medians["first step, warm compilation cache"] > 0
+
+
+@pytest.mark.parametrize("cases", [1, 2])
+def test_ctrl_c_keeps_what_is_finished(tmp_path, cases):
+    """Sent while the first case is measured, after which there is nothing, or the second."""
+    (tmp_path / "suite.toml").write_text(
+        TINY_LSTM.replace("hidden = [4, 8]", "hidden = [4, 64]")
+        .replace("sample_s = 0.001", "sample_s = 2" if cases == 1 else "sample_s = 0.5")
+        .replace("batch = [2, 3]", "batch = [2]")
+        .replace("repeats = 3", "repeats = 9")
+    )
+    command = [sys.executable, "-m", "rowrnn", "bench", "suite.toml", "--out", "out.json"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = (line for line in process.stderr if line.startswith("bench: H"))
+        for _ in range(cases):
+            next(lines)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
+    out = tmp_path / "out.json"
+    assert out.exists() == (cases > 1)
+    if cases > 1:
+        document = record.read(out)
+        assert document["stopped"]
+        assert {entry["case"]["hidden"] for entry in document["figures"]} == {4}
+        assert "stopped by Ctrl-C" in " ".join(document["warnings"])

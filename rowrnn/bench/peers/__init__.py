@@ -16,7 +16,7 @@ import numpy as np
 from rowrnn.bench import flops, oracle, record, suites
 from rowrnn.bench.child import Child, ChildError, NotInstalledError
 from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES, RATE, make_task
-from rowrnn.bench.timing import progress
+from rowrnn.bench.timing import Stop, progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 from rowrnn.errors import ConfigError, nearest
 
@@ -51,19 +51,21 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
     figures, ratios, skipped, wrong, versions = [], {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
         races = [_Race(stack, suite, batch, product) for batch in suite.batch]
-        for peer in suite.peers:
-            try:
-                for race in races:
-                    for workload, ratio, entries in race.run(peer):
-                        figures += entries
-                        ratios.setdefault(peer, {})[workload] = ratio
-                versions |= races[0].versions
-            except NotInstalledError as error:
-                skipped[peer] = f"{error} is not installed"
-            except WrongError as error:
-                wrong[peer] = str(error)
-            except ChildError as error:
-                skipped[peer] = str(error)
+        with Stop(lambda: ratios) as stop:
+            for peer in suite.peers:
+                progress(peer)
+                try:
+                    for race in races:
+                        for workload, ratio, entries in race.run(peer):
+                            figures += entries
+                            ratios.setdefault(peer, {})[workload] = ratio
+                    versions |= races[0].versions
+                except NotInstalledError as error:
+                    skipped[peer] = f"{error} is not installed"
+                except WrongError as error:
+                    wrong[peer] = str(error)
+                except ChildError as error:
+                    skipped[peer] = str(error)
     figures += [{"name": peer, "wrong": reason} for peer, reason in wrong.items()]
     return record.document(
         suite,
@@ -71,6 +73,7 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
         device=races[0].device,
         figures=figures,
         versions=versions,
+        stopped=stop.came,
         sgemm_gflops=product.gflops,
         ratios=ratios,
         skipped=skipped,
