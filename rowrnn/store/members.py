@@ -249,7 +249,7 @@ class SweepStart:
 
 def read_sweep(path: Path) -> SweepStart:
     """What a sweep was started with; raises `RunError` where the directory does not say it."""
-    rundir.require_run(path)
+    rundir.require_run(path, "rowrnn sweep")
     try:
         start = files.build(SweepStart, files.read_json(path / rundir.SWEEP_MARK))
         for name, values in start.grid.items():
@@ -257,7 +257,8 @@ def read_sweep(path: Path) -> SweepStart:
                 configs.check_value(name, value)
     except FileNotFoundError as error:
         raise RunError(
-            f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
+            f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}, "
+            "or give the directory that `rowrnn sweep` named at its end"
         ) from error
     except (OSError, ValueError, ConfigError) as error:
         raise RunError(

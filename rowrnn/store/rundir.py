@@ -235,8 +235,11 @@ def default_path(name: str) -> Path:
     return path
 
 
-def require_run(path: Path) -> None:
-    """Raises `RunError` where a directory is not a run, or holds links or special files."""
+def require_run(path: Path, command: str = "rowrnn train") -> None:
+    """Raises `RunError` where a directory is not a run, or holds links or special files.
+
+    `command` is what makes such a directory.
+    """
     try:
         marked = stat.S_ISREG(os.stat(path / _MARK).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -247,7 +250,7 @@ def require_run(path: Path) -> None:
         what = "holds no run" if path.is_dir() else "does not exist"
         raise RunError(
             f"{path} {what} (a run directory has a {_MARK}); give the directory that "
-            "`rowrnn train` named at its end"
+            f"`{command}` named at its end"
         )
     files.require_plain(path)
 
