@@ -75,6 +75,10 @@ def test_a_report_is_whole_and_keeps_to_itself(open_page, made, name, width, dar
     assert min(tall for *_, tall in drawn) > 100
     for chart in opened.page.locator("figure.chart svg").all():
         assert opened.colours(chart) > 20
+    # Nothing of a figure lies beyond the edge; curves of a grid have long labels beside them.
+    beyond = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    hidden = opened.page.locator("figure .scroll").evaluate_all(beyond)
+    assert [text for text in hidden if "step" not in text] == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

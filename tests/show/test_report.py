@@ -19,12 +19,13 @@ from scipy.stats import binomtest
 from stopping import stop_at
 
 import rowrnn
-from rowrnn import cli, data, files
+from rowrnn import cli, data, figures, files
 from rowrnn.cli import report as command
 from rowrnn.cli import sweep as sweep_command
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import ConfigError, DataError, DivergedError, RunError, StoppedError
 from rowrnn.figures import Drawing
+from rowrnn.lab import curves
 from rowrnn.lab.sweep import SweepResult, SweepSettings, outcome
 from rowrnn.show import report as runner
 from rowrnn.show.report import page, run, strips, sweep
@@ -110,13 +111,14 @@ def test_the_figures_of_a_run_are_those_of_its_answers(made, tmp_path):
 
 def test_the_curves_are_those_of_the_log(made, monkeypatch):
     drawn = []
-    monkeypatch.setattr(run.figures, "learning_curves", lambda *given: drawn.append(given))
-    run._curves(made / "run")
+    monkeypatch.setattr(figures, "learning_curves", lambda *given: drawn.append(given))
+    assert len(curves.draw(made / "run")) == 2
     entries = list(log.read(made / "run"))
     (loss, *_), (accuracy, *_) = drawn
-    for curves, label, name in ((loss, "training", "train_loss"),
-                                (accuracy, "validation", "validation_accuracy")):  # fmt: skip
-        steps, values = curves[label]
+    for shown, label, name in ((loss, "training", "train_loss"),
+                               (accuracy, "validation", "validation_accuracy")):  # fmt: skip
+        assert list(shown) == ["training", "validation"]
+        steps, values = shown[label]
         expected = [(entry["step"], entry[name]) for entry in entries if name in entry]
         assert list(zip(steps, values[0], strict=True)) == expected
 
@@ -481,7 +483,7 @@ def test_a_page_that_cannot_be_written_is_an_error(copied, tmp_path, capsys):
     assert cli.run(["report", str(copied), "--to", str(tmp_path / "none" / "page.html")]) == 4
     assert "was not written: No such file" in capsys.readouterr().err
     assert cli.run(["report", str(copied), "--to", str(tmp_path)]) == 2
-    assert f"--to {tmp_path}: is a directory" in capsys.readouterr().err
+    assert f"{tmp_path}: is a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("failure", [RunError("no room"), ZeroDivisionError("0"), MemoryError(),
