@@ -19,7 +19,6 @@ from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RowRNNError, RunError
-from rowrnn.figures.shown import Shown
 from rowrnn.files import Count, Rate, Seconds, Share
 from rowrnn.store import log, rundir
 from rowrnn.store.members import read_sweep
@@ -52,7 +51,7 @@ class PointSummary:
 
 
 @dataclass(frozen=True, repr=False)
-class RunSummary(Shown):
+class RunSummary:
     """A run or sweep as its directory tells of it.
 
     Attributes:
@@ -90,12 +89,11 @@ class RunSummary(Shown):
     values: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
-    def _facts(self) -> dict[str, Any]:
-        names = ("name", "kind", "state", "step", "members", "test_accuracy", "problem")
+    def __repr__(self) -> str:
+        names = ("name", "kind", "state", "step", "members", "test_accuracy", "values", "problem")
         facts = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in facts.items() if value is not None} | {
-            "values": self.values
-        }
+        words = (f"{name}={value!r}" for name, value in facts.items() if value is not None)
+        return f"RunSummary({', '.join(words)})"
 
 
 def runs(path: str | Path = "runs") -> list[RunSummary]:
