@@ -50,6 +50,7 @@ def results(tmp_path_factory):
 
 DRAWN = {"TrainResult", "Evaluation", "Reading", "SweepResult"}
 NAMED = {"Classifier", "Prediction", "SweepComparison"}
+OTHERS = {"Dataset", "Report", "RunSummary", "Trained"}
 
 
 def html_of(result):
