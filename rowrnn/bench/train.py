@@ -184,7 +184,7 @@ def slope(suite: suites.Train) -> dict[str, Any]:
     """
 
     def timed(epochs: int) -> tuple[float, dict[str, Any]]:
-        progress(f"the whole program, {epochs} epochs")
+        progress(f"the whole program, epochs: {epochs}")
         command = [sys.executable, "-P", "-m", "rowrnn.cli", "train", suite.config]
         command += ["--train.epochs", str(epochs), "--train.display", "none", "--json"]
         with tempfile.TemporaryDirectory() as directory:
