@@ -108,8 +108,10 @@ class ModelConfig:
     """modern: Glorot, orthogonal recurrence. glorot: Glorot alone. notebook: as that of 2015."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; parameters and sums stay float32."""
-    backend: Literal["fast", "scan", "cudnn"] = "fast"
-    """scan: the definition. fast: the same maths in fewer, larger products. cudnn: needs CUDA."""
+    backend: Literal["fast", "scan", "split", "pallas", "cudnn"] = "fast"
+    """scan: the definition. fast: the same maths in fewer, larger products, as the device wants it.
+    split: as fast is on accelerators. pallas: one kernel each way, for GPUs and TPUs. cudnn: needs
+    CUDA."""
 
 
 @dataclass(frozen=True)
