@@ -199,14 +199,13 @@ def _gpu_forward_kernel(tanh, z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
     *saved_refs, c_out, h_out = refs
     rows, _, hidden = hs_ref.shape
     gates = [pl.ds(gate * hidden, hidden) for gate in range(4)]
-    resident = _narrow(kernel_ref.dtype)
-    kernels = [kernel_ref[:, gate] for gate in gates] if resident else [None] * 4
+    kernels = [kernel_ref[:, gate] for gate in gates] if _narrow(kernel_ref.dtype) else []
 
     def read_row(t, carry):
         c, h = carry
         operand, z = h.astype(kernel_ref.dtype), []
-        for gate, kernel in zip(gates, kernels, strict=True):
-            kernel = kernel if resident else kernel_ref[:, gate]
+        for index, gate in enumerate(gates):
+            kernel = kernels[index] if kernels else kernel_ref[:, gate]
             product = jnp.dot(operand, kernel, preferred_element_type=c.dtype)
             z.append(z_ref[t, :, gate] + product)
         new_c, h, u = split.row(z, c, tanh)
@@ -240,8 +239,7 @@ def _gpu_backward_kernel(tanh, u_ref, cells_ref, kernel_ref, dc_ref, dh_ref, *re
     *dhs_refs, dz_ref, dc_out, dh_out = refs
     rows, _, hidden = cells_ref.shape
     gates = [pl.ds(gate * hidden, hidden) for gate in range(4)]
-    resident = _narrow(kernel_ref.dtype)
-    kernels = [kernel_ref[gate, :] for gate in gates] if resident else [None] * 4
+    kernels = [kernel_ref[gate, :] for gate in gates] if _narrow(kernel_ref.dtype) else []
 
     def unread_row(step, carry):
         t = rows - 1 - step
@@ -251,8 +249,8 @@ def _gpu_backward_kernel(tanh, u_ref, cells_ref, kernel_ref, dc_ref, dh_ref, *re
         u = [u_ref[t, :, gate] for gate in gates]
         dz, dc = split.unrow(u, cells_ref[t, :, :], dc, dh, tanh)
         dh = jnp.zeros_like(dh)
-        for gate, kernel, part in zip(gates, kernels, dz, strict=True):
-            kernel = kernel if resident else kernel_ref[gate, :]
+        for index, (gate, part) in enumerate(zip(gates, dz, strict=True)):
+            kernel = kernels[index] if kernels else kernel_ref[gate, :]
             part = part.astype(kernel.dtype)
             dz_ref[t, :, gate] = part
             dh = dh + jnp.dot(part, kernel, preferred_element_type=dh.dtype)
