@@ -203,12 +203,12 @@ def _gpu_forward_kernel(tanh, z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
 
     def read_row(t, carry):
         c, h = carry
-        operand, z = h.astype(kernel_ref.dtype), []
+        operand, u = h.astype(kernel_ref.dtype), []
         for index, gate in enumerate(gates):
             kernel = kernels[index] if kernels else kernel_ref[:, gate]
             product = jnp.dot(operand, kernel, preferred_element_type=c.dtype)
-            z.append(z_ref[t, :, gate] + product)
-        new_c, h, u = split.row(z, c, tanh)
+            u.append(tanh(z_ref[t, :, gate] + product))
+        new_c, h = split.row(u, c, tanh)
         hs_ref[t, :, :] = h
         if saved_refs:
             u_ref, cells_ref = saved_refs
@@ -331,13 +331,12 @@ def _tpu_forward_kernel(z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
     c, h = c_state[...], h_state[...]
     operand = h.astype(kernel_ref.dtype)
     z = z_ref[0] + jnp.dot(operand, kernel_ref[...], preferred_element_type=c.dtype)
-    new_c, h, u = split.row([z[:, gate] for gate in gates], c)
+    u = jnp.tanh(z)
+    new_c, h = split.row([u[:, gate] for gate in gates], c)
     hs_ref[0] = h
     if saved_refs:
         u_ref, cells_ref = saved_refs
-        for gate, value in zip(gates, u, strict=True):
-            u_ref[0, :, gate] = value
-        cells_ref[0] = c
+        u_ref[0], cells_ref[0] = u, c
     # The blocks of the last carry stay on the chip until the last row has written them.
     c_state[...], h_state[...] = c_out[...], h_out[...] = new_c, h
 

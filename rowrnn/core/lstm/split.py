@@ -68,11 +68,11 @@ def read(
     return (hs if every_row else carry[1]), carry
 
 
-def row(z, c, tanh=jnp.tanh):
-    """One row from z, the four gates before tanh, each [B, H]: the new c and h, and the four u."""
-    ui, uj, uf, uo = (tanh(part) for part in z)
+def row(u, c, tanh=jnp.tanh):
+    """One row from the cell before it and u, four arrays [B, H]: the new c and h."""
+    ui, uj, uf, uo = u
     c = fast.sigmoid(uf) * c + fast.sigmoid(ui) * uj
-    return c, fast.sigmoid(uo) * tanh(c), (ui, uj, uf, uo)
+    return c, fast.sigmoid(uo) * tanh(c)
 
 
 def unrow(u, c, dc, dh, tanh=jnp.tanh):
@@ -97,9 +97,10 @@ def unrow(u, c, dc, dh, tanh=jnp.tanh):
 def _loop_forward(z, kernel, c, h, save):
     def read_row(carry, z):
         c, h = carry
-        z = z + jnp.dot(h.astype(kernel.dtype), kernel, preferred_element_type=c.dtype)
-        new_c, h, u = row(jnp.split(z, 4, axis=-1), c)
-        return (new_c, h), (h, *((jnp.concatenate(u, axis=-1), c) if save else (None, None)))
+        product = jnp.dot(h.astype(kernel.dtype), kernel, preferred_element_type=c.dtype)
+        u = jnp.tanh(z + product)
+        new_c, h = row(jnp.split(u, 4, axis=-1), c)
+        return (new_c, h), (h, *((u, c) if save else (None, None)))
 
     (c, h), (hs, u, cells) = jax.lax.scan(read_row, (c, h), z, unroll=min(_UNROLL, len(z)))
     return hs, c, h, u, cells
@@ -164,22 +165,20 @@ def _read_rows_bwd(recurrence, dtype, every_row, residuals, cotangents):
     dz, dc, dh = recurrence.backward(
         u, cells, recurrent_kernel.T, dhs if every_row else None, dc, dh
     )
-    hs = _hidden_states(u, cells)
-    before = jnp.concatenate([h[None], hs[:-1]])
-    xhs = jnp.concatenate([xs.astype(dtype), before.astype(dtype)], axis=-1)
-    # Two-dimensional, so that it is one plain product.
-    xhs, dz = xhs.reshape(rows * batch, -1), dz.reshape(rows * batch, -1)
-    dkernel = jnp.dot(xhs.T, dz, preferred_element_type=wide)
+    # The hidden state before each row; the cell after a row is the one before the next.
+    o = fast.sigmoid(jnp.split(u[:-1], 4, axis=-1)[3])
+    before = jnp.concatenate([h[None], o * jnp.tanh(cells[1:])])
+    # Two-dimensional, so that these are plain products.
+    dz = dz.reshape(rows * batch, -1)
+
+    def with_rows(array):
+        flat = array.astype(dtype).reshape(rows * batch, -1)
+        return jnp.dot(flat.T, dz, preferred_element_type=wide)
+
+    dkernel = jnp.concatenate([with_rows(xs), with_rows(before)])
     # XLA drops this where nobody asks for it, as where xs are pixels.
     dxs = jnp.dot(dz, input_kernel.T, preferred_element_type=wide)
     return dxs.reshape(rows, batch, -1), dkernel, (dc, dh)
-
-
-def _hidden_states(u, cells):
-    """The hidden state after each row, [T, B, H], from u and the cell before each."""
-    ui, uj, uf, uo = jnp.split(u, 4, axis=-1)
-    c = fast.sigmoid(uf) * cells + fast.sigmoid(ui) * uj
-    return fast.sigmoid(uo) * jnp.tanh(c)
 
 
 _read_rows = jax.custom_vjp(_read_rows_only, nondiff_argnums=(0, 1, 2))
