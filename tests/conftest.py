@@ -7,6 +7,10 @@ import tempfile
 # batched matrix products meet several devices.
 os.environ.setdefault("NPROC", "4")
 
+# Half of compiling is optimizing, which changes how fast a program is and not what it is asked to
+# compute. CI runs all tests with XLA_FLAGS= too: then programs are those that a user has.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # Most of what tests do is compiling. A program is compiled once for all workers of a session and
 # for all processes that the tests start, and never one that another session has compiled.
 if "PYTEST_XDIST_WORKER" not in os.environ:
