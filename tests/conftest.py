@@ -7,6 +7,9 @@ import tempfile
 # batched matrix products meet several devices.
 os.environ.setdefault("NPROC", "4")
 
+# Of children too: a program is compiled anew where there is another number of devices.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+
 # Half of compiling is optimizing, which changes how fast a program is and not what it is asked to
 # compute. CI runs all tests with XLA_FLAGS= too: then programs are those that a user has.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -22,7 +25,6 @@ import pytest
 
 from rowrnn.parallel import program_cache
 
-jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 program_cache.start(keep=True)
