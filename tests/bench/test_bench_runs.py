@@ -251,6 +251,7 @@ def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, suite, says)
         run(suite, quick=False)
 
 
+@pytest.mark.slow
 def test_peers(tmp_path, monkeypatch):
     # For the processes that are started: they compile in less time, and no time is looked at here.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -101,7 +101,7 @@ def with_devices(config, devices):
     [
         (SMALL, 1, 1, (0, 1), (3e-3,)),
         # One more than a stack takes; two on each of two devices.
-        (SMALL, 2, 1, (1, 0, 2), (3e-3,)),
+        pytest.param(SMALL, 2, 1, (1, 0, 2), (3e-3,), marks=pytest.mark.slow),
         (RICH, 2, 2, (0, 1), (3e-3, 1e-2)),
     ],
 )

@@ -626,6 +626,7 @@ def train(kind, tmp_path, *arguments, **variables):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_run_as_ever_and_stdout_has_the_answer_alone(kind, tmp_path):
     process = train(kind, tmp_path, *SMALL, "--train.examples=300000")
     noted = tmp_path / "run" / "logger.json"
@@ -649,7 +650,7 @@ def test_ctrl_c_stops_a_run_as_ever_and_stdout_has_the_answer_alone(kind, tmp_pa
     assert steps_told(kind, tmp_path) == logged
 
 
-@pytest.mark.parametrize("ignored", ["all", "the result"])
+@pytest.mark.parametrize("ignored", [pytest.param("all", marks=pytest.mark.slow), "the result"])
 def test_a_run_ends_in_time_where_the_server_does_not_answer(kind, ignored, tmp_path):
     script = """
         with RunDir.create(Path("run"), Config()) as run:
@@ -677,7 +678,10 @@ def test_a_run_ends_in_time_where_the_server_does_not_answer(kind, ignored, tmp_
 @pytest.mark.parametrize("kind", ["wandb"], indirect=True)
 @pytest.mark.parametrize(
     ("sent", "problem"),
-    [("SIGSTOP", "it had not ended after 8 s"), ("SIGKILL", r"\w+(: .*)?")],
+    [
+        pytest.param("SIGSTOP", "it had not ended after 8 s", marks=pytest.mark.slow),
+        ("SIGKILL", r"\w+(: .*)?"),
+    ],
 )
 def test_a_run_ends_in_time_where_the_process_of_wandb_is_gone(kind, sent, problem, tmp_path):
     script = """
