@@ -35,7 +35,7 @@ def grid():
             yield case if case in few else pytest.param(*case, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("init", "pooling", "projection_size", "layers"), grid())
+@pytest.mark.parametrize(("init", "pooling", "projection_size", "layers"), [*grid()])
 def test_logits_match_numpy(init, pooling, projection_size, layers):
     config = ModelConfig(projection_size, 4, layers, forget_bias=0.7, init=init, pooling=pooling)
     model, images = RowRNN(config, classes=3), random_images(1)

@@ -96,7 +96,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("place")
-    rowrnn_in(path, "train", *TINY, "--run-dir=run", **UNOPTIMIZED)
+    rowrnn_in(path, "train", *TINY, "--run-dir=run", **PROGRAMS)
     return Place(path)
 
 
