@@ -133,7 +133,11 @@ def not_a_number(*arguments, **options):
 @pytest.mark.usefixtures("_short_ceiling")
 @pytest.mark.parametrize(
     ("backend", "wrong"),
-    [(forgets_the_bias, MODES), (wrong_gradient_only, ("training",)), (not_a_number, MODES)],
+    [
+        pytest.param(forgets_the_bias, MODES, marks=pytest.mark.slow),
+        (wrong_gradient_only, ("training",)),
+        (not_a_number, MODES),
+    ],
 )
 def test_a_wrong_backend_is_reported_as_wrong_and_not_timed(tmp_path, monkeypatch, backend, wrong):
     monkeypatch.setitem(lstm.BACKENDS, "suspect", backend)

@@ -153,7 +153,7 @@ def test_a_service_that_fails_costs_a_run_one_line(how, where, fake, tmp_path, m
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 3
 
 
-@pytest.mark.parametrize("where", ["import", "log"])
+@pytest.mark.parametrize("where", [pytest.param("import", marks=pytest.mark.slow), "log"])
 def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake, tmp_path):
     script = """
         with RunDir.create(Path("run"), Config()) as run:
@@ -173,6 +173,7 @@ def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake,
     assert [entry["step"] for entry in log.read(tmp_path / "run")] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_a_service_that_answers_too_late_writes_nothing_into_the_directory(
     fake, tmp_path, monkeypatch
 ):
@@ -650,7 +651,8 @@ def test_ctrl_c_stops_a_run_as_ever_and_stdout_has_the_answer_alone(kind, tmp_pa
     assert steps_told(kind, tmp_path) == logged
 
 
-@pytest.mark.parametrize("ignored", [pytest.param("all", marks=pytest.mark.slow), "the result"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", ["all", "the result"])
 def test_a_run_ends_in_time_where_the_server_does_not_answer(kind, ignored, tmp_path):
     script = """
         with RunDir.create(Path("run"), Config()) as run:
@@ -675,13 +677,11 @@ def test_a_run_ends_in_time_where_the_server_does_not_answer(kind, ignored, tmp_
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wandb"], indirect=True)
 @pytest.mark.parametrize(
     ("sent", "problem"),
-    [
-        pytest.param("SIGSTOP", "it had not ended after 8 s", marks=pytest.mark.slow),
-        ("SIGKILL", r"\w+(: .*)?"),
-    ],
+    [("SIGSTOP", "it had not ended after 8 s"), ("SIGKILL", r"\w+(: .*)?")],
 )
 def test_a_run_ends_in_time_where_the_process_of_wandb_is_gone(kind, sent, problem, tmp_path):
     script = """
