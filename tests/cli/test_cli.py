@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, real signals, exit codes."""
+"""The command line as its users meet it: what it prints, exit codes, real processes."""
 
 import contextlib
 import importlib
@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import in_process
 import numpy as np
 import pytest
 import tyro
+from in_process import here
 from PIL import Image
 
 from rowrnn import cli, data, load
@@ -61,14 +61,6 @@ def rowrnn(*arguments, cwd, code=0, **environment):
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     assert "Traceback" not in err
-    return out, err
-
-
-def here(*arguments, cwd, code=0):
-    """Runs a command to its end in this process, where what it needs of jax is there already."""
-    with contextlib.chdir(cwd):
-        found, out, err = in_process.command(*arguments)
-    assert found == code, err
     return out, err
 
 
