@@ -20,7 +20,7 @@ import pytest
 
 import rowrnn
 from rowrnn import config as configs
-from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import ConfigError, StoppedError
 from rowrnn.store import log, services
 from rowrnn.store.rundir import RunDir
@@ -208,7 +208,8 @@ def test_a_run_is_told_with_name_config_figures_and_result(fake, tmp_path):
     config = Config(
         ModelConfig(0, 8),
         DataConfig("mnist_sample", validation_size=100),
-        train=TrainConfig(
+        OptimizerConfig("adamw"),
+        TrainConfig(
             batch_size=100, examples=3_001, log_every_steps=10, display="none", logger="wandb"
         ),
     )
