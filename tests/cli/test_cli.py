@@ -151,7 +151,7 @@ def test_predict_answers_the_good_and_names_the_bad(run):
     for i in range(3):
         Image.fromarray(255 - test.images[i]).resize((140, 140)).save(cwd / f"{i}.png")
     (cwd / "letter.txt").write_text("Dear reader")
-    out, err = rowrnn(
+    out, err = here(
         "predict", result["run_dir"], "0.png", "letter.txt", "1.png", "2.png", "--json", "--rows",
         cwd=cwd, code=3,
     )  # fmt: skip

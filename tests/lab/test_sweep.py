@@ -289,7 +289,7 @@ class OutOfMemoryOnce:
 @pytest.mark.parametrize(
     ("chunk", "call"),
     [
-        (4, 4),
+        pytest.param(4, 4, marks=pytest.mark.slow),
         pytest.param(4, 1, marks=pytest.mark.soak),
         pytest.param(None, 1, marks=pytest.mark.soak),
         pytest.param(None, 4, marks=pytest.mark.soak),
@@ -459,7 +459,12 @@ def test_a_stack_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, whole,
 
 # Both members on one device; one on each; one, with an idle place beside it.
 @pytest.mark.parametrize(
-    ("before", "after", "count", "chunk"), [(2, 1, 2, 1), (1, 2, 2, 2), (1, 2, 1, 1)]
+    ("before", "after", "count", "chunk"),
+    [
+        pytest.param(2, 1, 2, 1, marks=pytest.mark.slow),
+        pytest.param(1, 2, 2, 2, marks=pytest.mark.slow),
+        (1, 2, 1, 1),
+    ],
 )
 def test_a_stack_goes_on_on_another_number_of_devices(
     tmp_path, monkeypatch, whole, before, after, count, chunk

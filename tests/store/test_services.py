@@ -554,6 +554,7 @@ def serving(ignores):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlflow"], indirect=True)
 def test_a_server_of_mlflow_is_told_many_entries_at_once_and_prints_nothing(kind, tmp_path):
     script = """
@@ -575,6 +576,7 @@ def test_a_server_of_mlflow_is_told_many_entries_at_once_and_prints_nothing(kind
     assert (call, words["status"]) == ("runs/update", "FINISHED")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlflow"], indirect=True)
 def test_mlflow_has_the_last_result_of_a_sweep_that_went_on(kind, tmp_path):
     script = """
