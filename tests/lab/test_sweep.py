@@ -760,7 +760,7 @@ def test_all_states_are_kept_and_load_as_runs(whole, solo):
     assert evaluation.accuracy == pytest.approx(result.members[2].test_accuracy, abs=1e-7)
 
 
-@pytest.mark.parametrize("validation", [100, 0])
+@pytest.mark.parametrize("validation", [100, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_best_state_is_that_of_the_best_on_validation(tmp_path, validation):
     path = tmp_path / "sweep"
     config = configs.replace(SMALL, {"data.validation_size": validation, RATE: 3e-2})
@@ -841,6 +841,7 @@ def test_a_sweep_file_that_says_nothing_is_refused(tmp_path):
                 runner.reopen(tmp_path / "sweep")
 
 
+@pytest.mark.slow
 def test_groups_with_other_data_are_trained_on_their_own(tmp_path, solo):
     # The third of four groups has the data of the first again.
     sizes = {"model.hidden_size": (8, 4), "data.validation_size": (100, 0)}

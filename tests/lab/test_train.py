@@ -370,6 +370,7 @@ def test_make_train_stays_where_it_has_diverged():
     np.testing.assert_array_equal(trained.curve.count, [100, 0, 0])
 
 
+@pytest.mark.slow
 def test_make_train_runs_under_vmap():
     dataset = data.load(CONFIG.data)
     few = {name: data.Split(part.images[:300], part.labels[:300])
