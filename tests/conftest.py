@@ -7,11 +7,11 @@ import tempfile
 # batched matrix products meet several devices.
 os.environ.setdefault("NPROC", "4")
 
-# Of children too: a program is compiled anew where there is another number of devices.
+# Child processes have as many devices: a process with another number compiles all programs anew.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
-# Half of compiling is optimizing, which changes how fast a program is and not what it is asked to
-# compute. CI runs all tests with XLA_FLAGS= too: then programs are those that a user has.
+# Optimizing takes half of the time of compiling, and decides how fast a program is and its last
+# bits. CI runs all but the longest tests with XLA_FLAGS= too, on the programs that a user has.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Most of what tests do is compiling. A program is compiled once for all workers of a session and
