@@ -79,6 +79,8 @@ _CRASHED_S = 120.0
 
 def main() -> None:
     """Runs the command that the process was started with, and exits."""
+    # Figures are drawn into files; another value may be none that matplotlib can load.
+    os.environ["MPLBACKEND"] = "agg"
     launcher = os.environ.pop("ROWRNN_LAUNCHER", None)
     if launcher is not None:
         threading.Thread(target=_end_without, args=(int(launcher),), daemon=True).start()

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, Flag, parse, say
 from rowrnn.errors import ConfigError, cut
+from rowrnn.jax_settings import require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         return _compare(arguments[1:])
     given = parse("bench", BenchArguments, arguments)
 
+    require_jax()
     from rowrnn import bench
 
     document = bench.run(given.suite, quick=given.quick, out=given.out)

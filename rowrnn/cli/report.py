@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, DataPlace, parse, plain, require_text, say, tell_written
+from rowrnn.jax_settings import require_devices, require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     if given.to is not None:
         require_text(given.to)
 
+    require_jax()
+    require_devices()
     from rowrnn.show.report import report
 
     made = report(given.path, to=given.to, which=given.checkpoint, data_dir=given.data.dir)

@@ -24,6 +24,7 @@ from rowrnn.cli.terminal import (
 )
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, shown
+from rowrnn.jax_settings import require_jax
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
 
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
     run_dir = directory_of(given, config, ending="-sweep", reads=given.plan)
 
+    require_jax()
     from rowrnn import parallel
     from rowrnn.lab import sweep as runner
 

@@ -13,6 +13,7 @@ from rowrnn.cli.report import report_at_end
 from rowrnn.cli.start import config_of, directory_of
 from rowrnn.cli.terminal import Common, Flag, parse, plain
 from rowrnn.config import Config
+from rowrnn.jax_settings import require_jax
 
 if TYPE_CHECKING:
     from rowrnn.lab.train import TrainResult
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     config = config_of(given, arguments, "run")
     run_dir = directory_of(given, config)
 
+    require_jax()
     from rowrnn import parallel
     from rowrnn.lab.train import train
 

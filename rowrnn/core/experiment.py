@@ -18,6 +18,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import Hyperparams, TrainState, of_member
 from rowrnn.core.step import Batch, ShardBatches, ShardGrads
+from rowrnn.jax_settings import pinned
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class Trained(NamedTuple):
     test: Metrics
 
 
+@pinned
 def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], Trained]:
     """A whole run as one pure function of the seed, for `jax.jit` and `jax.vmap`.
 
@@ -233,6 +235,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
         state = functions.chunk(state, train_split, order, steps)
         return state, state.metrics
 
+    @pinned
     def train(seed: int | jax.Array) -> Trained:
         with jax.default_matmul_precision(config.train.precision):
             state, curve = jax.lax.scan(

@@ -19,6 +19,7 @@ from rowrnn.core.model import Params, RowRNN, Watched, watch
 from rowrnn.core.state import TrainState
 from rowrnn.data import Split
 from rowrnn.errors import DataError, RunError
+from rowrnn.jax_settings import pinned
 from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
@@ -51,10 +52,12 @@ class Classifier:
     shape: tuple[int, int]
     classes: int
 
+    @pinned
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits [N, C] of images [N, T, F], uint8."""
         return self._finite(self._logits(self.params, jnp.asarray(images)))
 
+    @pinned
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
         parts = [
@@ -71,6 +74,7 @@ class Classifier:
             correct += (answers == labels[None, start : start + _BLOCK]).sum(axis=1)
         return correct
 
+    @pinned
     def watch(self, images: np.ndarray) -> Watched:
         """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
         with jax.default_matmul_precision(self.config.train.precision):
@@ -143,6 +147,7 @@ def _probabilities_program(config: ModelConfig, classes: int, precision: str):
     return jax.jit(probabilities)
 
 
+@pinned
 def load(run_dir: str | Path, which: str = "last") -> Classifier:
     """Loads a checkpoint of a run, or what `export` has made of one.
 

@@ -21,6 +21,7 @@ from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
+from rowrnn.jax_settings import pinned
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
@@ -62,6 +63,7 @@ class TrainResult:
     params_sha256: str
 
 
+@pinned
 def train(
     config: Config | None = None,
     run_dir: str | Path | None = None,
@@ -131,6 +133,7 @@ def _open(
     if resume is not None:
         rundir.require_single(Path(resume))
         config = _config_to_resume(Path(resume), config)
+        rundir.require_same_variables(Path(resume))
     config = config or Config()
     configs.check(config)
     services.require(config.train.logger)

@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
-from rowrnn.errors import RunError, StoppedError
+from rowrnn.errors import RunError, StoppedError, shown
 from rowrnn.files import Size
+from rowrnn.jax_settings import deciding_variables
 from rowrnn.store import log
 from rowrnn.store.log import Log
 from rowrnn.store.services import Logger, Outcome
@@ -48,6 +49,13 @@ class _Holder:
     host: str
     pid: Size
     since: str
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """The variables of the environment that ``environment.json`` has."""
+
+    flags: dict[str, str]
 
 
 class RunDir:
@@ -323,6 +331,7 @@ def read_result(path: Path, kind: type[_Result]) -> _Result | None:
 
 def environment() -> dict[str, Any]:
     """Versions, git commit, processor, flags and command of this process."""
+    deciding = deciding_variables()
     return {
         "time": _now(),
         "command": sys.argv,
@@ -335,9 +344,25 @@ def environment() -> dict[str, Any]:
         "flags": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name.startswith(("XLA_", "JAX_")) or name == "NPROC"
+            if name.startswith(("XLA_", "JAX_")) or name == "NPROC" or name in deciding
         },
     }
+
+
+def require_same_variables(path: Path) -> None:
+    """Raises `RunError` where `deciding_variables` are others now than when a run was started."""
+    try:
+        flags = files.build(_Flags, {"flags": files.read_json(path / "environment.json")["flags"]})
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # It has not begun, or nobody can tell any more.
+    then, now = deciding_variables(flags.flags), deciding_variables()
+    for name in sorted(then.keys() | now.keys()):
+        old, new = then.get(name, ""), now.get(name, "")
+        if old != new:
+            raise RunError(
+                f"{name}={shown(new)}: {path} was started with {shown(old)}, and a resumed run "
+                "must compute the same; set the variable as it was, or start a new run"
+            )
 
 
 def _processor() -> str:
