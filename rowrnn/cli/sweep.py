@@ -46,7 +46,7 @@ class SweepArguments(Common):
     exit code is 6 where members have diverged; they are in no statistic.
     """
 
-    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG.toml]")] = None
+    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG]")] = None
     """The config that all members have in common."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = ""
     """0:64 for the 64 seeds from 0 to 63; 3,5,7 for these."""

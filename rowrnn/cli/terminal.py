@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -82,6 +82,13 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
             text = "\n".join(map(plain, text.split("\n")))
         print(text, end="", file=sys.stderr)
         raise
+
+
+def show_shipped(found: Mapping[str, Path]) -> None:
+    """A line for each TOML file that comes with rowrnn: its name and what it is."""
+    width = max(map(len, found), default=0)
+    for name, path in found.items():
+        print(f"{name:{width}}  {configs.summary(path)}")
 
 
 def given_options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:

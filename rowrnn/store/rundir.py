@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+import rowrnn
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
@@ -38,7 +39,7 @@ SWEEP_MARK = "sweep.json"
 _LOCK_FILES = {".lock", "lock.json"}
 # Beside the mark, one of these is in every run, also in one that a sweep has kept.
 _EVIDENCE = {".lock", "environment.json", "checkpoints"}
-_PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
              "tensorflow-datasets")  # fmt: skip
 
 
@@ -339,7 +340,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "system": platform.system(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {"rowrnn": rowrnn.__version__} | {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
         "flags": {
             name: value
