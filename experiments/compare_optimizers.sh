@@ -22,7 +22,9 @@ for name in adam adamw sgd muon; do
     if [ -d "$out/$name" ]; then target=(--resume "$out/$name"); else target=(--run-dir "$out/$name"); fi
     # Exit code 6 says that some members have diverged, which is a result like any other.
     rowrnn sweep experiments/quickstart.toml --seeds 0:8 --train.epochs 10 \
-        --data.validation-size 500 --optimizer.name "$name" \
+        --data.validation-size 500 --data.rotation 0 --data.scale 0 --data.shear 0 \
+        --model.projection-size 128 --model.hidden-size 128 --train.label-smoothing 0 \
+        --optimizer.name "$name" --optimizer.warmup-steps 0 \
         --grid "optimizer.learning_rate=$rates" "${target[@]}" || [ $? -eq 6 ]
 done
 

@@ -3,7 +3,7 @@
     python experiments/seed_sweep.py
 
 Shows: the distribution of the test accuracy over 8 seeds of the quickstart, cut to 10 epochs.
-Last result: mean 0.9638, 95 % interval 0.9615 to 0.9660, sd 0.0027 (two cores, 2026-11-24).
+Last result: mean 0.9755, 95 % interval 0.9732 to 0.9778, sd 0.0027 (two cores, 2026-11-26).
 """
 
 import rowrnn

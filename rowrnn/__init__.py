@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rowrnn.show.read import Reading, read
     from rowrnn.show.report import Report, report
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Classifier",
     "Config",

@@ -108,8 +108,10 @@ class ModelConfig:
     """modern: Glorot, orthogonal recurrence. glorot: Glorot alone. notebook: as that of 2015."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; parameters and sums stay float32."""
-    backend: Literal["fast", "scan", "cudnn"] = "fast"
-    """scan: the definition. fast: the same maths in fewer, larger products. cudnn: needs CUDA."""
+    backend: Literal["fast", "scan", "split", "pallas", "cudnn"] = "fast"
+    """scan: the definition. fast: the same maths in fewer, larger products, as the device wants it.
+    split: as fast is on accelerators. pallas: one kernel each way, for GPUs and TPUs. cudnn: needs
+    CUDA."""
 
 
 @dataclass(frozen=True)
@@ -241,15 +243,41 @@ class Config:
 def load(path: str | Path) -> Config:
     """Reads and checks a TOML file; what it leaves out has its default.
 
+    Args:
+        path: of the file, or a name of `shipped`, such as ``quickstart``.
+
     Raises `ConfigError` where the file is missing, is not UTF-8 or not TOML, or holds an unknown
     name or a value out of range.
     """
     try:
-        config = from_dict(read_toml(path))
+        config = from_dict(read_toml(_find(path)))
         check(config)
     except ConfigError as error:
         raise ConfigError(f"config {path}: {error}") from error
     return config
+
+
+def shipped() -> dict[str, Path]:
+    """The TOML files that come with rowrnn, by name: configs, and suites, named ``bench_…``.
+
+    >>> "quickstart" in shipped() and "bench_train" in shipped()
+    True
+    """
+    # Where a wheel puts what lies in experiments/ of a checkout.
+    packaged = Path(__file__).parent / "experiments"
+    directory = packaged if packaged.is_dir() else Path(__file__).parents[1] / "experiments"
+    return {path.stem: path for path in sorted(directory.glob("*.toml"))}
+
+
+def summary(path: Path) -> str:
+    """What a file of `shipped` says of itself in a line: the first after its commands."""
+    _, _, told = path.read_text(encoding="utf-8").partition("\n#\n# ")
+    return told.partition("\n")[0]
+
+
+def _find(path: str | Path) -> str | Path:
+    """The file of a path or of a name; a file of one's own comes first."""
+    return path if os.path.isfile(path) else shipped().get(str(path), path)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -265,9 +293,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             raise ConfigError(f"more than {_MOST_BYTES:,} bytes; no config is that large")
         return tomllib.loads(content.decode())
     except OSError as error:
-        raise ConfigError(
-            f"{error.strerror}; give the path of a TOML file, such as those in experiments/"
-        ) from error
+        otherwise = "; give the path of a TOML file, or a name that rowrnn train --list shows"
+        hint = nearest(Path(path).stem, shipped(), otherwise)
+        raise ConfigError(f"{error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"byte {error.start} is not UTF-8; save the file as UTF-8 text"

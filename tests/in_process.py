@@ -30,6 +30,14 @@ def command(*arguments):
     return code, out.getvalue(), err.getvalue()
 
 
+def here(*arguments, cwd, code=0):
+    """Runs a command in a directory, to the exit code that is expected; gives stdout and stderr."""
+    with contextlib.chdir(cwd):
+        found, out, err = command(*arguments)
+    assert found == code, err
+    return out, err
+
+
 def last_json(out):
     """What a command prints with ``--json``."""
     return json.loads(out.splitlines()[-1])

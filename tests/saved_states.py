@@ -22,9 +22,13 @@ FACTS = {
 }
 
 
+# One program, and not one for each operation of it.
+_create = jax.jit(lambda seed: states.create(CONFIG, 10, (6, 5), 3, seed))
+
+
 def create(seed=0, step=0):
     """The state of a single member."""
-    state = states.create(CONFIG, 10, (6, 5), 3, seed)
+    state = _create(seed)
     return jax.tree.map(lambda leaf: leaf[None], state._replace(step=jnp.int32(step)))
 
 

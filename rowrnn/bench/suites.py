@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import read_toml
 from rowrnn.errors import ConfigError, nearest, shown
@@ -147,7 +148,7 @@ class Train(Suite):
         backend: of the recurrence; empty for the default.
         program: whether to run `rowrnn train` as a whole.
         target: test accuracy on `mnist_sample` that the whole program is timed to.
-        config: TOML of that program.
+        config: of that program, a name or a path.
         slope_s: by how many seconds of training the longer of the two runs is longer whose
             difference in time checks the throughput of the program.
     """
@@ -160,7 +161,7 @@ class Train(Suite):
     backend: str = ""
     program: bool = True
     target: Annotated[float, Meta(gt=0, le=1)] = 0.97
-    config: str = "experiments/quickstart.toml"
+    config: str = "quickstart"
     slope_s: _Seconds = 15.0
 
     def quick(self) -> "Train":
@@ -206,11 +207,11 @@ class Startup(Suite):
     """From the shell to the first step, each time in a process of its own.
 
     Attributes:
-        config: TOML of the run that is started.
+        config: of the run that is started, a name or a path.
     """
 
     repeats: _Repeats = 5
-    config: str = "experiments/quickstart.toml"
+    config: str = "quickstart"
 
     def quick(self) -> "Startup":
         """Fewer starts."""
@@ -262,14 +263,21 @@ SUITES: dict[str, type[Suite]] = {
 }
 
 
+def shipped() -> dict[str, Path]:
+    """The suites that come with rowrnn as files, by name, such as ``lstm_small``."""
+    names = configs.shipped().items()
+    return {name.removeprefix("bench_"): path for name, path in names if name.startswith("bench_")}
+
+
 def load(suite: str) -> Suite:
-    """The suite of a name, or of a TOML file whose ``suite`` gives the name."""
+    """The suite of a name, see `shipped`, or of a TOML file."""
     if suite in SUITES:
         return SUITES[suite]()
-    path = Path(suite)
+    named = shipped()
+    path = named.get(suite) or Path(suite)
     if path.suffix != ".toml":
-        hint = f"{nearest(suite, SUITES)} (or give the path of a TOML file)"
-        raise ConfigError(f"unknown suite {shown(suite)}{hint}")
+        hint = nearest(suite, [*SUITES, *named], "; rowrnn bench --list shows all")
+        raise ConfigError(f"unknown suite {shown(suite)}{hint} (or give the path of a TOML file)")
     try:
         return from_dict(read_toml(path))
     except ConfigError as error:

@@ -9,6 +9,10 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
+
+from rowrnn.jax_settings import pinned
 
 
 def main() -> None:
@@ -26,7 +30,19 @@ def main() -> None:
         answers.flush()
 
     try:
-        served = importlib.import_module(orders["role"]).start(**orders["options"])
+        role = importlib.import_module(orders["role"])
+    except ModuleNotFoundError as error:
+        answer(missing=error.name)
+        return
+    # A peer may do without jax.
+    serving = pinned(serve) if "jax" in sys.modules else serve
+    serving(role, orders["options"], answer)
+
+
+def serve(role: Any, options: dict[str, Any], answer: Callable[..., None]) -> None:
+    """Starts a role and answers until stdin ends."""
+    try:
+        served = role.start(**options)
         answer(answer=served.facts)
     except ModuleNotFoundError as error:
         answer(missing=error.name)

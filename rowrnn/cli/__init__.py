@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import rowrnn
 from rowrnn.cli.terminal import say
 from rowrnn.errors import ConfigError, JobError, RowRNNError, nearest, shown
 
@@ -43,8 +44,9 @@ usage: rowrnn COMMAND [arguments]
 Row-wise recurrent networks for images, in JAX.
 
 commands:
-  train [CONFIG.toml]      train one run, evaluate it and keep it in a directory
-  sweep [CONFIG.toml] --seeds 0:64
+  train [CONFIG]           train one run, evaluate it and keep it in a directory;
+                           rowrnn train --list shows what can be trained
+  sweep [CONFIG] --seeds 0:64
                            train many seeds, and say how their accuracy spreads
   extract SWEEP MEMBER --to DIR
                            a member of a sweep as a run of its own
@@ -67,7 +69,7 @@ commands:
 traceback with an error), and all but launch and completion --json (one JSON
 value on the last line of stdout).
 
-Start with: rowrnn train experiments/quickstart.toml
+Start with: rowrnn train quickstart
 """
 
 
@@ -79,6 +81,8 @@ _CRASHED_S = 120.0
 
 def main() -> None:
     """Runs the command that the process was started with, and exits."""
+    # Figures are drawn into files; another value may be none that matplotlib can load.
+    os.environ["MPLBACKEND"] = "agg"
     launcher = os.environ.pop("ROWRNN_LAUNCHER", None)
     if launcher is not None:
         threading.Thread(target=_end_without, args=(int(launcher),), daemon=True).start()
@@ -148,9 +152,7 @@ def _run(arguments: Sequence[str]) -> int:
         print(_OVERVIEW, end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"rowrnn {version('rowrnn')}")
+        print(f"rowrnn {rowrnn.__version__}")
         return 0
     try:
         return _command(arguments[0])(arguments[1:])

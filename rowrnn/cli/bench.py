@@ -8,8 +8,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, Flag, parse, say
+from rowrnn import config as configs
+from rowrnn.cli.terminal import Common, Flag, parse, say, show_shipped
 from rowrnn.errors import ConfigError, cut
+from rowrnn.jax_settings import require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,10 @@ class BenchArguments(Common):
     rowrnn bench compare OLD.json NEW.json holds two results of one machine against each other.
     """
 
-    suite: Annotated[Positional[str], arg(metavar="SUITE")]
-    """One of these names, or a TOML file such as experiments/bench_train.toml."""
+    suite: Annotated[Positional[str | None], arg(metavar="SUITE")] = None
+    """One of these, another name that --list shows, or a TOML file."""
+    list_: Annotated[Flag, arg(name="list")] = False
+    """Show the suites that come with rowrnn, and measure nothing."""
     quick: Flag = False
     """A first look, in less than a minute for most."""
     out: Annotated[Path | None, arg(metavar="FILE.json")] = None
@@ -52,7 +56,17 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "compare":
         return _compare(arguments[1:])
     given = parse("bench", BenchArguments, arguments)
+    if given.list_:
+        from rowrnn.bench import suites
 
+        found = suites.shipped()
+        show_shipped(found)
+        given.answer({name: configs.summary(path) for name, path in found.items()})
+        return 0
+    if given.suite is None:
+        raise ConfigError("bench needs a suite: rowrnn bench train; rowrnn bench --list shows all")
+
+    require_jax()
     from rowrnn import bench
 
     document = bench.run(given.suite, quick=given.quick, out=given.out)

@@ -20,6 +20,7 @@ from rowrnn.cli.terminal import (
     tell_written,
 )
 from rowrnn.config import Config, ParallelConfig
+from rowrnn.jax_settings import require_jax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     require_text(given.run)
     configs.check(Config(parallel=given.parallel))
 
+    require_jax()
     from rowrnn.lab import evaluate
     from rowrnn.store import rundir
 

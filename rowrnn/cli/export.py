@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Checkpoint, Common, DataPlace, Flag, parse, say, tell_written
 from rowrnn.errors import ConfigError, DataError, RunError
+from rowrnn.jax_settings import require_devices, require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
 
     _check(given)
 
+    require_jax()
+    require_devices()
     from rowrnn.lab.classifier import load
     from rowrnn.lab.evaluate import evaluate
     from rowrnn.show.export import export, export_web, require_unused

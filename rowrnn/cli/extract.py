@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, parse, plain, require_text
+from rowrnn.jax_settings import require_devices, require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parse("extract", ExtractArguments, arguments)
     require_text(given.to)
 
+    require_jax()
+    require_devices()
     from rowrnn.lab.sweep import extract
 
     extract(given.sweep, given.member, given.to)

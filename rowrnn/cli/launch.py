@@ -20,7 +20,7 @@ from rowrnn.errors import ConfigError, JobError, StoppedError, nearest, shown
 
 _COMMANDS = ("train", "sweep", "eval")
 _MOST = 1024
-_USAGE = "rowrnn launch -n 4 -- train experiments/quickstart.toml"
+_USAGE = "rowrnn launch -n 4 -- train quickstart"
 _OWN_OPTION = re.compile(r"--parallel[._-](coordinator|processes|process)(=.*)?", re.DOTALL)
 
 # Seconds that the others have to end by themselves after one has failed, and then after SIGTERM;

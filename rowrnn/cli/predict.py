@@ -19,6 +19,7 @@ from rowrnn.cli.terminal import (
     say,
 )
 from rowrnn.errors import ConfigError, DataError
+from rowrnn.jax_settings import require_devices, require_jax
 
 if TYPE_CHECKING:
     from rowrnn.lab.predict import Prediction
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     if not given.pictures:
         raise ConfigError("predict needs at least one picture: rowrnn predict RUN PICTURE.png …")
 
+    require_jax()
+    require_devices()
     from rowrnn.lab.predict import predict
 
     predictions, problems = predict(given.run, given.pictures, which=given.checkpoint)

@@ -21,6 +21,7 @@ from rowrnn.cli.terminal import (
     require_text,
     tell_written,
 )
+from rowrnn.jax_settings import require_devices, require_jax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 
         require_format(given.to)
 
+    require_jax()
+    require_devices()
     from rowrnn.show import read
 
     # More digits than an integer of 64 bits are the name of a file.

@@ -18,6 +18,7 @@ from rowrnn.cli.terminal import (
     tell,
     tell_written,
 )
+from rowrnn.jax_settings import require_devices, require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     if given.to is not None:
         require_text(given.to)
 
+    require_jax()
+    require_devices()
     from rowrnn.show.report import report
 
     made = report(given.path, to=given.to, which=given.checkpoint, data_dir=given.data.dir)

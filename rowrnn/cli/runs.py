@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if found:
         _show(found)
     else:
-        say(f"no runs in {given.directory}; make one: rowrnn train experiments/quickstart.toml")
+        say(f"no runs in {given.directory}; make one: rowrnn train quickstart")
     for run in found:
         if run.problem is not None:
             say(f"{run.name} is damaged: {run.problem}")

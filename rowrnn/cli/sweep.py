@@ -25,6 +25,7 @@ from rowrnn.cli.terminal import (
 )
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, shown
+from rowrnn.jax_settings import require_jax
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
 
@@ -46,7 +47,7 @@ class SweepArguments(Common):
     exit code is 6 where members have diverged; they are in no statistic.
     """
 
-    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG.toml]")] = None
+    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG]")] = None
     """The config that all members have in common."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = ""
     """0:64 for the 64 seeds from 0 to 63; 3,5,7 for these."""
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
     run_dir = directory_of(given, config, ending="-sweep", reads=given.plan)
 
+    require_jax()
     from rowrnn import parallel
     from rowrnn.lab import sweep as runner
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
@@ -101,6 +101,13 @@ def _fold_long(line: str) -> str:
     """A line that may have colours; folded, and without them, where it is too long."""
     visible = re.sub(r"\x1b\[[\d;]*m", "", line)
     return line if len(visible) <= shutil.get_terminal_size().columns else fold(visible)
+
+
+def show_shipped(found: Mapping[str, Path]) -> None:
+    """A line for each TOML file that comes with rowrnn: its name and what it is."""
+    width = max(map(len, found), default=0)
+    for name, path in found.items():
+        tell(f"{name:{width}}  {configs.summary(path)}", sys.stdout)
 
 
 def given_options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from rowrnn import config as configs
 from rowrnn.cli.report import report_at_end
 from rowrnn.cli.start import config_of, directory_of, tell_service
-from rowrnn.cli.terminal import Common, Flag, parse, plain
+from rowrnn.cli.terminal import Common, Flag, parse, plain, show_shipped
 from rowrnn.config import Config
+from rowrnn.jax_settings import require_jax
 
 if TYPE_CHECKING:
     from rowrnn.lab.train import TrainResult
@@ -26,8 +28,10 @@ class TrainArguments(Common):
     defaults. Ctrl-C saves and stops; --resume goes on.
     """
 
-    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG.toml]")] = None
-    """The config of the run; without one, the defaults."""
+    config_file: Annotated[Positional[Path | None], arg(metavar="[CONFIG]")] = None
+    """A TOML file, or a name that --list shows; without one, the defaults."""
+    list_: Annotated[Flag, arg(name="list")] = False
+    """Show the configs that come with rowrnn, and train nothing."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where the run is kept; without it, runs/NAME-TIME."""
     resume: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -40,9 +44,12 @@ class TrainArguments(Common):
 def main(arguments: Sequence[str]) -> int:
     """Trains a run, or goes on with one."""
     given = parse("train", TrainArguments, arguments)
+    if given.list_:
+        return _list(given)
     config = config_of(given, arguments, "run")
     run_dir = directory_of(given, config)
 
+    require_jax()
     from rowrnn import parallel
     from rowrnn.lab.train import train
 
@@ -54,6 +61,15 @@ def main(arguments: Sequence[str]) -> int:
     # Not what the result names: a run may have been moved since.
     report_at_end(run_dir)
     given.answer(dataclasses.asdict(result))
+    return 0
+
+
+def _list(given: TrainArguments) -> int:
+    """Shows the configs that come with rowrnn."""
+    found = configs.shipped()
+    found = {name: path for name, path in found.items() if not name.startswith("bench_")}
+    show_shipped(found)
+    given.answer({name: configs.summary(path) for name, path in found.items()})
     return 0
 
 
@@ -75,6 +91,6 @@ def _report_training(result: "TrainResult") -> None:
     if result.dataset == "mnist_sample":
         lines += [
             "  rowrnn data prepare mnist    # all 70,000 digits, and then",
-            "  rowrnn train experiments/lstm128.toml",
+            "  rowrnn train lstm128",
         ]
     print("\n".join(map(plain, lines)), file=sys.stderr)

@@ -18,6 +18,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import Hyperparams, TrainState, of_member
 from rowrnn.core.step import Batch, ShardBatches, ShardGrads
+from rowrnn.jax_settings import pinned
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ class Trained(NamedTuple):
         return f"Trained(params={params}, epochs={self.curve.count.shape[-1]}, test={self.test!r})"
 
 
+@pinned
 def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], Trained]:
     """A whole run as one pure function of the seed, for `jax.jit` and `jax.vmap`.
 
@@ -237,6 +239,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
         state = functions.chunk(state, train_split, order, steps)
         return state, state.metrics
 
+    @pinned
     def train(seed: int | jax.Array) -> Trained:
         with jax.default_matmul_precision(config.train.precision):
             state, curve = jax.lax.scan(

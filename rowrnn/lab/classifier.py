@@ -21,6 +21,7 @@ from rowrnn.core.state import TrainState
 from rowrnn.data import Split
 from rowrnn.errors import DataError, RunError
 from rowrnn.figures import Shown
+from rowrnn.jax_settings import pinned
 from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
@@ -63,10 +64,12 @@ class Classifier(Shown):
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.params)),
         }
 
+    @pinned
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits [N, C] of images [N, T, F], uint8."""
         return self._finite(self._logits(self.params, jnp.asarray(images)))
 
+    @pinned
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
         parts = [
@@ -83,6 +86,7 @@ class Classifier(Shown):
             correct += (answers == labels[None, start : start + _BLOCK]).sum(axis=1)
         return correct
 
+    @pinned
     def watch(self, images: np.ndarray) -> Watched:
         """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
         with jax.default_matmul_precision(self.config.train.precision):
@@ -156,6 +160,7 @@ def _probabilities_program(config: ModelConfig, classes: int, precision: str):
     return jax.jit(probabilities)
 
 
+@pinned
 def load(run_dir: str | Path, which: str = "last") -> Classifier:
     """Loads a checkpoint of a run, or what `export` has made of one.
 

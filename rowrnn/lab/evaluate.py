@@ -20,6 +20,7 @@ from rowrnn.core import step
 from rowrnn.data import Split
 from rowrnn.errors import RunError
 from rowrnn.figures import Drawing, RowCurve, Shown
+from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.store import members, rundir
@@ -93,6 +94,7 @@ class Evaluation(Shown):
         return summary if self.rows is None else summary | {"rows": self.rows.tolist()}
 
 
+@pinned
 def evaluate(
     run_dir: str | Path,
     *,
@@ -229,6 +231,7 @@ class SweepRows:
         return {"run_dir": str(self.run_dir), "split": self.split, "rows": rows}
 
 
+@pinned
 def evaluate_rows(
     run_dir: str | Path,
     *,

@@ -22,6 +22,7 @@ from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
 from rowrnn.figures import Drawing, Shown
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
+from rowrnn.jax_settings import pinned
 from rowrnn.lab import curves
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
@@ -72,6 +73,7 @@ class TrainResult(Shown):
         return next(iter(curves.draw(Path(self.run_dir))), None)
 
 
+@pinned
 def train(
     config: Config | None = None,
     run_dir: str | Path | None = None,
@@ -142,6 +144,7 @@ def _open(
     if resume is not None:
         rundir.require_single(Path(resume))
         config = _config_to_resume(Path(resume), config)
+        rundir.require_same_variables(Path(resume))
     config = config or Config()
     configs.check(config)
     services.require(config.train.logger)

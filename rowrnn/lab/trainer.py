@@ -4,6 +4,8 @@ It prepares, places and compiles, and runs what the core computes: the order of 
 steps, an evaluation. It knows no files and no clocks; `rowrnn.lab.loop` has these.
 """
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rowrnn import config as configs
 from rowrnn import data, parallel
 from rowrnn.config import Config
 from rowrnn.core.dataset import Dataset, Split
@@ -65,7 +68,7 @@ def compile_programs(
     """
     config, dataset = experiment.config, experiment.dataset
     functions = make_functions(
-        experiment,
+        arranged(experiment, mesh),
         shard_grads=lambda grad_fn: parallel.shard_grads(mesh, grad_fn),
         shard_batches=lambda function: parallel.shard_batches(mesh, function),
     )
@@ -107,6 +110,20 @@ def compile_programs(
         if shows_batches
         else None,
     )
+
+
+def arranged(experiment: Experiment, mesh: Mesh) -> Experiment:
+    """The experiment with the backend ``fast`` as the devices of a mesh want it."""
+    on_cpu, backend = mesh.devices.flat[0].platform == "cpu", experiment.config.model.backend
+    if on_cpu and backend == "pallas":
+        warnings.warn(
+            "model.backend = 'pallas' is interpreted on a CPU, which is slow; 'fast' is for CPUs",
+            stacklevel=2,
+        )
+    if on_cpu or backend != "fast":
+        return experiment
+    config = configs.replace(experiment.config, {"model.backend": "split"})
+    return dataclasses.replace(experiment, config=config)
 
 
 class Splits(NamedTuple):

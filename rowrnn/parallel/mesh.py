@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 from rowrnn import config as configs
 from rowrnn.config import ParallelConfig
 from rowrnn.errors import ConfigError
+from rowrnn.jax_settings import require_devices
 from rowrnn.parallel import processes, program_cache
 
 
@@ -43,9 +44,8 @@ def _start(config: ParallelConfig, *, sweep: bool, vmap: bool = False) -> None:
     if may_start and waiting and not _pool_exceeds(count):
         os.environ["NPROC"] = str(2 * max(2, count))
     program_cache.start(keep=config.compilation_cache)
-    if in_job:
-        # All processes meet to tell each other of their devices, for which jax waits two minutes.
-        jax.devices()
+    # In a job all processes meet here to tell each other of their devices; jax waits two minutes.
+    require_devices()
 
 
 def _wanted(config: ParallelConfig) -> int:

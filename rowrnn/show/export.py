@@ -15,6 +15,7 @@ from rowrnn import files
 from rowrnn.core.model import RowRNN
 from rowrnn.errors import RunError
 from rowrnn.figures.frame import count
+from rowrnn.jax_settings import pinned
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.show import web
 from rowrnn.show.onnx import to_onnx
@@ -25,6 +26,7 @@ PROGRAM, ONNX, CARD = "model.jaxexport", "model.onnx", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@pinned
 def export(
     run_dir: str | Path,
     to: str | Path,

@@ -25,12 +25,13 @@ from rowrnn import files
 from rowrnn.config import Seed
 from rowrnn.errors import ConfigError, RunError
 from rowrnn.files import Count, Loss, Seconds, Share
+from rowrnn.jax_settings import deciding_variables
 from rowrnn.store.members import Member
 
 COMPLETED, DIVERGED = "completed", "diverged"
 
 # The rooms whose code decides what a run computes.
-DECIDING = ("core", "lab/trainer.py", "parallel")
+DECIDING = ("core", "lab/trainer.py", "parallel", "jax_settings.py")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 # What a file that is no record, or a forged one, may raise when it is read.
@@ -165,7 +166,8 @@ def make_key(member: Member, fingerprint: str) -> Key:
 
 @functools.cache
 def code_version() -> str:
-    """SHA-256, in hex, of the code that decides what a run computes, and the versions below it."""
+    """SHA-256, in hex, of the code that decides what a run computes, and of the versions and
+    `deciding_variables` below it."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for room in DECIDING:
@@ -174,6 +176,8 @@ def code_version() -> str:
             digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
     for name in _PACKAGES:
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    for name, value in deciding_variables().items():
+        digest.update(f"{name}={value}\n".encode())
     return digest.hexdigest()
 
 

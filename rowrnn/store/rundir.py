@@ -21,11 +21,13 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+import rowrnn
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
-from rowrnn.errors import RunError, StoppedError
+from rowrnn.errors import RunError, StoppedError, shown
 from rowrnn.files import Size
+from rowrnn.jax_settings import deciding_variables
 from rowrnn.store import log
 from rowrnn.store.log import Log
 from rowrnn.store.services import Logger, Outcome
@@ -39,7 +41,7 @@ _LOCK_FILES = {".lock", "lock.json"}
 _PYTHON = "(in Python run_dir=)"
 # Beside the mark, one of these is in every run, also in one that a sweep has kept.
 _EVIDENCE = {".lock", "environment.json", "checkpoints"}
-_PACKAGES = ("rowrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
              "tensorflow-datasets")  # fmt: skip
 
 
@@ -50,6 +52,13 @@ class _Holder:
     host: str
     pid: Size
     since: str
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """The variables of the environment that ``environment.json`` has."""
+
+    flags: dict[str, str]
 
 
 class RunDir:
@@ -328,6 +337,7 @@ def read_result(path: Path, kind: type[_Result]) -> _Result | None:
 
 def environment() -> dict[str, Any]:
     """Versions, git commit, processor, flags and command of this process."""
+    deciding = deciding_variables()
     return {
         "time": _now(),
         "command": sys.argv,
@@ -335,14 +345,30 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "system": platform.system(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {"rowrnn": rowrnn.__version__} | {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
         "flags": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name.startswith(("XLA_", "JAX_")) or name == "NPROC"
+            if name.startswith(("XLA_", "JAX_")) or name == "NPROC" or name in deciding
         },
     }
+
+
+def require_same_variables(path: Path) -> None:
+    """Raises `RunError` where `deciding_variables` are others now than when a run was started."""
+    try:
+        flags = files.build(_Flags, {"flags": files.read_json(path / "environment.json")["flags"]})
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # It has not begun, or nobody can tell any more.
+    then, now = deciding_variables(flags.flags), deciding_variables()
+    for name in sorted(then.keys() | now.keys()):
+        old, new = then.get(name, ""), now.get(name, "")
+        if old != new:
+            raise RunError(
+                f"{name}={shown(new)}: {path} was started with {shown(old)}, and a resumed run "
+                "must compute the same; set the variable as it was, or start a new run"
+            )
 
 
 def _processor() -> str:

@@ -135,7 +135,11 @@ def not_a_number(*arguments, **options):
 @pytest.mark.usefixtures("_short_ceiling")
 @pytest.mark.parametrize(
     ("backend", "wrong"),
-    [(forgets_the_bias, MODES), (wrong_gradient_only, ("training",)), (not_a_number, MODES)],
+    [
+        pytest.param(forgets_the_bias, MODES, marks=pytest.mark.slow),
+        (wrong_gradient_only, ("training",)),
+        (not_a_number, MODES),
+    ],
 )
 def test_a_wrong_backend_is_reported_as_wrong_and_not_timed(tmp_path, monkeypatch, backend, wrong):
     monkeypatch.setitem(lstm.BACKENDS, "suspect", backend)
@@ -262,6 +266,7 @@ def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, suite, says)
         run(suite, quick=False)
 
 
+@pytest.mark.slow
 def test_peers(tmp_path, monkeypatch):
     # For the processes that are started: they compile in less time, and no time is looked at here.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")

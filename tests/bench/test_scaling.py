@@ -92,11 +92,13 @@ def test_operations_that_run_beside_others_count_once():
 
 def test_a_step_sums_its_gradients_and_what_it_counts(mesh):
     config = configs.Config(
-        configs.ModelConfig(projection_size=5, hidden_size=6),
-        train=configs.TrainConfig(batch_size=50, examples=1_000),
+        configs.ModelConfig(0, 8),
+        configs.DataConfig("mnist_sample", validation_size=100),
+        configs.OptimizerConfig("adamw"),
+        configs.TrainConfig(batch_size=100, examples=6_001),
     )
     experiment = trainer.prepare(config)
-    learned = (28 * 5 + 5) + (5 + 6 + 1) * 4 * 6 + (6 * 10 + 10)
+    learned = (28 + 8 + 1) * 4 * 8 + (8 * 10 + 10)
     params = trainer.abstract_state(experiment, 1).params
     assert learned == sum(leaf.size for leaf in jax.tree.leaves(params))
     chunk = trainer.compile_programs(experiment, mesh).chunk

@@ -12,15 +12,17 @@ from PIL import Image
 
 import rowrnn
 from rowrnn import cli, data
-from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.data.pictures import read_picture
 from rowrnn.lab.classifier import Classifier
 from rowrnn.show import web
 
 TRAINED = Config(
-    ModelConfig(16, 40), data=DataConfig("mnist_sample"),
-    train=TrainConfig(batch_size=50, examples=9_000, display="none"),
-)  # fmt: skip
+    ModelConfig(0, 8),
+    DataConfig("mnist_sample", validation_size=100),
+    OptimizerConfig("adamw", 3e-3),
+    TrainConfig(batch_size=100, examples=9_000, display="none"),
+)
 HOSTILE = "</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202e'\"&"
 # Networks that rowrnn can make: model, shape, classes and name of the data.
 RANDOM = {
@@ -29,6 +31,12 @@ RANDOM = {
     "odd": (ModelConfig(3, 9, layers=3, pooling="mean"), (11, 6), 3, HOSTILE),
     "wide": (ModelConfig(0, 70), (5, 40), 40, "idx"),
 }
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # Stroke by stroke, points in shares of the sheet.
 THREE = [[(0.3, 0.25), (0.42, 0.17), (0.6, 0.17), (0.66, 0.3), (0.46, 0.47), (0.68, 0.6),
           (0.6, 0.8), (0.3, 0.78)]]  # fmt: skip
@@ -86,7 +94,7 @@ READ_ALL = """([encoded, count]) => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["trained", *RANDOM])
+@pytest.mark.parametrize("name", ["trained", "odd", *map(slow, ("two layers", "mean", "wide"))])
 def test_logits_are_those_of_jax(made, open_page, name):
     page = made[name]
     images = images_for(name, page.classifier.shape, 1_000)
@@ -109,7 +117,7 @@ READ_ROWS = """([encoded]) => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["trained", "two layers", "odd"])
+@pytest.mark.parametrize("name", [slow("trained"), slow("two layers"), "odd"])
 def test_what_is_held_after_each_row_is_what_rowrnn_watches(made, open_page, name):
     page = made[name]
     image = images_for(name, page.classifier.shape, 4)[3:]
@@ -155,7 +163,7 @@ def scribble(random, width):
     return strokes + specks
 
 
-@pytest.mark.parametrize("name", ["trained", "odd", "wide"])
+@pytest.mark.parametrize("name", [slow("trained"), "odd", slow("wide")])
 def test_a_drawing_becomes_what_predict_makes_of_it(made, open_page, tmp_path, name):
     page, random = made[name], np.random.default_rng(2)
     opened, shape = open_page(page.path), page.classifier.shape
@@ -180,6 +188,7 @@ def test_a_drawing_becomes_what_predict_makes_of_it(made, open_page, tmp_path, n
     assert np.mean(same) > 0.99
 
 
+@pytest.mark.slow
 def test_the_pen_is_as_wide_as_it_says(made, open_page):
     opened = open_page(made["trained"].path)
     found, ink, image = drawn(opened, [], (28, 28))
@@ -217,7 +226,7 @@ def shown_probabilities(opened):
             for bar, track in zip(bars, tracks, strict=True)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("width", "height", "dark"), [(390, 844, False), (1280, 800, True)])
+@pytest.mark.parametrize(("width", "height", "dark"), [(390, 844, False), slow(1280, 800, True)])
 def test_who_draws_sees_it_read(made, open_page, width, height, dark):
     page = made["trained"]
     opened = open_page(page.path, width=width, height=height, dark=dark)
@@ -252,6 +261,7 @@ def test_the_panels_have_one_height_from_the_start(made, open_page, width):
     assert opened.page.locator("#strip canvas").evaluate_all(measure) == heights
 
 
+@pytest.mark.slow
 def test_the_line_moves_down_and_the_probabilities_with_it(made, open_page):
     opened = open_page(made["trained"].path)
     draw(opened, speed=0)
@@ -271,6 +281,7 @@ def test_the_line_moves_down_and_the_probabilities_with_it(made, open_page):
     assert position[-1] == 28
 
 
+@pytest.mark.slow
 def test_more_strokes_are_read_with_those_before(made, open_page):
     opened = open_page(made["trained"].path)
     draw(opened, FOUR[:1])
@@ -282,6 +293,7 @@ def test_more_strokes_are_read_with_those_before(made, open_page):
     assert opened.errors == []
 
 
+@pytest.mark.slow
 def test_a_finger_draws_and_does_not_scroll(made, open_page):
     opened = open_page(made["trained"].path, width=390, height=500, has_touch=True, is_mobile=True)
     left, top, width, height = opened.box(opened.page.locator("#sheet"))
@@ -303,6 +315,7 @@ def test_a_finger_draws_and_does_not_scroll(made, open_page):
     assert all(lit[int(400 * y), int(400 * x)] for x, y in THREE[0])
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_and_works_the_controls(made, open_page):
     opened = open_page(made["trained"].path)
     draw(opened)
@@ -331,6 +344,7 @@ def test_the_keyboard_reaches_and_works_the_controls(made, open_page):
     assert max(shown_probabilities(opened)) == 0
 
 
+@pytest.mark.slow
 def test_nothing_moves_unasked_where_motion_is_unwanted(made, open_page):
     opened = open_page(made["trained"].path, reduced_motion="reduce")
     draw(opened)
@@ -342,6 +356,7 @@ def test_nothing_moves_unasked_where_motion_is_unwanted(made, open_page):
     wait_for_the_end(opened)
 
 
+@pytest.mark.slow
 def test_the_page_changes_colours_with_the_system(made, open_page):
     opened = open_page(made["trained"].path)
     draw(opened)
@@ -354,6 +369,7 @@ def test_the_page_changes_colours_with_the_system(made, open_page):
     assert max(light[:3]) < 60 < 200 < min(dark[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "wide"])
 def test_any_network_can_be_drawn_for(made, open_page, name):
     opened, page = open_page(made[name].path, width=390, height=844), made[name]

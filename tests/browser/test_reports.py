@@ -59,8 +59,15 @@ def boxes(opened, selector):
     )
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
-@pytest.mark.parametrize("name", FIGURES)
+def windows():
+    """Each report in a narrow light window and a wide dark one; a run and a sweep have one each."""
+    few = {("run", 390, False), ("sweep", 1280, True)}
+    for name in FIGURES:
+        for case in ((name, 390, False), (name, 1280, True)):
+            yield case if case in few else pytest.param(*case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "width", "dark"), [*windows()])
 def test_a_report_is_whole_and_keeps_to_itself(open_page, made, name, width, dark):
     opened = open_page(made.pages[name], width=width, dark=dark)
     assert opened.errors == []
@@ -81,6 +88,7 @@ def test_a_report_is_whole_and_keeps_to_itself(open_page, made, name, width, dar
     assert [text for text in hidden if "step" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_worst_images_and_their_probabilities_are_seen(open_page, made, width):
     opened = open_page(made.pages["run"], width=width)
@@ -94,6 +102,7 @@ def test_the_worst_images_and_their_probabilities_are_seen(open_page, made, widt
     assert opened.page.locator("figure.matrix td.right").count() == 10
 
 
+@pytest.mark.slow
 def test_text_can_be_read_on_both_papers(open_page, made):
     """The lightness of letters, also of those in figures, is far from that of the page."""
     for dark in (False, True):
@@ -119,7 +128,9 @@ def test_text_can_be_read_on_both_papers(open_page, made):
             assert abs(ink - lightness["paper"]) > 0.4
 
 
-@pytest.mark.parametrize("name", ["hostile run", "hostile record"])
+@pytest.mark.parametrize(
+    "name", ["hostile run", pytest.param("hostile record", marks=pytest.mark.slow)]
+)
 def test_markup_in_names_is_text(open_page, made, name):
     opened = open_page(made.pages[name])
     dialogs = []
@@ -144,6 +155,7 @@ def test_nothing_from_elsewhere_is_allowed_even_if_asked_for(open_page, made, tm
     assert all("Content Security Policy" in error for error in opened.errors)
 
 
+@pytest.mark.slow
 def test_it_prints(open_page, made):
     opened = open_page(made.pages["run"])
     assert opened.page.pdf(format="A4").count(b"/Type /Page\n") > 2

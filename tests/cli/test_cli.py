@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, real signals, exit codes."""
+"""The command line as its users meet it: what it prints, exit codes, real processes."""
 
 import contextlib
 import importlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
+from in_process import here
 from PIL import Image
 
 from rowrnn import cli, data, load
@@ -94,10 +95,11 @@ def test_the_options_that_are_checked_first_are_those_of_the_help(module):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of the quickstart config, shortened, and what it printed."""
+    """A run of the quickstart config, shortened and without validation, and what it printed."""
     cwd = tmp_path_factory.mktemp("cli")
     config = ROOT / "experiments" / "quickstart.toml"
-    out, err = rowrnn("train", config, *SHORT, "--train.epochs=3", "--json", cwd=cwd)
+    length = ["--train.epochs=3", "--data.validation-size=0"]
+    out, err = rowrnn("train", config, *SHORT, *length, "--json", cwd=cwd)
     return cwd, last_json(out), err
 
 
@@ -118,7 +120,7 @@ def test_train_says_what_came_out_and_what_to_do_next(run):
 
 def test_runs_lists_the_run(run):
     cwd, result, _ = run
-    out, err = rowrnn("runs", "--json", cwd=cwd)
+    out, err = here("runs", "--json", cwd=cwd)
     (listed,) = last_json(out)
     assert listed["path"] == result["run_dir"]
     assert listed["state"] == "done"
@@ -130,7 +132,7 @@ def test_runs_lists_the_run(run):
 
 def test_eval_gives_the_figures_of_the_run(run):
     cwd, result, _ = run
-    out, _ = rowrnn("eval", result["run_dir"], "--json", cwd=cwd)
+    out, _ = here("eval", result["run_dir"], "--json", cwd=cwd)
     summary = last_json(out)
     assert summary["test_accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-6)
     assert np.sum(summary["confusion"]) == 1000
@@ -150,7 +152,7 @@ def test_predict_answers_the_good_and_names_the_bad(run):
     for i in range(3):
         Image.fromarray(255 - test.images[i]).resize((140, 140)).save(cwd / f"{i}.png")
     (cwd / "letter.txt").write_text("Dear reader")
-    out, err = rowrnn(
+    out, err = here(
         "predict", result["run_dir"], "0.png", "letter.txt", "1.png", "2.png", "--json", "--rows",
         cwd=cwd, code=3,
     )  # fmt: skip
@@ -173,7 +175,7 @@ def test_predict_takes_idx_files_as_they_are(run, tmp_path):
     test = data.load(DataConfig()).test
     header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (20, 28, 28))
     (tmp_path / "digits").write_bytes(header + test.images[:20].tobytes())
-    out, _ = rowrnn("predict", result["run_dir"], tmp_path / "digits", "--json", cwd=cwd)
+    out, _ = here("predict", result["run_dir"], tmp_path / "digits", "--json", cwd=cwd)
     predictions = last_json(out)
     assert predictions[7]["path"] == f"{tmp_path / 'digits'}[7]"
     classifier = load(cwd / result["run_dir"])
@@ -183,7 +185,7 @@ def test_predict_takes_idx_files_as_they_are(run, tmp_path):
 
 def test_the_notebook_display_prints_the_lines_of_2015(tmp_path):
     config = ROOT / "experiments" / "notebook_2015.toml"
-    out, _ = rowrnn(
+    out, _ = here(
         "train", config, "--data.dataset=mnist_sample", "--data.validation-size=500",
         "--model.projection-size=8", "--model.hidden-size=16", "--train.examples=5000", "--json",
         cwd=tmp_path,
@@ -313,9 +315,9 @@ def test_a_name_that_the_system_does_not_take(tmp_path, monkeypatch, capsys, arg
 
 
 def test_mistakes_that_need_the_data(tmp_path):
-    _, err = rowrnn("train", "--train.batch-size=5000", cwd=tmp_path, code=2)
+    _, err = here("train", "--train.batch-size=5000", cwd=tmp_path, code=2)
     assert "train.batch_size = 5000: must be at most 4000" in err
-    _, err = rowrnn("train", "--data.dataset=mnist", f"--data.dir={tmp_path}", cwd=tmp_path, code=3)
+    _, err = here("train", "--data.dataset=mnist", f"--data.dir={tmp_path}", cwd=tmp_path, code=3)
     assert "rowrnn data prepare mnist" in err
     # Nothing is left of a run that could not begin.
     assert not (tmp_path / "runs").exists()

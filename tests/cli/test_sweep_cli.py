@@ -1,4 +1,4 @@
-"""A sweep as its users meet it: real processes, real signals, exit codes."""
+"""A sweep as its users meet it: what it prints, exit codes, a process that is killed."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_files import TEST_DATA
+from in_process import here
 
 import rowrnn
 from rowrnn.cli import sweep as cli_sweep
@@ -74,7 +75,7 @@ def members_of(path):
 def grid(tmp_path_factory):
     """A sweep of which one half diverges: its directory and what it printed."""
     cwd = tmp_path_factory.mktemp("grid")
-    out, err = command(
+    out, err = here(
         "sweep", *SHORT, "--seeds=0:2", "--grid", "optimizer.epsilon=1e-8,0.0",
         "--run-dir=sweep", "--parallel.devices=2", "--keep=all", "--json", cwd=cwd, code=6,
     )  # fmt: skip
@@ -113,7 +114,7 @@ def test_runs_lists_the_sweep(grid):
 def test_the_states_that_were_kept_are_runs(grid):
     cwd = grid[0]
     assert len(list((cwd / "sweep" / "states").iterdir())) == 2
-    out, _ = command("eval", "sweep/states/epsilon=1e-08,seed=1", "--json", cwd=cwd)
+    out, _ = here("eval", "sweep/states/epsilon=1e-08,seed=1", "--json", cwd=cwd)
     accuracy = members_of(cwd / "sweep")[2]["test_accuracy"]
     assert last_json(out)["test_accuracy"] == pytest.approx(accuracy, abs=1e-7)
 
@@ -121,13 +122,13 @@ def test_the_states_that_were_kept_are_runs(grid):
 def test_a_sweep_is_no_run_and_a_run_no_sweep(grid, tmp_path):
     cwd = grid[0]
     for arguments in (["eval", "sweep"], ["train", "--resume=sweep"]):
-        _, err = command(*arguments, cwd=cwd, code=4)
+        _, err = here(*arguments, cwd=cwd, code=4)
         assert "sweep is a sweep, not a single run" in err
         assert "sweep/states" in err
         assert "rowrnn sweep --resume sweep goes on with it" in err
     with rundir.RunDir.create(tmp_path / "run", SMALL):
         pass
-    _, err = command("sweep", "--resume=run", cwd=tmp_path, code=4)
+    _, err = here("sweep", "--resume=run", cwd=tmp_path, code=4)
     assert "run is a single run, not a sweep; go on with it by rowrnn train --resume run" in err
 
 
@@ -159,7 +160,7 @@ LONG = [*FLAGS, "--train.examples=6001", "--checkpoint.every-steps=5", "--parall
 def uncut(tmp_path_factory):
     """Rows and records of the sweep that the next test cuts, without a save on the way."""
     path = tmp_path_factory.mktemp("uncut") / "sweep"
-    command(
+    here(
         "sweep", *LONG, "--checkpoint.every-steps=0", "--run-dir", path, cwd=path.parent,
     )  # fmt: skip
     return path
@@ -195,7 +196,7 @@ def test_a_sweep_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path, uncut):
     recorded = {file: file.read_bytes() for file in path.glob("members/*.json")}
     assert len(recorded) == 1
     assert 0 < max(saved_steps(path)) < 60
-    out, err = command("sweep", "--resume=sweep", "--json", cwd=tmp_path)
+    out, err = here("sweep", "--resume=sweep", "--json", cwd=tmp_path)
     assert last_json(out)["reused"] == 1
     assert "Sweep of 3 members, 1 of them recorded already" in err
     for file, content in recorded.items():
@@ -216,7 +217,7 @@ def test_the_sweep_of_the_command_line_is_that_of_python(grid, tmp_path):
 
 
 def test_a_plan_is_shown_and_nothing_is_trained(tmp_path):
-    out, err = command(
+    out, err = here(
         "sweep", *SHORT, "--seeds=0:4", "--grid", "model.hidden_size=8,16", "--plan", "--json",
         cwd=tmp_path,
     )  # fmt: skip

@@ -8,6 +8,11 @@ from rowrnn import data
 from rowrnn.config import DataConfig
 from rowrnn.core import augment
 
+# One program each, and not one for each operation of it.
+sample = jax.jit(augment.sample)
+random_warp = jax.jit(augment.random_warp)
+random_shift = jax.jit(augment.random_shift, static_argnums=2)
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -28,7 +33,7 @@ def places(images, seed, spread):
 def test_samples_between_pixels_are_those_of_scipy(shape, spread):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
     ys, xs = places(images, 1, spread)
-    sampled = np.asarray(augment.sample(jnp.asarray(images), jnp.asarray(ys), jnp.asarray(xs)))
+    sampled = np.asarray(sample(jnp.asarray(images), jnp.asarray(ys), jnp.asarray(xs)))
     assert sampled.dtype == np.uint8
     for image, y, x, ours in zip(images, ys, xs, sampled, strict=True):
         # Zeros around it, towards which SciPy too interpolates only where it is told to pad.
@@ -39,7 +44,7 @@ def test_samples_between_pixels_are_those_of_scipy(shape, spread):
 
 
 def test_a_warp_by_nothing_is_the_image(digits):
-    warped = augment.random_warp(jax.random.key(0), jnp.asarray(digits), 0.0, 0.0, 0.0, 0.0)
+    warped = random_warp(jax.random.key(0), jnp.asarray(digits), 0.0, 0.0, 0.0, 0.0)
     np.testing.assert_array_equal(warped, digits)
 
 
@@ -62,7 +67,7 @@ def warps(**changes):
     """Many warps of a bar, and the covariance of the ink of each."""
     most = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0} | changes
     images = jnp.asarray(np.stack([bar()] * 400))
-    warped = np.asarray(augment.random_warp(jax.random.key(1), images, **most))
+    warped = np.asarray(random_warp(jax.random.key(1), images, **most))
     return warped, np.stack([moments(image) for image in warped])
 
 
@@ -98,7 +103,10 @@ def test_a_shear_slides_rows_and_leaves_them_where_they_are():
 
 
 def test_elastic_displacements_are_smooth_and_as_large_as_asked_for():
-    fields = np.asarray(augment.smooth_noise(jax.random.key(2), (4000,), (28, 20)), np.float64)
+    fields = np.asarray(
+        jax.jit(augment.smooth_noise, static_argnums=(1, 2))(jax.random.key(2), (4000,), (28, 20)),
+        np.float64,
+    )
     np.testing.assert_allclose(fields.std(axis=0), 1, atol=0.06)
     np.testing.assert_allclose(fields.mean(axis=0), 0, atol=0.08)
     # Neighbours differ little, and places far apart have nothing to do with each other.
@@ -110,7 +118,7 @@ def test_what_a_displacement_does_to_an_image_grows_with_it(digits):
     change = [
         np.abs(
             np.asarray(
-                augment.random_warp(jax.random.key(0), jnp.asarray(digits), 0.0, 0.0, 0.0, amount)
+                random_warp(jax.random.key(0), jnp.asarray(digits), 0.0, 0.0, 0.0, amount)
             ).astype(float)
             - digits
         ).mean()
@@ -126,7 +134,7 @@ def test_images_of_a_batch_are_warped_each_in_its_own_way():
 
 def test_shifts_match_numpy_and_reach_both_ends():
     images = np.random.default_rng(0).integers(0, 256, (64, 7, 5)).astype(np.uint8)
-    shifted = np.asarray(augment.random_shift(jax.random.key(0), jnp.asarray(images), 2))
+    shifted = np.asarray(random_shift(jax.random.key(0), jnp.asarray(images), 2))
     seen = set()
     for image, moved in zip(images, shifted, strict=True):
         matches = []

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from jax.experimental import rnn
 from jax.sharding import PartitionSpec as P
 
-from rowrnn.core.lstm import Affine, cudnn, fast, lstm, zero_carry
+from rowrnn.core.lstm import BACKENDS as BY_NAME
+from rowrnn.core.lstm import Affine, cudnn, fast, lstm, pallas, split, zero_carry
 from rowrnn.errors import ConfigError
 
-BACKENDS = ["scan", "fast"]
+BACKENDS = ["scan", "fast", "split"]
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 3e-2}
 
 
@@ -224,26 +225,66 @@ CORNERS = [
     Case(7, 10, 60, 5, 33, pixels=False, every_row=True),
     Case(9, 17, 12, 16, 20, pixels=False, every_row=False),
 ]
+# Sizes that are padded, and sizes that are whole blocks.
+KERNELS = [
+    Case(4, 17, 5, 0, 20, pixels=False, every_row=True),
+    Case(3, 16, 7, 6, 128, pixels=True, every_row=False),
+    Case(1, 1, 1, 0, 1, pixels=False, every_row=False),
+]
 NOTEBOOK = Case(28, 128, 28, 128, 128, pixels=True, every_row=False)
 LARGEST = Case(64, 100, 28, 40, 256, pixels=False, every_row=True)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("backend", "dtype", "case"),
     [
-        # The definition is compared in float64, its narrow types once each.
+        # Both are compared in float64, and in the narrow types once or twice.
         *(("scan", "float64", case) for case in CORNERS),
         ("scan", "float32", CORNERS[3]),
         ("scan", "bfloat16", CORNERS[2]),
-        *(("fast", dtype, case) for dtype in TOLERANCE for case in CORNERS),
+        *(("fast", "float64", case) for case in CORNERS),
+        ("fast", "float32", CORNERS[3]),
+        ("fast", "bfloat16", CORNERS[2]),
         ("fast", "float32", NOTEBOOK),
-        ("fast", "bfloat16", NOTEBOOK),
-        ("fast", "float32", LARGEST),
+        *(slow("fast", "float32", case) for case in (*CORNERS[:3], LARGEST)),
+        *(slow("fast", "bfloat16", case) for case in (*CORNERS[:2], CORNERS[3], NOTEBOOK)),
+        ("split", "float64", CORNERS[3]),
+        ("split", "float32", NOTEBOOK),
+        ("split", "bfloat16", CORNERS[2]),
+        *(slow("split", dtype, case) for dtype in TOLERANCE for case in CORNERS),
+        *(slow("split", dtype, LARGEST) for dtype in ("float32", "bfloat16")),
+        # Here the kernels for GPUs are interpreted, and those for TPUs below.
+        ("pallas", "float32", KERNELS[0]),
+        ("pallas", "bfloat16", KERNELS[1]),
+        *(slow("pallas", dtype, case) for dtype in ("float32", "bfloat16") for case in KERNELS),
     ],
     ids=str,
 )
 def test_values_and_gradients_at_the_corners(backend, dtype, case):
     check_against_oracle(backend, dtype, case)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_the_kernels_for_tpus(monkeypatch, dtype, case):
+    kernels = pallas.tpu_kernels(interpret=True)
+    monkeypatch.setitem(BY_NAME, "tpu", functools.partial(split.read, kernels))
+    check_against_oracle("tpu", dtype, case)
+
+
+def test_members_of_the_kernels_are_an_axis_of_their_grid():
+    seeds = [draw(SMALL._replace(seed=seed))[0] for seed in range(3)]
+    together = jax.tree.map(lambda *leaves: np.stack(leaves), *seeds)
+    value_and_grad = jax.value_and_grad(functools.partial(loss, backend="pallas"))
+    program = jax.make_jaxpr(jax.vmap(value_and_grad))(together)
+    # One each way, for all members at once.
+    assert str(program).count("grid=(3, 1)") >= 2
+    alone = jax.tree.map(lambda *leaves: np.stack(leaves), *map(jax.jit(value_and_grad), seeds))
+    assert_close(jax.jit(jax.vmap(value_and_grad))(together), alone, 1e-5)
 
 
 CASES = st.builds(
@@ -335,8 +376,8 @@ def test_layers_on_top_of_each_other():
     assert_close(grads["fast"][1].cell, grads["scan"][1].cell, 1e-5)
 
 
-def loss(inputs):
-    h, (c, _) = run(inputs, "fast")
+def loss(inputs, backend="fast"):
+    h, (c, _) = run(inputs, backend)
     return (h**2).sum() + c.sum()
 
 

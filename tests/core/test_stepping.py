@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from oracle import network_logits
 
+from rowrnn import config as configs
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.core import metrics, step
 from rowrnn.core import state as states
@@ -17,24 +19,49 @@ EPOCH_STEPS = SIZE // 16
 
 
 def split(seed=0, size=SIZE):
-    images_key, labels_key = jax.random.split(jax.random.key(seed))
-    images = jax.random.randint(images_key, (size, *SHAPE), 0, 256).astype(jnp.uint8)
-    return Batch(images, jax.random.randint(labels_key, (size,), 0, CLASSES))
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (size, *SHAPE), np.uint8)
+    return Batch(jnp.asarray(images), jnp.asarray(draw.integers(0, CLASSES, size, np.int32)))
+
+
+# One program each, and not one for each operation of it.
+@functools.partial(jax.jit, static_argnames=("model", "optimizer"))
+def state_of(model, optimizer, seed, hyperparams):
+    config = dataclasses.replace(CONFIG, model=model, optimizer=optimizer)
+    return states.create(config, 12, SHAPE, CLASSES, seed, hyperparams=hyperparams)
+
+
+def create(config, seed=0):
+    """The state before the first step; how much is dropped and warped is a number in it."""
+    model = dataclasses.replace(config.model, dropout=0.0)
+    return state_of(model, config.optimizer, seed, configs.traced(config))
+
+
+@functools.cache
+def make_step(config):
+    return jax.jit(step.make_train_step(config, 12, CLASSES))
+
+
+@functools.cache
+def make_chunk(config):
+    train, train_step = split(), step.make_train_step(config, 12, CLASSES)
+    return jax.jit(
+        lambda state, order, steps: step.run_chunk(train_step, state, train, order, steps, 16)
+    )
+
+
+epoch_order = jax.jit(step.epoch_order, static_argnums=2)
+predict_logits = jax.jit(step.predict_logits, static_argnums=(0, 3))
+evaluate = jax.jit(step.evaluate, static_argnums=(0, 3))
+cross_entropy = jax.jit(metrics.cross_entropy, static_argnums=2)
 
 
 def train_chunks(config, chunks, seed=0):
     """The state after chunks of the given lengths, all from one jitted program."""
-    train, steps = split(), sum(chunks)
-    train_step = step.make_train_step(config, steps, CLASSES)
-
-    @jax.jit
-    def chunk(state, order, steps):
-        return step.run_chunk(train_step, state, train, order, steps, 16)
-
-    state, done = states.create(config, steps, SHAPE, CLASSES, seed), 0
+    state, done = create(config, seed), 0
     for length in chunks:
-        order = step.epoch_order(state.key, done // EPOCH_STEPS, SIZE)
-        state, done = chunk(state, order, length), done + length
+        order = epoch_order(state.key, done // EPOCH_STEPS, SIZE)
+        state, done = make_chunk(config)(state, order, length), done + length
         assert int(state.metrics.count) == 16 * done
     return state
 
@@ -68,7 +95,7 @@ def test_seeds_differ():
 
 def test_order_is_a_permutation_that_changes_with_epoch_and_seed():
     orders = [
-        np.asarray(step.epoch_order(jax.random.key(seed), epoch, SIZE))
+        np.asarray(epoch_order(jax.random.key(seed), epoch, SIZE))
         for seed, epoch in [(0, 0), (0, 1), (1, 0)]
     ]
     for order in orders:
@@ -78,7 +105,7 @@ def test_order_is_a_permutation_that_changes_with_epoch_and_seed():
 
 def test_an_epoch_takes_each_example_at_most_once_and_drops_the_remainder():
     train = Batch(jnp.zeros((SIZE, *SHAPE), jnp.uint8), jnp.arange(SIZE))
-    order = step.epoch_order(jax.random.key(3), 2, SIZE)
+    order = epoch_order(jax.random.key(3), 2, SIZE)
     seen = [
         step.take_batch(train, order, jnp.asarray(2 * EPOCH_STEPS + i), 16).labels
         for i in range(EPOCH_STEPS)
@@ -89,8 +116,8 @@ def test_an_epoch_takes_each_example_at_most_once_and_drops_the_remainder():
 def test_the_gradient_is_the_slope_of_the_loss_in_numpy():
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig("sgd", 1.0, momentum=0.0))
     batch = split(size=16)
-    state = states.create(config, 1, SHAPE, CLASSES, 0)
-    after, _ = step.make_train_step(config, 1, CLASSES)(state, batch)
+    state = create(config)
+    after, _ = make_step(config)(state, batch)
     gradient = jax.tree.map(jnp.subtract, state.params, after.params)
 
     def loss(params):
@@ -113,43 +140,52 @@ def test_the_gradient_is_the_slope_of_the_loss_in_numpy():
         np.testing.assert_allclose(along, (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        dataclasses.replace(CONFIG, data=DataConfig(shift=2)),
-        dataclasses.replace(CONFIG, data=DataConfig(rotation=0.2)),
-        dataclasses.replace(CONFIG, data=DataConfig(scale=0.2)),
-        dataclasses.replace(CONFIG, data=DataConfig(shear=0.2)),
-        dataclasses.replace(CONFIG, data=DataConfig(elastic=0.5)),
-        dataclasses.replace(CONFIG, model=ModelConfig(6, 8, dropout=0.5)),
-    ],
-    ids=["shift", "rotation", "scale", "shear", "elastic", "dropout"],
-)
-def test_each_step_draws_anew(config):
-    train_step = jax.jit(step.make_train_step(config, 2, CLASSES))
-    state, batch = states.create(config, 2, SHAPE, CLASSES, 0), split(size=16)
-    at_steps = [
-        float(train_step(state._replace(step=jnp.asarray(s)), batch)[1].loss_sum) for s in (0, 0, 1)
+# How much is drawn, by what a program is told in its state: one program for all but the shift.
+DRAWN = {"data.rotation": 0.2, "data.scale": 0.2, "data.shear": 0.2, "data.elastic": 0.5,
+         "model.dropout": 0.5}  # fmt: skip
+
+
+def losses_at(config, hyperparams, steps):
+    """Of a step taken at each of some places, from the same state and on the same batch."""
+    state, batch = create(config), split(size=16)
+    state = state._replace(hyperparams=state.hyperparams | hyperparams)
+    return [
+        float(make_step(config)(state._replace(step=jnp.int32(at)), batch)[1].loss_sum)
+        for at in steps
     ]
-    assert at_steps[0] == at_steps[1] != at_steps[2]
+
+
+@pytest.mark.parametrize("name", ["data.shift", *DRAWN])
+def test_each_step_draws_anew(name):
+    if name == "data.shift":
+        config, hyperparams = configs.replace(CONFIG, {name: 2}), {}
+    else:
+        config = configs.replace(CONFIG, DRAWN)
+        hyperparams = {other: jnp.float32(0) for other in DRAWN} | {name: jnp.float32(DRAWN[name])}
+    first, again, next_step = losses_at(config, hyperparams, (0, 0, 1))
+    assert first == again != next_step
+
+
+def test_where_nothing_is_drawn_each_step_is_the_same():
+    nothing = {name: jnp.float32(0) for name in DRAWN}
+    first, next_step = losses_at(configs.replace(CONFIG, DRAWN), nothing, (0, 1))
+    assert first == next_step
 
 
 def test_training_smooths_the_labels_and_evaluation_does_not():
     config = dataclasses.replace(CONFIG, train=TrainConfig(batch_size=16, label_smoothing=0.2))
-    state, batch = states.create(config, 1, SHAPE, CLASSES, 0), split(size=16)
-    _, trained = step.make_train_step(config, 1, CLASSES)(state, batch)
-    evaluated, logits = step.evaluate(config, state.params, batch, CLASSES)
+    state, batch = create(config), split(size=16)
+    _, trained = make_step(config)(state, batch)
+    evaluated, logits = evaluate(config, state.params, batch, CLASSES)
     for sums, smoothing in [(trained, 0.2), (evaluated, 0.0)]:
-        expected = metrics.cross_entropy(logits, batch.labels, smoothing).sum()
+        expected = cross_entropy(logits, batch.labels, smoothing).sum()
         np.testing.assert_allclose(sums.loss_sum, expected, rtol=1e-5)
 
 
 def test_metrics_are_sums_over_the_batch_before_the_update():
-    state, batch = states.create(CONFIG, 1, SHAPE, CLASSES, 0), split(size=16)
-    _, sums = step.make_train_step(CONFIG, 1, CLASSES)(state, batch)
-    logits = np.asarray(
-        step.predict_logits(CONFIG, state.params, batch.images, CLASSES), np.float64
-    )
+    state, batch = create(CONFIG), split(size=16)
+    _, sums = make_step(CONFIG)(state, batch)
+    logits = np.asarray(predict_logits(CONFIG, state.params, batch.images, CLASSES), np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     losses = -np.log(probabilities[np.arange(16), batch.labels])
     np.testing.assert_allclose(sums.loss_sum, losses.sum(), rtol=1e-5)
@@ -163,14 +199,14 @@ def test_label_smoothing_is_the_cross_entropy_to_the_mixed_target():
     target = 0.8 * np.eye(4)[labels] + 0.2 / 4
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -(target * log_probabilities).sum(axis=1)
-    ours = metrics.cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), 0.2)
+    ours = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), 0.2)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
 def test_ema_follows_its_recursion():
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.75))
-    train_step = step.make_train_step(config, 3, CLASSES)
-    state, batch = states.create(config, 3, SHAPE, CLASSES, 0), split(size=16)
+    train_step = make_step(config)
+    state, batch = create(config), split(size=16)
     expected = np.asarray(state.params["readout"].kernel, np.float64)
     for _ in range(3):
         state, _ = train_step(state, batch)
@@ -181,10 +217,10 @@ def test_ema_follows_its_recursion():
 
 
 def test_a_gradient_that_is_not_finite_is_counted():
-    state, batch = states.create(CONFIG, 1, SHAPE, CLASSES, 0), split(size=16)
+    state, batch = create(CONFIG), split(size=16)
     kernel, bias = state.params["readout"]
     broken = state.params | {"readout": state.params["readout"]._replace(kernel=kernel * jnp.nan)}
-    _, sums = step.make_train_step(CONFIG, 1, CLASSES)(state._replace(params=broken), batch)
+    _, sums = make_step(CONFIG)(state._replace(params=broken), batch)
     assert int(sums.nonfinite) == 1
     assert bias.shape == (CLASSES,)
 
@@ -193,8 +229,8 @@ def test_a_gradient_that_is_not_finite_is_counted():
 def test_evaluation_in_batches_leaves_nothing_out(size, monkeypatch):
     monkeypatch.setattr(step, "EVAL_BATCH", 1000)
     data = split(size=size)
-    params = states.create(CONFIG, 1, SHAPE, CLASSES, 0).params
-    sums, logits = step.evaluate(CONFIG, params, data, CLASSES)
+    params = create(CONFIG).params
+    sums, logits = evaluate(CONFIG, params, data, CLASSES)
     expected = network_logits(params, np.asarray(data.images))[-1]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert int(sums.count) == size

@@ -336,6 +336,7 @@ def test_sample_is_verified(tmp_path, monkeypatch, name):
 # TFDS sets: full MNIST, through a server
 
 
+@pytest.mark.slow
 def test_mnist_through_tfds_is_the_original_in_order(prepared_mnist):
     dataset = data.load(DataConfig(dataset="mnist", dir=str(prepared_mnist)))
     assert_same_dataset(dataset, list(parse_by_hand(originals("mnist"))), validation_size=5_000)
@@ -343,6 +344,7 @@ def test_mnist_through_tfds_is_the_original_in_order(prepared_mnist):
     assert dataset.fingerprint == FINGERPRINTS["mnist"]
 
 
+@pytest.mark.slow
 def test_mnist_is_a_standard_tfds_directory(prepared_mnist):
     import tensorflow_datasets as tfds
 
@@ -360,6 +362,7 @@ def test_mnist_is_a_standard_tfds_directory(prepared_mnist):
     ]
 
 
+@pytest.mark.slow
 def test_second_start_is_fast_and_imports_no_tfds(prepared_mnist):
     script = f"""
 import sys, time
@@ -380,6 +383,7 @@ print(best)
     assert float(result.stdout) < 0.5
 
 
+@pytest.mark.slow
 def test_preparing_again_changes_nothing(prepared_mnist):
     before = {path: path.stat().st_mtime_ns for path in prepared_mnist.rglob("*")}
     start = time.perf_counter()

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import in_process
 import pytest
 from PIL import Image, ImageDraw
 
@@ -49,10 +50,10 @@ def command(*arguments, cwd):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A trained run."""
-    cwd = tmp_path_factory.mktemp("run")
-    code, _, err, _ = command("train", *TINY, "--run-dir=run", cwd=cwd)
+    path = tmp_path_factory.mktemp("run") / "run"
+    code, _, err = in_process.command("train", *TINY, f"--run-dir={path}")
     assert code == 0, err
-    return cwd / "run"
+    return path
 
 
 def sketch(mode="L", size=(140, 140), **options):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from in_process import here
 from PIL import Image, ImageDraw
 
 import rowrnn
@@ -96,7 +97,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("place")
-    rowrnn_in(path, "train", *TINY, "--run-dir=run", **UNOPTIMIZED)
+    here("train", *TINY, "--run-dir=run", cwd=path)
     return Place(path)
 
 

@@ -11,13 +11,14 @@ from forged import forge_facts
 
 import rowrnn
 from rowrnn import cli
-from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.lab.sweep import SweepSettings
 
 CONFIG = Config(
     ModelConfig(0, 8),
     DataConfig("mnist_sample", validation_size=100),
-    train=TrainConfig(batch_size=100, examples=501, log_every_steps=5, display="none"),
+    OptimizerConfig("adamw"),
+    TrainConfig(batch_size=100, examples=501, log_every_steps=5, display="none"),
 )
 # As JSON has them: what no count, time, share or loss can be.
 NEVER = ["-1099511627776", "1e400", "-Infinity", "NaN", "1" + 40 * "0", "1" + 400 * "0", "true"]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import rowrnn
 from rowrnn import cli
-from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.lab import classifier
 from rowrnn.lab.sweep import SweepSettings
@@ -32,7 +32,8 @@ from rowrnn.store import checkpoint
 CONFIG = Config(
     ModelConfig(0, 8),
     DataConfig("mnist_sample", validation_size=100),
-    train=TrainConfig(batch_size=100, examples=501, log_every_steps=5, display="none"),
+    OptimizerConfig("adamw"),
+    TrainConfig(batch_size=100, examples=501, log_every_steps=5, display="none"),
 )
 
 # What no field should be: other types, ranges, paths, escapes, markup, and a lot of it.

@@ -15,13 +15,15 @@ def start(tmp_path):
 
     def start(count, arguments, told=flags, program=("-m", "rowrnn.cli"), cwd=lambda _: ""):
         port = free_port()
+        # Each process has the one device that a process has by itself.
+        own = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
         for index in range(count):
             more, env = told(count, index, port)
             started.append(
                 subprocess.Popen(
                     [sys.executable, *program, *arguments, *more],
                     cwd=tmp_path / cwd(index),
-                    env=os.environ | env,
+                    env=own | env,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -118,7 +118,7 @@ def whole_again(run, whole):
 @pytest.mark.parametrize(
     ("number", "count"),
     [
-        (signal.SIGSTOP, 1),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
         # Once: the next test.
         pytest.param(signal.SIGKILL, 10, marks=pytest.mark.soak),
         pytest.param(signal.SIGSTOP, 10, marks=pytest.mark.soak),
@@ -142,6 +142,7 @@ def test_where_one_is_lost_the_others_end_and_the_run_goes_on(
         whole_again(tmp_path / run, whole)
 
 
+@pytest.mark.slow
 def test_launch_ends_with_7_where_one_is_lost(start, tmp_path, whole):
     arguments = ["launch", "-n", "2", "--", "train", *RUN, *HEARTBEAT, "--run-dir=run"]
     (launcher,) = start(1, arguments, lambda *_: ([], {}))
@@ -169,6 +170,7 @@ def is_alive(pid):
         return False
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_launcher_that_is_killed(start):
     arguments = ["launch", "-n", "2", "--", "train", *RUN, "--train.examples=100000001"]
     (launcher,) = start(1, arguments, lambda *_: ([], {}))
@@ -186,7 +188,9 @@ def test_no_process_outlives_a_launcher_that_is_killed(start):
     assert left == []
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "count", [pytest.param(1, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.soak)]
+)
 def test_a_signal_to_one_process_makes_all_save_the_same_step(start, tmp_path, whole, count):
     for number in range(count):
         draw, run = random.Random(number), f"run-{number}"
@@ -212,6 +216,7 @@ def test_what_one_process_cannot_do_ends_all_with_its_reason(start, tmp_path):
     assert refused[1][1:] == ("", "")
 
 
+@pytest.mark.slow
 def test_processes_that_were_given_different_things_say_so(start, tmp_path):
     def told(count, index, port):
         arguments, env = flags(count, index, port)
@@ -223,6 +228,7 @@ def test_processes_that_were_given_different_things_say_so(start, tmp_path):
     assert confused[1][1:] == ("", "")
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_is_said_by_it(start, tmp_path):
     """Process 0 finds the data and goes on; the other does not."""
     for index in range(2):
@@ -242,6 +248,7 @@ def test_an_error_of_one_process_ends_all_and_is_said_by_it(start, tmp_path):
     assert code != 0, err
 
 
+@pytest.mark.slow
 def test_what_processes_agree_on(start, tmp_path):
     """The functions of `rowrnn.parallel`, in three processes of two devices each."""
 

@@ -14,7 +14,7 @@ import pytest
     ("dtype", "counts", "tolerance"),
     [
         # Two devices in other tests: in one process here, in two beside this one.
-        ("float32", "1,8", 1e-5),
+        pytest.param("float32", "1,8", 1e-5, marks=pytest.mark.slow),
         pytest.param("float32", "1,2,4,8", 1e-5, marks=pytest.mark.soak),
         pytest.param("float64", "1,2,4,8", 1e-10, marks=pytest.mark.soak),
     ],

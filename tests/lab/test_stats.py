@@ -71,7 +71,7 @@ def skewed(rng, shape):
 
 
 @pytest.mark.parametrize("draw", [normal, skewed])
-@pytest.mark.parametrize("seeds", [8, 16, 64])
+@pytest.mark.parametrize("seeds", [8, 16, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_interval_of_the_mean_covers_it_as_often_as_it_says(seeds, draw):
     sweeps, truth = draw(np.random.default_rng(seeds), (2_000, seeds))
     low, high = np.array([interval_of_mean(values) for values in sweeps]).T

@@ -101,7 +101,7 @@ def with_devices(config, devices):
     [
         (SMALL, 1, 1, (0, 1), (3e-3,)),
         # One more than a stack takes; two on each of two devices.
-        (SMALL, 2, 1, (1, 0, 2), (3e-3,)),
+        pytest.param(SMALL, 2, 1, (1, 0, 2), (3e-3,), marks=pytest.mark.slow),
         (RICH, 2, 2, (0, 1), (3e-3, 1e-2)),
     ],
 )
@@ -138,7 +138,8 @@ def test_what_a_seed_decides_and_what_members_share(tmp_path, solo, vary):
     ]
     first, second = (jax.jit(each.create_state)(*each.seeds) for each in prepared)
     same_params = checkpoint.params_digest(first.params) == checkpoint.params_digest(second.params)
-    orders = [np.asarray(step.epoch_order(each.key, 0, 4000)) for each in (first, second)]
+    order = jax.jit(step.epoch_order, static_argnums=2)
+    orders = [np.asarray(order(each.key, 0, 4000)) for each in (first, second)]
     assert same_params == (vary == "data")
     assert np.array_equal(*orders) == (vary == "init")
 
@@ -163,8 +164,8 @@ VALUES = configs.traced(TRACED)
 
 def params_after(values):
     """A jitted function of traced numbers, with others as constants: parameters after two steps."""
-    images = jax.random.randint(jax.random.key(0), (20, 3, 6), 0, 256).astype(jnp.uint8)
-    batch = Batch(images, jnp.arange(20) % 4)
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 6), np.uint8)
+    batch = Batch(jnp.asarray(images), jnp.asarray(np.arange(20, dtype=np.int32) % 4))
 
     state = jax.jit(lambda: states.create(TRACED, 10, (3, 6), 4, 0))()
 
@@ -186,7 +187,7 @@ def all_traced():
 
 def difference(left, right):
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return max(float(abs(a - b).max()) for a, b in pairs)
+    return max(float(abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
 def as_traced(values):
@@ -288,7 +289,7 @@ class OutOfMemoryOnce:
 @pytest.mark.parametrize(
     ("chunk", "call"),
     [
-        (4, 4),
+        pytest.param(4, 4, marks=pytest.mark.slow),
         pytest.param(4, 1, marks=pytest.mark.soak),
         pytest.param(None, 1, marks=pytest.mark.soak),
         pytest.param(None, 4, marks=pytest.mark.soak),
@@ -458,7 +459,12 @@ def test_a_stack_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, whole,
 
 # Both members on one device; one on each; one, with an idle place beside it.
 @pytest.mark.parametrize(
-    ("before", "after", "count", "chunk"), [(2, 1, 2, 1), (1, 2, 2, 2), (1, 2, 1, 1)]
+    ("before", "after", "count", "chunk"),
+    [
+        pytest.param(2, 1, 2, 1, marks=pytest.mark.slow),
+        pytest.param(1, 2, 2, 2, marks=pytest.mark.slow),
+        (1, 2, 1, 1),
+    ],
 )
 def test_a_stack_goes_on_on_another_number_of_devices(
     tmp_path, monkeypatch, whole, before, after, count, chunk
@@ -754,7 +760,7 @@ def test_all_states_are_kept_and_load_as_runs(whole, solo):
     assert evaluation.accuracy == pytest.approx(result.members[2].test_accuracy, abs=1e-7)
 
 
-@pytest.mark.parametrize("validation", [100, 0])
+@pytest.mark.parametrize("validation", [100, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_best_state_is_that_of_the_best_on_validation(tmp_path, validation):
     path = tmp_path / "sweep"
     config = configs.replace(SMALL, {"data.validation_size": validation, RATE: 3e-2})
@@ -835,6 +841,7 @@ def test_a_sweep_file_that_says_nothing_is_refused(tmp_path):
                 runner.reopen(tmp_path / "sweep")
 
 
+@pytest.mark.slow
 def test_groups_with_other_data_are_trained_on_their_own(tmp_path, solo):
     # The third of four groups has the data of the first again.
     sizes = {"model.hidden_size": (8, 4), "data.validation_size": (100, 0)}

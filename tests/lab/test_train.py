@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import compiled_once
 from stopping import stop_at
 
 import rowrnn
@@ -25,7 +26,7 @@ from rowrnn.config import (
 from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
-from rowrnn.lab import loop
+from rowrnn.lab import loop, trainer
 from rowrnn.lab.train import TrainResult
 from rowrnn.store import checkpoint, log, rundir
 
@@ -39,6 +40,11 @@ CONFIG = Config(
     ),
     CheckpointConfig(every_epoch=True, keep=3),
 )
+# As long, and compiled in half the time.
+LITTLE = configs.replace(
+    CONFIG,
+    {"model.projection_size": 0, "model.hidden_size": 4, "model.dropout": 0.0, "data.shift": 0},
+)
 
 
 def log_of(path):
@@ -48,6 +54,13 @@ def log_of(path):
 def final_digests(path):
     """SHA-256 of every array of the last checkpoint."""
     return checkpoint.newest_facts(path / "checkpoints").sha256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_programs():
+    """Programs of the same network are compiled once for all tests; gives what does so anew."""
+    with compiled_once() as real:
+        yield real
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +196,8 @@ def test_divergence_stops_the_run_before_anything_bad_is_saved(tmp_path):
     assert (listed.state, listed.step) == ("diverged", 1)
 
 
-def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch):
+def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch, compile_programs):
+    monkeypatch.setattr(trainer, "compile_programs", compile_programs)
     real = step.make_train_step
 
     def make_train_step(*arguments):
@@ -198,13 +212,14 @@ def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch):
 
     monkeypatch.setattr(step, "make_train_step", make_train_step)
     with pytest.raises(DivergedError, match="not finite at step"):
-        rowrnn.train(changed("checkpoint", every_steps=25), tmp_path / "run")
+        rowrnn.train(configs.replace(LITTLE, {"checkpoint.every_steps": 25}), tmp_path / "run")
     classifier = rowrnn.load(tmp_path / "run")
     assert classifier.step == 50
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(classifier.params))
 
 
-def test_divergence_that_shows_when_it_is_saved_is_noted(tmp_path, monkeypatch):
+def test_divergence_that_shows_when_it_is_saved_is_noted(tmp_path, monkeypatch, compile_programs):
+    monkeypatch.setattr(trainer, "compile_programs", compile_programs)
     real = step.make_train_step
 
     def make_train_step(*arguments):
@@ -221,7 +236,7 @@ def test_divergence_that_shows_when_it_is_saved_is_noted(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "make_train_step", make_train_step)
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
     with pytest.raises(DivergedError, match=r"state was not finite at step 50 .*Try a lower"):
-        rowrnn.train(changed("checkpoint", every_steps=25), tmp_path / "run")
+        rowrnn.train(configs.replace(LITTLE, {"checkpoint.every_steps": 25}), tmp_path / "run")
     assert 25 <= rowrnn.load(tmp_path / "run").step < 50
     (run,) = rowrnn.runs(tmp_path / "run")
     assert (run.state, run.step) == ("diverged", 50)
@@ -347,7 +362,7 @@ def test_make_train_stays_where_it_has_diverged():
     dataset = data.load(CONFIG.data)
     few = {name: data.Split(part.images[:300], part.labels[:300])
            for name, part in (("train", dataset.train), ("test", dataset.test))}  # fmt: skip
-    config = configs.replace(CONFIG, {"optimizer.epsilon": 0.0, "train.examples": 901})
+    config = configs.replace(LITTLE, {"optimizer.epsilon": 0.0, "train.examples": 901})
     train = rowrnn.make_train(config, dataclasses.replace(dataset, **few))
     trained = jax.jit(train, compiler_options={"xla_backend_optimization_level": 0})(0)
     assert int(trained.state.step) == 1
@@ -355,11 +370,13 @@ def test_make_train_stays_where_it_has_diverged():
     np.testing.assert_array_equal(trained.curve.count, [100, 0, 0])
 
 
+@pytest.mark.slow
 def test_make_train_runs_under_vmap():
     dataset = data.load(CONFIG.data)
     few = {name: data.Split(part.images[:300], part.labels[:300])
            for name, part in (("train", dataset.train), ("test", dataset.test))}  # fmt: skip
-    train = rowrnn.make_train(changed("train", examples=201), dataclasses.replace(dataset, **few))
+    config = configs.replace(LITTLE, {"train.examples": 201, "optimizer.ema_decay": 0.0})
+    train = rowrnn.make_train(config, dataclasses.replace(dataset, **few))
     # Nothing here depends on how fast the program is, only on what it computes.
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     both = jit(jax.vmap(train))(np.arange(2))

@@ -68,6 +68,7 @@ def test_a_process_finds_what_another_has_compiled_and_a_killed_one_has_not(tmp_
     assert len([path for path in directory.iterdir() if path.is_dir()]) == 1
 
 
+@pytest.mark.slow
 def test_a_program_shared_before_a_kill_is_kept(tmp_path):
     assert hits(tmp_path, "program_cache.share()\nos._exit(0)") == 0
     assert hits(tmp_path) == 1

@@ -30,6 +30,8 @@ CONFIG = Config(
     OptimizerConfig("adamw", 3e-3, ema_decay=0.9),
     TrainConfig(batch_size=100, examples=1001, display="none"),
 )
+# Compiled in half the time, for what any network shows.
+LITTLE = configs.replace(CONFIG, {"model.layers": 1, "optimizer.ema_decay": 0.0})
 
 # What a user without rowrnn has to write.
 SCRIPT = """
@@ -117,7 +119,7 @@ def test_numpy_computes_the_same_from_the_files_alone(made, images):
 
 
 def test_the_files_say_what_is_read_out(tmp_path, images):
-    config = configs.replace(CONFIG, {"model.pooling": "mean", "train.examples": 201})
+    config = configs.replace(LITTLE, {"model.pooling": "mean", "train.examples": 201})
     rowrnn.train(config, tmp_path / "run")
     network = rowrnn.export(tmp_path / "run", tmp_path / "network")
     expected = rowrnn.load(network).logits(images)
@@ -192,7 +194,7 @@ def test_where_the_data_lay_is_not_told(made, images, tmp_path, monkeypatch):
         labels = bytes([0, 0, 8, 1, 0, 0, 0, len(images)]) + bytes(i % 10 for i in range(50))
         (secret / f"{part}-labels-idx1-ubyte").write_bytes(labels)
     config = configs.replace(
-        CONFIG,
+        LITTLE,
         {"data.dataset": "idx", "data.dir": str(secret), "train.batch_size": 10,
          "train.examples": 21, "data.validation_size": 0},
     )  # fmt: skip

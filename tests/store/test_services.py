@@ -20,7 +20,7 @@ import pytest
 
 import rowrnn
 from rowrnn import config as configs
-from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import ConfigError, StoppedError
 from rowrnn.store import log, services
 from rowrnn.store.rundir import RunDir
@@ -154,7 +154,7 @@ def test_a_service_that_fails_costs_a_run_one_line(how, where, fake, tmp_path, m
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 3
 
 
-@pytest.mark.parametrize("where", ["import", "log"])
+@pytest.mark.parametrize("where", [pytest.param("import", marks=pytest.mark.slow), "log"])
 def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake, tmp_path):
     script = """
         with RunDir.create(Path("run"), Config()) as run:
@@ -174,6 +174,7 @@ def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake,
     assert [entry["step"] for entry in log.read(tmp_path / "run")] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_a_service_that_answers_too_late_writes_nothing_into_the_directory(
     fake, tmp_path, monkeypatch
 ):
@@ -208,7 +209,8 @@ def test_a_run_is_told_with_name_config_figures_and_result(fake, tmp_path):
     config = Config(
         ModelConfig(0, 8),
         DataConfig("mnist_sample", validation_size=100),
-        train=TrainConfig(
+        OptimizerConfig("adamw"),
+        TrainConfig(
             batch_size=100, examples=3_001, log_every_steps=10, display="none", logger="wandb"
         ),
     )
@@ -553,6 +555,7 @@ def serving(ignores):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlflow"], indirect=True)
 def test_a_server_of_mlflow_is_told_many_entries_at_once_and_prints_nothing(kind, tmp_path):
     script = """
@@ -574,6 +577,7 @@ def test_a_server_of_mlflow_is_told_many_entries_at_once_and_prints_nothing(kind
     assert (call, words["status"]) == ("runs/update", "FINISHED")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlflow"], indirect=True)
 def test_mlflow_has_the_last_result_of_a_sweep_that_went_on(kind, tmp_path):
     script = """
@@ -627,6 +631,7 @@ def train(kind, tmp_path, *arguments, **variables):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_run_as_ever_and_stdout_has_the_answer_alone(kind, tmp_path):
     process = train(kind, tmp_path, *SMALL, "--train.examples=300000")
     noted = tmp_path / "run" / "logger.json"
@@ -650,6 +655,7 @@ def test_ctrl_c_stops_a_run_as_ever_and_stdout_has_the_answer_alone(kind, tmp_pa
     assert steps_told(kind, tmp_path) == logged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", ["all", "the result"])
 def test_a_run_ends_in_time_where_the_server_does_not_answer(kind, ignored, tmp_path):
     script = """
@@ -675,6 +681,7 @@ def test_a_run_ends_in_time_where_the_server_does_not_answer(kind, ignored, tmp_
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wandb"], indirect=True)
 @pytest.mark.parametrize(
     ("sent", "problem"),

@@ -6,6 +6,10 @@ gives the same values and gradients but for rounding:
 - ``scan`` (`rowrnn.core.lstm.reference`) is the definition, plain enough to be read as one;
 - ``fast`` (`rowrnn.core.lstm.fast`) is the one to train with: the projection joined into the
   gates where that saves work, and a backward pass of its own;
+- ``split`` (`rowrnn.core.lstm.split`) is what ``fast`` becomes on accelerators: the products with
+  all inputs are done before the loop;
+- ``pallas`` (`rowrnn.core.lstm.pallas`) is ``split`` with one kernel each way for the loop over the
+  rows, on GPUs and TPUs;
 - ``cudnn`` (`rowrnn.core.lstm.cudnn`) calls NVIDIA's kernels on CUDA devices.
 
 Arrays are time-major, ``[T, B, ...]``, so that a row is one contiguous block and ``scan`` and
@@ -20,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from rowrnn.core.lstm import cudnn, fast, reference
+from rowrnn.core.lstm import cudnn, fast, reference, split
 from rowrnn.core.lstm.reference import Activations
 
 __all__ = ["BACKENDS", "Activations", "Affine", "Carry", "activations", "lstm", "zero_carry"]
@@ -41,9 +45,17 @@ class Affine(NamedTuple):
     bias: jax.Array
 
 
+def _pallas(cell, xs, carry, **options):
+    from rowrnn.core.lstm import pallas  # Loading it takes half a second.
+
+    return pallas.lstm(cell, xs, carry, **options)
+
+
 BACKENDS: dict[str, Callable] = {
     "scan": reference.lstm,
     "fast": fast.lstm,
+    "split": split.lstm,
+    "pallas": _pallas,
     "cudnn": cudnn.lstm,
 }
 

@@ -7,11 +7,15 @@ our j), each kernel transposed, two biases that are added, and all of it in one 
 
 The forget bias goes into b_ih, and b_hh is zero. cuDNN computes in float32, with TF32 products
 unless `jax_default_matmul_precision` asks for more. The primitive cannot be batched by `vmap`.
+
+It also says nothing of the layout of its arrays, so that XLA may fold a transpose into one, and
+cuDNN then reads another array (https://github.com/jax-ml/jax/issues/19177): each is held row-major.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import rnn
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from rowrnn.errors import ConfigError
 
@@ -34,9 +38,9 @@ def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_
     rows, batch, inputs = xs.shape
     c, h = carry
     hs, h, c = rnn.lstm(  # pyright: ignore[reportGeneralTypeIssues]
-        xs.transpose(1, 0, 2),
-        h[None],
-        c[None],
+        _row_major(xs.transpose(1, 0, 2)),
+        _row_major(h[None]),
+        _row_major(c[None]),
         to_cudnn(cell, forget_bias),
         jnp.full(batch, rows, jnp.int32),
         inputs,
@@ -44,9 +48,16 @@ def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_
         1,
         0.0,
         False,
-        _precision(),
+        # HIGHEST without TF32, HIGH with it: the two that cuDNN's LSTM knows.
+        jax.lax.Precision.HIGHEST if is_exact() else jax.lax.Precision.HIGH,
     )
+    hs, h, c = map(_row_major, (hs, h, c))
     return (hs.transpose(1, 0, 2) if every_row else h[0]), (c[0], h[0])
+
+
+def _row_major(array):
+    """The array, whose elements XLA may not reorder here, nor those of its gradient."""
+    return with_layout_constraint(array, Layout(major_to_minor=tuple(range(array.ndim))))
 
 
 def to_cudnn(cell, forget_bias):
@@ -83,8 +94,7 @@ def from_cudnn(weights, inputs, hidden, forget_bias):
     return kernel, jnp.concatenate([i, j, f - forget_bias, o])
 
 
-def _precision():
-    """HIGHEST without TF32, HIGH with it: the two that cuDNN's LSTM knows."""
+def is_exact():
+    """Whether `jax_default_matmul_precision` asks for float32 throughout."""
     wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    exact = wanted in ("highest", "float32")
-    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
+    return wanted in ("highest", "float32")

@@ -26,15 +26,29 @@ def lstm(cell, xs, carry, *, projection, input_scale, forget_bias, dtype, every_
     # Sums are kept in at least float32, as in the reference.
     wide = jnp.promote_types(dtype, jnp.float32)
     carry = tuple(state.astype(wide) for state in carry)
+    xs, kernel = join(cell, xs, projection, input_scale, forget_bias, dtype)
+    hs, carry = _read_rows(every_row, jnp.dtype(dtype), xs, kernel, carry)
+    return (hs if every_row else carry[1]), carry
+
+
+def join(cell, xs, projection, input_scale, forget_bias, dtype, alignment=1):
+    """The rows with a one appended, [T, B, F + 1], and the joint kernel [F + 1 + H, 4H].
+
+    Where the projection is not joined, F is its width P. The width F + 1 is rounded up to a
+    multiple of `alignment` with zeros.
+    """
+    wide = jnp.promote_types(dtype, jnp.float32)
     rows, batch, _ = xs.shape
     if projection is not None and not _joining_pays(cell, projection, rows * batch):
         xs = _project(projection, input_scale, xs, dtype, wide)
         projection, input_scale = None, 1.0
-    kernel = _join(cell, projection, input_scale, forget_bias)
+    padding = -(xs.shape[-1] + 1) % alignment
+    kernel = _join(cell, projection, input_scale, forget_bias, padding)
     ones = jnp.ones((rows, batch, 1), wide)
     xs = jnp.concatenate([xs.astype(wide), ones], axis=-1)
-    hs, carry = _read_rows(every_row, jnp.dtype(dtype), xs, kernel.astype(wide), carry)
-    return (hs if every_row else carry[1]), carry
+    if padding:
+        xs = jnp.pad(xs, ((0, 0), (0, 0), (0, padding)))
+    return xs, kernel.astype(wide)
 
 
 def _joining_pays(cell, projection, positions):
@@ -60,8 +74,11 @@ def _project(projection, input_scale, xs, dtype, wide):
     return product.reshape(rows, batch, -1)
 
 
-def _join(cell, projection, input_scale, forget_bias):
-    """The joint kernel [F + 1 + H, 4H] of ``[x, 1, h]``; see the head of this file."""
+def _join(cell, projection, input_scale, forget_bias, padding):
+    """The joint kernel [F + 1 + H, 4H] of ``[x, 1, h]``; see the head of this file.
+
+    With `padding`, so many rows of zeros lie before those of h.
+    """
     hidden = cell.bias.shape[0] // 4
     input_kernel, recurrent_kernel = jnp.split(cell.kernel, [cell.kernel.shape[0] - hidden])
     i, j, f, o = jnp.split(cell.bias, 4)
@@ -72,7 +89,10 @@ def _join(cell, projection, input_scale, forget_bias):
         bias = projection.bias @ input_kernel + bias
         input_kernel = (input_scale * projection.kernel) @ input_kernel
     halves = jnp.repeat(jnp.array([0.5, 1, 0.5, 0.5], bias.dtype), hidden)
-    return halves[None] * jnp.concatenate([input_kernel, bias[None], recurrent_kernel])
+    parts = [input_kernel, bias[None], recurrent_kernel]
+    if padding:
+        parts.insert(2, jnp.zeros((padding, 4 * hidden), bias.dtype))
+    return halves[None] * jnp.concatenate(parts)
 
 
 def _read_rows_only(every_row, dtype, xs, kernel, carry):
@@ -104,17 +124,17 @@ def _read_row(kernel, x, carry):
     xh = jnp.concatenate([x, h], axis=-1)
     u = jnp.tanh(jnp.dot(xh.astype(kernel.dtype), kernel, preferred_element_type=c.dtype))
     ui, uj, uf, uo = jnp.split(u, 4, axis=-1)
-    c = _sigmoid(uf) * c + _sigmoid(ui) * uj
-    h = _sigmoid(uo) * jnp.tanh(c)
+    c = sigmoid(uf) * c + sigmoid(ui) * uj
+    h = sigmoid(uo) * jnp.tanh(c)
     return c, h, xh, (ui, uj, uf, uo)
 
 
-def _sigmoid(u):
+def sigmoid(u):
     """σ(x) from u = tanh(½x)."""
     return 0.5 * u + 0.5
 
 
-def _slope(u):
+def slope(u):
     """The derivative of σ(x) by ½x, from u = tanh(½x)."""
     return 0.5 - 0.5 * u * u
 
@@ -144,16 +164,16 @@ def _read_rows_bwd(every_row, dtype, residuals, cotangents):
         c, (ui, uj, uf, uo), dh_row = saved
         if every_row:
             dh = dh + dh_row
-        i, f, o = _sigmoid(ui), _sigmoid(uf), _sigmoid(uo)
+        i, f, o = sigmoid(ui), sigmoid(uf), sigmoid(uo)
         # Computing this again is cheaper than saving it.
         t = jnp.tanh(f * c + i * uj)
         dc = dc + dh * o * (1 - t * t)
         dz = jnp.concatenate(
             [
-                dc * uj * _slope(ui),
+                dc * uj * slope(ui),
                 dc * i * (1 - uj * uj),
-                dc * c * _slope(uf),
-                dh * t * _slope(uo),
+                dc * c * slope(uf),
+                dh * t * slope(uo),
             ],
             axis=-1,
         )

@@ -16,6 +16,7 @@ from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, RunError
 from rowrnn.files import Size
+from rowrnn.jax_settings import pinned
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import open_directory
@@ -54,6 +55,7 @@ class SweepSettings:
     keep: str = "best"
 
 
+@pinned
 def sweep(
     config: Config | None = None,
     seeds: Iterable[int] | None = None,
@@ -121,6 +123,7 @@ def sweep(
         return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
 
 
+@pinned
 def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -> Plan:
     """What a sweep would do: compiles its first group and times a few steps, and trains nothing."""
     found = Ledger() if resume is None else Ledger(resume / "members")
@@ -156,6 +159,7 @@ def reopen(
     return spec, settings
 
 
+@pinned
 def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
     """Takes a member of a sweep out as a single run, which `train` can go on with.
 

@@ -1,0 +1,114 @@
+"""Variables of the environment that jax and matplotlib read: none changes a run in silence."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rowrnn
+from rowrnn import data
+from rowrnn.config import Config, ModelConfig, TrainConfig
+from rowrnn.errors import RunError
+
+TINY = ["--model.projection-size=0", "--model.hidden-size=8", "--model.dropout=0.1",
+        "--train.batch-size=100", "--train.examples=1001", "--data.shift=1"]  # fmt: skip
+# Each of these alone ended a run, or gave another network, before rowrnn set what it rests on.
+CHANGING = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_DEBUG_NANS": "1",
+    "JAX_DISABLE_JIT": "1",
+    "MPLBACKEND": "bogus",
+}
+FAST_MATH = "--xla_cpu_enable_fast_math=true"
+
+
+def rowrnn_in(cwd, *arguments, code=0, **variables):
+    """Runs a command to its end; gives the JSON of its last line, or what it said."""
+    environment = os.environ | {"PYTHONPATH": str(Path(rowrnn.__file__).parents[1])} | variables
+    done = subprocess.run(
+        [sys.executable, "-m", "rowrnn", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else json.loads(done.stdout.splitlines()[-1])
+
+
+def test_no_setting_of_jax_changes_a_run(tmp_path):
+    plain = rowrnn_in(tmp_path, "train", *TINY, "--run-dir=plain", "--json")
+    other = rowrnn_in(tmp_path, "train", *TINY, "--run-dir=other", "--json", **CHANGING)
+    assert other["params_sha256"] == plain["params_sha256"]
+    assert other["test_loss"] == plain["test_loss"]
+    assert (tmp_path / "other" / "report.html").exists()
+    evaluated = rowrnn_in(tmp_path, "eval", "plain", "--json", **CHANGING)
+    assert evaluated["test_accuracy"] == plain["test_accuracy"]
+
+
+def test_contexts_of_a_caller_change_nothing():
+    config = Config(
+        ModelConfig(projection_size=0, hidden_size=8, dropout=0.1),
+        train=TrainConfig(examples=300, batch_size=50),
+    )
+    images = data.load(config.data)
+
+    def kernels(seeds):
+        train = jax.jit(jax.vmap(rowrnn.make_train(config, images)))
+        return np.asarray(train(seeds).state.params["lstm_0"].kernel)
+
+    expected = kernels(jnp.arange(2))
+    with (
+        jax.enable_x64(True),
+        jax.threefry_partitionable(False),
+        jax.default_prng_impl("rbg"),
+        jax.numpy_dtype_promotion("strict"),
+    ):
+        seeds = jnp.arange(2)
+        found = kernels(seeds)
+    assert seeds.dtype == np.int64, "the contexts are what this tests"
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_PLATFORMS", "bogus"),
+        ("JAX_PLATFORMS", "cuda"),
+        ("JAX_NUM_CPU_DEVICES", "abc"),
+        ("JAX_ENABLE_X64", "maybe"),
+        ("JAX_DEFAULT_DEVICE", "bogus"),
+        ("XLA_FLAGS", "--bogus"),
+    ],
+)
+def test_values_that_jax_does_not_start_with_are_refused_in_a_line(tmp_path, name, value):
+    if value == "cuda" and jax.default_backend() == "gpu":
+        pytest.skip("there is CUDA")
+    said = rowrnn_in(tmp_path, "predict", "RUN", "PICTURE", code=2, **{name: value})
+    assert said.startswith(f"rowrnn: {name}={value}: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_flags_of_xla_are_part_of_what_decides_a_run(tmp_path, monkeypatch):
+    config = Config(ModelConfig(0, 8), train=TrainConfig(examples=300, batch_size=50))
+    rowrnn.train(config, tmp_path / "run")
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path}")
+    rowrnn.train(resume=tmp_path / "run")
+    monkeypatch.setenv("XLA_FLAGS", FAST_MATH)
+    with pytest.raises(RunError, match=f"XLA_FLAGS='{FAST_MATH}': .* was started with ''"):
+        rowrnn.train(resume=tmp_path / "run")
+
+
+def test_a_sweep_does_not_mix_what_other_flags_gave(tmp_path):
+    rowrnn_in(tmp_path, "sweep", *TINY, "--seeds=0:2", "--run-dir=sweep", "--json")
+    again = ["sweep", "--resume=sweep", "--plan", "--json"]
+    assert rowrnn_in(tmp_path, *again, JAX_ENABLE_X64="1")["reused"] == 2
+    assert rowrnn_in(tmp_path, *again, XLA_FLAGS=FAST_MATH)["reused"] == 0
