@@ -44,7 +44,7 @@ usage: rowrnn COMMAND [arguments]
 Row-wise recurrent networks for images, in JAX.
 
 commands:
-  train [CONFIG]           train one run, evaluate it and keep it in a directory;
+  train [CONFIG]           train one run, test it and keep it in a directory;
                            rowrnn train --list shows what can be trained
   sweep [CONFIG] --seeds 0:64
                            train many seeds, and say how their accuracy spreads
