@@ -8,9 +8,11 @@ Nothing here imports jax before a suite needs it in this process: what is timed 
 can, in processes of its own.
 """
 
+import dataclasses
 import importlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,21 @@ _QUIET_CORES = 0.1
 __all__ = ["Comparison", "compare", "run", "show", "show_comparison"]
 
 
-def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> dict[str, Any]:
+def run(
+    suite: str,
+    *,
+    quick: bool = False,
+    out: str | Path | None = None,
+    targets: Sequence[str] = (),
+) -> dict[str, Any]:
     """Measures a suite.
 
     Args:
-        suite: ``lstm``, ``train``, ``peers``, ``startup``, ``ceiling`` or ``scaling``, or the path
-            of a TOML file that names one of them and changes its grid.
+        suite: ``lstm``, ``train``, ``peers``, ``startup``, ``ceiling``, ``scaling`` or ``aot``, or
+            the path of a TOML file that names one of them and changes its grid.
         quick: whether to cut the grid and the effort down.
         out: where to write the JSON; plots go beside it.
+        targets: of the suite ``aot``, in place of its own.
 
     Returns:
         The document that `rowrnn.bench.record` describes. On Ctrl-C it holds what was finished by
@@ -45,6 +54,10 @@ def run(suite: str, *, quick: bool = False, out: str | Path | None = None) -> di
     settings = suites.load(suite)
     if quick:
         settings = settings.quick()
+    if targets:
+        if not isinstance(settings, suites.Aot):
+            raise ConfigError(f"--target {targets[0]}: only the suite aot compiles for a target")
+        settings = dataclasses.replace(settings, targets=tuple(targets))
     if out is not None:
         _check_writable(Path(out))
     module = importlib.import_module(f"rowrnn.bench.{suites.name_of(settings)}")

@@ -72,7 +72,7 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
             raise ConfigError(f"backends = {name!r}: no such backend{nearest(name, lstm.BACKENDS)}")
     limits = ceiling.summary(
         ceiling.measure(
-            suites.Ceiling(types=suite.types, copy_mib=(64,), repeats=5, sample_s=0.05, limit_s=1)
+            suites.Ceiling(types=suite.types, copy_mib=(256,), repeats=5, sample_s=0.05, limit_s=1)
         )
     )
     figures, skipped = [], []

@@ -188,7 +188,37 @@ def _scaling_pieces(document: Document) -> Iterator[Piece]:
         )
 
 
+def _aot_pieces(document: Document) -> Iterator[Piece]:
+    def number(value: Any) -> str:
+        return "-" if value is None else f"{value:,}"
+
+    def collectives(entry: Entry) -> str:
+        size = f" of {entry['collective_bytes'] / 1e6:.2f} MB" if entry["collective_bytes"] else ""
+        return f"{entry['collectives_per_step']}{size}"
+
+    compiled = [entry for entry in document["figures"] if "program" in entry]
+    headings = ("program", "kernels", "cycles", "collectives", "fit", "compile s")
+    for target, entries in record.grouped(compiled, lambda entry: entry["target"]).items():
+        yield f"\n{escape(target)}"
+        yield _table(headings, [
+            (
+                entry["program"], number(entry["kernels_per_step"]),
+                number(entry["estimated_cycles"]), collectives(entry),
+                number(entry["members_that_fit"]), f"{entry['compile_s']:.1f}",
+            )
+            for entry in entries
+        ])  # fmt: skip
+    for entry in document["figures"]:
+        if "out_of_memory" in entry:
+            yield f"[yellow]does not fit:[/] {escape(entry['name'])}"
+    yield (
+        "kernels, collectives and cycles (the compiler's estimate, without Pallas kernels) of a\n"
+        "step; fit: members in the memory of a device"
+    )
+
+
 _PIECES: dict[str, Callable[[Document], Iterator[Piece]]] = {
+    "aot": _aot_pieces,
     "lstm": _lstm_pieces,
     "train": _train_pieces,
     "peers": _peers_pieces,

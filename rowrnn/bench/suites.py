@@ -95,7 +95,7 @@ class Ceiling(Suite):
         """Fewer shapes."""
         return dataclasses.replace(
             self, repeats=5, sample_s=0.05, limit_s=1.0, products=self.products[:5],
-            types=("float32/highest",), copy_mib=(64,),
+            types=("float32/highest",), copy_mib=(256,),
         )  # fmt: skip
 
 
@@ -253,7 +253,29 @@ class Scaling(Suite):
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Aot(Suite):
+    """What a config compiles to on devices that are not there. Nothing is timed but compiling.
+
+    Attributes:
+        targets: devices: v5e:2x4 and other topologies of v4, v5e, v5p, v6e; a100, h100, h200, l4.
+        config: TOML of the run, or its name.
+        backend: of the recurrence; empty for that of the config.
+        members: of a sweep.
+    """
+
+    targets: tuple[str, ...] = ("v5e:2x4", "h100")
+    config: str = "quickstart"
+    backend: str = ""
+    members: Annotated[int, Meta(ge=4, le=2**20)] = 8
+
+    def quick(self) -> "Aot":
+        """The first target."""
+        return dataclasses.replace(self, targets=self.targets[:1])
+
+
 SUITES: dict[str, type[Suite]] = {
+    "aot": Aot,
     "lstm": Lstm,
     "train": Train,
     "peers": Peers,

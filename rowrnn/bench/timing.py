@@ -191,7 +191,12 @@ def collectives(text: str) -> list[dict[str, Any]]:
     start = re.search(rf"^%?{re.escape(body[1])} \(.*$", text, re.MULTILINE)
     assert start is not None
     inside = text[start.end() : text.index("\n}", start.end())]
-    return [{"op": op, "bytes": _bytes(kind)} for kind, op in _COLLECTIVE.findall(inside)]
+    return collectives_in(inside)
+
+
+def collectives_in(text: str) -> list[dict[str, Any]]:
+    """The collectives among instructions, each with ``op`` and ``bytes``."""
+    return [{"op": op, "bytes": _bytes(kind)} for kind, op in _COLLECTIVE.findall(text)]
 
 
 def _bytes(kind: str) -> int:

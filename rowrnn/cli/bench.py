@@ -21,7 +21,7 @@ class BenchArguments(Common):
     The suites: ceiling (matrix products and copies: what the device can do at most), lstm (the
     recurrence alone), train (the step, evaluation and the whole program), peers (the same step in
     other libraries, in turns), startup (from the shell to the first step), scaling (devices and
-    processes).
+    processes), aot (what a TPU or GPU that is not there would run).
 
     rowrnn bench compare OLD.json NEW.json holds two results of one machine against each other.
     """
@@ -32,6 +32,8 @@ class BenchArguments(Common):
     """Show the suites that come with rowrnn, and measure nothing."""
     quick: Flag = False
     """A first look, in less than a minute for most."""
+    target: Annotated[tuple[str, ...], arg(metavar="DEVICE")] = ()
+    """aot: the devices to compile for, such as v5e:2x4, v6e:2x4, h100, h200, a100, l4."""
     out: Annotated[Path | None, arg(metavar="FILE.json")] = None
     """Where to keep the result; plots go beside it."""
 
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     require_jax()
     from rowrnn import bench
 
-    document = bench.run(given.suite, quick=given.quick, out=given.out)
+    document = bench.run(given.suite, quick=given.quick, out=given.out, targets=given.target)
     bench.show(document)
     if given.out:
         say(f"kept in {given.out}")

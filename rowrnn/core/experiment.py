@@ -150,6 +150,7 @@ def make_functions(
     experiment: Experiment,
     shard_grads: ShardGrads = step.unsharded,
     shard_batches: ShardBatches = step.unsharded,
+    shared_step: Callable[[jax.Array], jax.Array] = step.unsharded,
 ) -> Functions:
     """The functions of an experiment; whoever calls them sets the precision of matrix products.
 
@@ -157,6 +158,7 @@ def make_functions(
         experiment: gives the config, of which the numbers in ``state.hyperparams`` are not read.
         shard_grads: lets every device work on a shard of each batch, in training.
         shard_batches: the same in evaluation.
+        shared_step: see `step.run_chunk`.
     """
     config, classes = experiment.config, experiment.dataset.classes
     size, batch_size = len(experiment.dataset.train.labels), config.train.batch_size
@@ -176,7 +178,9 @@ def make_functions(
         )
         return sums, logits.argmax(axis=-1)
 
-    chunk = functools.partial(step.run_chunk, train_step, batch_size=batch_size)
+    chunk = functools.partial(
+        step.run_chunk, train_step, batch_size=batch_size, shared_step=shared_step
+    )
     return Functions(order, chunk, last_batch, evaluate)
 
 

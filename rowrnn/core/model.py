@@ -90,8 +90,9 @@ class RowRNN(nn.Module):
                 rows = _drop(rows, dropout_keys, layer, config.dropout)
             projection, inputs, scale = None, config.hidden_size, 1.0
         readout = self._affine("readout", config.hidden_size, self.classes)
-        # The readout is small and decides the loss: it stays in float32 whatever the dtype.
-        logits = rows @ readout.kernel
+        # The readout is small and decides the loss: it stays in float32 whatever the dtype and the
+        # precision of the others.
+        logits = jnp.dot(rows, readout.kernel, precision=jax.lax.Precision.HIGHEST)
         return logits + jnp.broadcast_to(readout.bias, logits.shape), last_carries
 
     def _affine(self, name: str, inputs: int, outputs: int) -> Affine:
@@ -159,7 +160,7 @@ def watch(config: ModelConfig, params: Params, images: jax.Array) -> Watched:
     if config.pooling == "mean":
         rows = running_mean(rows)
     readout = params["readout"]
-    logits = rows @ readout.kernel
+    logits = jnp.dot(rows, readout.kernel, precision=jax.lax.Precision.HIGHEST)
     logits = logits + jnp.broadcast_to(readout.bias, logits.shape)
     return Watched(jax.nn.softmax(logits), tuple(layers))
 

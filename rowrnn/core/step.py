@@ -139,6 +139,7 @@ def run_chunk(
     order: jax.Array,
     steps: int | jax.Array,
     batch_size: int,
+    shared_step: Callable[[jax.Array], jax.Array] = unsharded,
 ) -> TrainState:
     """Runs `steps` steps of one epoch on the device and adds their metrics to ``state.metrics``.
 
@@ -156,6 +157,7 @@ def run_chunk(
         order: the order of the epoch that all these steps belong to, [N].
         steps: how many steps.
         batch_size: B.
+        shared_step: makes the step of each of many members the one that they have in common.
     """
     end = state.step + steps
 
@@ -163,11 +165,13 @@ def run_chunk(
         return (state.step < end) & (state.metrics.nonfinite == 0)
 
     def body(state):
-        batch = take_batch(train, order, state.step, batch_size)
+        batch = take_batch(train, order, shared_step(state.step), batch_size)
         state, metrics = train_step(state, batch)
         return state._replace(metrics=state.metrics + metrics)
 
-    return jax.lax.while_loop(goes_on, body, state)
+    # By its name the loop is found in what is compiled.
+    with jax.named_scope("steps"):
+        return jax.lax.while_loop(goes_on, body, state)
 
 
 def predict_logits(

@@ -21,7 +21,7 @@ from rowrnn.core.dataset import Dataset, Split
 from rowrnn.core.experiment import Experiment, make_functions
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import Hyperparams, TrainState
-from rowrnn.core.step import Batch
+from rowrnn.core.step import Batch, unsharded
 
 
 def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
@@ -66,50 +66,84 @@ def compile_programs(
         members: S, a multiple of the devices on the axis "seed".
         vmap: whether the members of a device run at once, and not one after the other.
     """
-    config, dataset = experiment.config, experiment.dataset
-    functions = make_functions(
-        arranged(experiment, mesh),
-        shard_grads=lambda grad_fn: parallel.shard_grads(mesh, grad_fn),
-        shard_batches=lambda function: parallel.shard_batches(mesh, function),
+    compiler, dataset = _Compiler(experiment, mesh, members, vmap), experiment.dataset
+    has_validation = len(dataset.validation.labels) > 0
+    shows_batches = experiment.config.train.display == "notebook"
+    return Programs(
+        init=compiler.init(),
+        order=compiler.order(),
+        chunk=compiler.chunk(),
+        validation=compiler.evaluation(dataset.validation) if has_validation else None,
+        test=compiler.evaluation(dataset.test),
+        last_batch=compiler.last_batch() if shows_batches else None,
     )
 
-    def compiled(function, stacked, *arguments, **named):
+
+def compile_chunk(
+    experiment: Experiment, mesh: Mesh, members: int = 1, *, vmap: bool = False
+) -> jax.stages.Compiled:
+    """The program of `Programs` that trains, alone; it needs by far the most memory."""
+    return _Compiler(experiment, mesh, members, vmap).chunk()
+
+
+class _Compiler:
+    """Compiles the programs of some members; see `compile_programs`."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, members: int, vmap: bool):
+        self._experiment, self._mesh, self._vmap = experiment, mesh, vmap
+        self._functions = make_functions(
+            arranged(experiment, mesh),
+            shard_grads=lambda grad_fn: parallel.shard_grads(mesh, grad_fn),
+            shard_batches=lambda function: parallel.shard_batches(mesh, function),
+            shared_step=parallel.shared_step if vmap else unsharded,
+        )
+        self._state = abstract_state(experiment, members)
+        self._train, self._step = _abstract(experiment.dataset.train), np.int32(0)
+        self._orders = jax.eval_shape(
+            jax.vmap(self._functions.order, (0, None)), self._state.key, self._step
+        )
+
+    def _compile(self, function, stacked, *arguments, **named) -> jax.stages.Compiled:
+        config = self._experiment.config
         with jax.default_matmul_precision(config.train.precision):
             return parallel.compile_members(
-                mesh, function, stacked, *arguments,
-                vmap=vmap, dtype=config.model.dtype, **named,
+                self._mesh, function, stacked, *arguments,
+                vmap=self._vmap, dtype=config.model.dtype, **named,
             )  # fmt: skip
 
-    def evaluation(split: Split) -> jax.stages.Compiled:
-        return compiled(functions.evaluate, (True, False), state, _abstract(split))
+    def init(self) -> jax.stages.Compiled:
+        members = self._state.step.shape
+        seeds = jax.ShapeDtypeStruct(members, np.uint32)
+        hyperparams = {
+            name: jax.ShapeDtypeStruct(members, np.float32) for name in self._experiment.hyperparams
+        }
+        create = self._experiment.create_state
+        return self._compile(create, (True,) * 3, seeds, seeds, hyperparams)
 
-    state, seeds = abstract_state(experiment, members), jax.ShapeDtypeStruct((members,), np.uint32)
-    hyperparams = {
-        name: jax.ShapeDtypeStruct((members,), np.float32) for name in experiment.hyperparams
-    }
-    train, step = _abstract(dataset.train), np.int32(0)
-    orders = jax.eval_shape(jax.vmap(functions.order, (0, None)), state.key, step)
-    has_validation = len(dataset.validation.labels) > 0
-    shows_batches = config.train.display == "notebook"
-    return Programs(
-        init=compiled(experiment.create_state, (True,) * 3, seeds, seeds, hyperparams),
-        order=compiled(functions.order, (True, False), state.key, step),
-        chunk=compiled(
-            functions.chunk,
+    def order(self) -> jax.stages.Compiled:
+        return self._compile(self._functions.order, (True, False), self._state.key, self._step)
+
+    def chunk(self) -> jax.stages.Compiled:
+        return self._compile(
+            self._functions.chunk,
             (True, False, True, False),
-            state,
-            train,
-            orders,
-            step,
+            self._state,
+            self._train,
+            self._orders,
+            self._step,
             donate=(0,),
             name="chunk",
-        ),
-        validation=evaluation(dataset.validation) if has_validation else None,
-        test=evaluation(dataset.test),
-        last_batch=compiled(functions.last_batch, (True, False, True), state, train, orders)
-        if shows_batches
-        else None,
-    )
+        )
+
+    def evaluation(self, split: Split) -> jax.stages.Compiled:
+        evaluate = self._functions.evaluate
+        return self._compile(evaluate, (True, False), self._state, _abstract(split))
+
+    def last_batch(self) -> jax.stages.Compiled:
+        last_batch = self._functions.last_batch
+        return self._compile(
+            last_batch, (True, False, True), self._state, self._train, self._orders
+        )
 
 
 def arranged(experiment: Experiment, mesh: Mesh) -> Experiment:

@@ -32,6 +32,7 @@ from rowrnn.parallel.programs import (
     is_out_of_memory,
     shard_batches,
     shard_grads,
+    shared_step,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "shard_grads",
     "shard_members",
     "shard_state",
+    "shared_step",
     "start",
     "start_sweep",
 ]

@@ -12,6 +12,9 @@ from jax.sharding import PartitionSpec as P
 from rowrnn.core.step import GradFn
 from rowrnn.parallel import program_cache
 
+# The axis of members under `vmap`.
+_MEMBERS = "member"
+
 # Told to the compiler on CPUs, by type of the operands, unless XLA_FLAGS says something about it:
 # without YNNPACK the small float32 products of a step are 15 to 20 % faster, and bfloat16 ones
 # much slower (experiments/speed_notes.md).
@@ -63,6 +66,15 @@ def _shard(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(cut, tree)
 
 
+def shared_step(step: jax.Array) -> jax.Array:
+    """The step that all members under `vmap` have reached, as one number for all of them.
+
+    A member that has diverged stays behind. By a number for each member, the compiler would fetch
+    the batch of one member after the other.
+    """
+    return jax.lax.pmax(step, _MEMBERS)
+
+
 def compile_members(
     mesh: Mesh,
     function: Callable,
@@ -103,7 +115,9 @@ def compile_members(
             )
 
         members = tuple(a for a, is_stacked in zip(arguments, stacked, strict=True) if is_stacked)
-        return jax.vmap(of_a_member)(members) if vmap else jax.lax.map(of_a_member, members)
+        if vmap:
+            return jax.vmap(of_a_member, axis_name=_MEMBERS)(members)
+        return jax.lax.map(of_a_member, members)
 
     mapped = jax.shard_map(
         of_a_device, mesh=mesh, in_specs=specs, out_specs=P("seed"), check_vma=False
@@ -141,19 +155,25 @@ def device_bytes(compiled: jax.stages.Compiled) -> int:
     )
 
 
-def free_bytes(mesh: Mesh) -> int:
-    """What a device of the mesh has left; of a CPU, its share of what the machine has."""
+def free_bytes(mesh: Mesh) -> int | None:
+    """What a device of the mesh has left; of a CPU, its share of what the machine has.
+
+    None where an accelerator does not tell.
+    """
     local = mesh.local_devices
     counts = local[0].memory_stats() or {}
     if "bytes_limit" in counts:
         return counts["bytes_limit"] - counts.get("bytes_in_use", 0)
+    if local[0].platform != "cpu":
+        return None
     kind = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return os.sysconf(kind) * os.sysconf("SC_PAGE_SIZE") // len(local)
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether jax has failed for want of memory on a device."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    lacks = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(w in str(error) for w in lacks)
 
 
 def _compiler_options(mesh: Mesh, dtype: str) -> dict[str, Any]:

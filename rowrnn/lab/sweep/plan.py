@@ -14,7 +14,8 @@ from rowrnn import data, parallel
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Events, Experiment
-from rowrnn.lab.trainer import Splits, Trainer, prepare, stack_members
+from rowrnn.errors import ConfigError
+from rowrnn.lab.trainer import Splits, Trainer, compile_chunk, prepare, stack_members
 from rowrnn.store import members as members_
 from rowrnn.store.ledger import Key, Ledger, Record, make_key
 from rowrnn.store.members import Member
@@ -170,14 +171,31 @@ def make_trainer(
         return trainer(min(limit, chunk or 1))
     if mesh.devices.flat[0].platform == "cpu":
         limit = min(limit, _MOST_AT_ONCE_ON_CPU)
-    trial = trainer(min(limit, 4))
-    splits = trial.splits  # What is left is told when the data lies there.
-    each = trial.members // devices
-    for_one = parallel.device_bytes(trial.programs.chunk) / each
+    return trainer(limit if limit <= 4 else min(limit, _most_that_fit(group.prepared, mesh)))
+
+
+def _most_that_fit(prepared: Experiment, mesh: Mesh) -> int:
+    """How many members fit into a device at once, from what 2 and 4 of them need.
+
+    Raises `ConfigError` where an accelerator does not tell what it has.
+    """
+    devices = mesh.shape["seed"]
+    two, four = (
+        parallel.device_bytes(compile_chunk(prepared, mesh, each * devices, vmap=True))
+        for each in (2, 4)
+    )
+    for_one = (four - two) / 2
+    free = parallel.free_bytes(mesh)
+    if free is None:
+        raise ConfigError(
+            "this device does not tell how much memory it has; --chunk N says how many members "
+            "it takes at once"
+        )
     # Of the process that has least, since all run the same program.
-    (used,) = parallel.max_over_processes(-parallel.free_bytes(mesh))
-    fit = max(1, int(_SHARE_OF_MEMORY * -used / for_one))
-    return trial if min(limit, fit) == each else trainer(min(limit, fit))
+    (least,) = parallel.max_over_processes(-free)
+    # What all members share, such as the data, is needed once.
+    shared = two - 2 * for_one
+    return max(1, int((_SHARE_OF_MEMORY * -least - shared) / for_one))
 
 
 def make(groups: Sequence[Group], mesh: Mesh, trainer: Trainer | None, *, strategy: str) -> Plan:
