@@ -109,9 +109,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; parameters and sums stay float32."""
     backend: Literal["fast", "scan", "split", "pallas", "cudnn"] = "fast"
-    """scan: the definition. fast: the same maths in fewer, larger products, as the device wants it.
-    split: as fast is on accelerators. pallas: one kernel each way, for GPUs and TPUs. cudnn: needs
-    CUDA."""
+    """scan: the definition. fast: as the device wants it. split, pallas: GPU, TPU. cudnn: CUDA."""
 
 
 @dataclass(frozen=True)
