@@ -4,7 +4,7 @@
 - `show` prints it as tables, `rowrnn.bench.plots.save` draws it;
 - `compare` holds two such files of one machine against each other.
 
-Nothing here imports jax before a suite needs it in this process: what is timed runs, wherever it
+Nothing here imports jax before a suite and `out` are found good: what is timed runs, wherever it
 can, in processes of its own.
 """
 
@@ -21,6 +21,7 @@ from rowrnn.bench.child import taken_by_others
 from rowrnn.bench.compare import Comparison, compare
 from rowrnn.bench.report import show, show_comparison
 from rowrnn.errors import ConfigError
+from rowrnn.jax_settings import require_jax
 
 # Cores that other programs may use before a result is doubted.
 _QUIET_CORES = 0.1
@@ -48,8 +49,8 @@ def run(
         The document that `rowrnn.bench.record` describes. On Ctrl-C it holds what was finished by
         then, and says so under ``stopped``; where nothing was, `KeyboardInterrupt` is raised.
 
-    Raises `ConfigError` where the suite is unknown, its file is no good, or `out` cannot be
-    written to; the last is found out before anything is measured.
+    Raises `ConfigError`, before anything is measured, where the suite is unknown, its file is no
+    good, `out` cannot be written to, or jax does not start with a variable of the environment.
     """
     settings = suites.load(suite)
     if quick:
@@ -60,6 +61,7 @@ def run(
         settings = dataclasses.replace(settings, targets=tuple(targets))
     if out is not None:
         _check_writable(Path(out))
+    require_jax()
     module = importlib.import_module(f"rowrnn.bench.{suites.name_of(settings)}")
     began, before = time.perf_counter(), taken_by_others()
     document = module.run(settings, quick=quick)

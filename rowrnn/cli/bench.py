@@ -11,7 +11,6 @@ from tyro.conf import Positional, arg
 from rowrnn import config as configs
 from rowrnn.cli.terminal import Common, Flag, parse, say, show_shipped
 from rowrnn.errors import ConfigError, cut
-from rowrnn.jax_settings import require_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,6 @@ def main(arguments: Sequence[str]) -> int:
     if given.suite is None:
         raise ConfigError("bench needs a suite: rowrnn bench train; rowrnn bench --list shows all")
 
-    require_jax()
     from rowrnn import bench
 
     document = bench.run(given.suite, quick=given.quick, out=given.out, targets=given.target)
