@@ -48,6 +48,8 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)
 
 def run(suite: suites.Aot, *, quick: bool) -> dict[str, Any]:
     """Compiles every program for every target."""
+    # No device of this machine is looked for; libtpu would, for minutes.
+    jax.config.update("jax_platforms", "cpu")
     config = configs.load(suite.config)
     values = {"model.backend": suite.backend} if suite.backend else {}
     experiment = prepare(configs.replace(config, values))
