@@ -6,14 +6,18 @@ others or `jax.config` say. What only the environment can say is part of what de
 imported in functions alone, so that the command line can ask before it is loaded.
 """
 
+import contextlib
 import functools
+import hashlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from rowrnn import files
 from rowrnn.errors import ConfigError, cut
 
 _P = ParamSpec("_P")
@@ -103,7 +107,7 @@ def require_jax() -> None:
             f"{given}: jax does not take this value ({cut(text)}); correct or unset the variable"
         ) from error
     flags = os.environ.get("XLA_FLAGS", "").strip()
-    if flags:
+    if flags and not (proof := _proof(flags)).exists():
         done = subprocess.run(
             [sys.executable, "-P", "-c", "import jax; jax.devices()"],
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
@@ -119,6 +123,17 @@ def require_jax() -> None:
                 f"XLA_FLAGS={cut(flags)}: XLA does not start ({reason}); "
                 "correct or unset the variable"
             )
+        with contextlib.suppress(OSError):
+            proof.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            proof.touch()
+
+
+def _proof(flags: str) -> Path:
+    """A file that is there when this jax is known to start with some flags."""
+    import jax
+
+    digest = hashlib.sha256(f"{jax.__version__} {flags}".encode()).hexdigest()[:32]
+    return (files.user_cache() or Path(os.devnull)) / "xla-flags" / digest
 
 
 def require_devices() -> None:

@@ -15,7 +15,8 @@ PACKAGE = Path(rowrnn.__file__).parent
 # room: what its modules import of each other is its own affair.
 FLOORS = [
     {"errors"},
-    {"files", "jax_settings"},
+    {"files"},
+    {"jax_settings"},
     {"config"},
     {"core", "figures"},
     {"data"},
