@@ -55,7 +55,12 @@ def figures(tmp_path_factory):
     return of
 
 
-CASES = [(target, backend) for target in BUDGETS for backend in BUDGETS[target]]
+CASES = [
+    # Compiling for a GPU takes minutes.
+    pytest.param(target, backend, marks=[pytest.mark.soak] if target == "h100" else [])
+    for target in BUDGETS
+    for backend in BUDGETS[target]
+]
 
 
 @pytest.mark.parametrize(("target", "backend"), CASES)
