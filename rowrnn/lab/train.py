@@ -226,7 +226,11 @@ def _display(experiment: Experiment, progress: Progress) -> Display:
 
 
 def _writer(experiment: Experiment, directory: RunDir) -> CheckpointWriter:
-    return CheckpointWriter(directory.path / "checkpoints", experiment.config.checkpoint.keep)
+    return CheckpointWriter(
+        directory.path / "checkpoints",
+        experiment.config.checkpoint.keep,
+        directory.require_in_place,
+    )
 
 
 def _restore(experiment: Experiment, directory: RunDir) -> tuple[TrainState | None, Progress]:

@@ -86,10 +86,12 @@ class CheckpointWriter:
     Args:
         directory: where the checkpoints lie, one numbered directory for each step.
         keep: how many of the latest stay; the best on validation stays beside them.
+        check: raises an error where the directory is not the one to save to; called before each
+            save, since Orbax would make it anew, and after it.
     """
 
-    def __init__(self, directory: Path, keep: int):
-        self._directory, self._keep = directory, keep
+    def __init__(self, directory: Path, keep: int, check: Callable[[], None] = lambda: None):
+        self._directory, self._keep, self._check = directory, keep, check
         self._opened: ocp.training.Checkpointer | None = None
         self._failed = False
 
@@ -125,6 +127,7 @@ class CheckpointWriter:
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
+        self._check()
         self._opened = self._opened or self._open()
         latest = self._opened.latest
         if latest is not None and latest.step == step:
@@ -139,6 +142,7 @@ class CheckpointWriter:
             self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
         except (OSError, ValueError) as error:
             self._failed = True
+            self._check()
             if jax.process_count() > 1 and not getattr(error, "errno", None):
                 raise  # Another process of the job was lost, about which jax knows more.
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
@@ -146,6 +150,7 @@ class CheckpointWriter:
                 f"{self._directory}: step {step} was not saved: {reason}; "
                 "what was saved before is good"
             ) from error
+        self._check()
 
     def close(self) -> None:
         """Lets go of the directory."""

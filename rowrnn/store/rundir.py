@@ -80,6 +80,8 @@ class RunDir:
         if not writes:
             return
         self._lock = _take_lock(path)
+        # Orbax takes the absolute path too. While it is open, no other directory is taken for it.
+        self._absolute, self._opened = path.absolute(), os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         holder = _Holder(socket.gethostname(), os.getpid(), _now())
         self.write("lock.json", json.dumps(dataclasses.asdict(holder)))
 
@@ -132,15 +134,37 @@ class RunDir:
             if self._log is not None:
                 self._log.close()
         finally:
-            # Where it cannot be removed, it says nothing: the lock itself is free.
+            # Where it cannot be removed, it says nothing: the lock itself is free. At the path may
+            # lie another directory by now.
             with contextlib.suppress(OSError):
-                (self.path / "lock.json").unlink(missing_ok=True)
+                os.unlink("lock.json", dir_fd=self._opened)
+            os.close(self._opened)
             self._lock.release()
+
+    def require_in_place(self) -> None:
+        """Raises `RunError` where the directory does not lie at its path any more.
+
+        Whoever writes to the path asks first: otherwise a directory that was moved is begun anew.
+        """
+        if not self._writes:
+            return
+        mine = os.fstat(self._opened)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._absolute), mine):
+                return
+        if mine.st_nlink == 0:
+            raise RunError(f"{self.path} was removed while it was written to; start a new run")
+        now = _path_of(self._opened)
+        raise RunError(
+            f"{self.path} was moved to {now} while it was written to; what was saved before is "
+            f"good and lies there: go on with --resume {now}"
+        )
 
     def write(self, name: str, text: str) -> None:
         """Writes a whole file, which appears complete or not at all."""
         if not self._writes:
             return
+        self.require_in_place()
         try:
             files.write_whole(self.path / name, text)
         except OSError as error:
@@ -150,6 +174,7 @@ class RunDir:
         """Removes files that are not true any more, where they are there."""
         if not self._writes:
             return
+        self.require_in_place()
         for name in names:
             try:
                 (self.path / name).unlink(missing_ok=True)
@@ -169,6 +194,7 @@ class RunDir:
         """
         if not self._writes:
             return
+        self.require_in_place()
         # What an earlier process logged after this step has been taken back.
         log = self._log = self._log or Log(self.path, purge_step=int(place["step"]))
         log.append([place | values], [(name, v, int(place["step"])) for name, v in values.items()])
@@ -189,6 +215,7 @@ class RunDir:
         """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
         if not self._writes:
             return
+        self.require_in_place()
         log = self._log = self._log or Log(self.path)
         points = [(name, step, value) for name, part in curve.items() for step, value in part]
         log.append(
@@ -212,6 +239,7 @@ class RunDir:
     def _change_log(self, change: Callable[[Path], None]) -> None:
         if not self._writes:
             return
+        self.require_in_place()
         try:
             change(self.path)
         except OSError as error:
@@ -440,6 +468,14 @@ def _take_lock(path: Path) -> FileLock:
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror}") from error
     return lock
+
+
+def _path_of(descriptor: int) -> str:
+    """Where an open directory lies now, as far as the system tells."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return "another place"
 
 
 def _read_holder(path: Path) -> str:

@@ -337,7 +337,10 @@ class _Sweep:
     def _train_stack(self, group: Group, trainer: Trainer, tally: Tally) -> None:
         places = _next_stack(group, trainer.members, self._saved)
         chosen, keys = [group.members[k] for k in places], [group.keys[k] for k in places]
-        outcomes = Stack(trainer, chosen, keys, self._partial, tally).train(self._stop)
+        check = self._run.require_in_place
+        check()
+        outcomes = Stack(trainer, chosen, keys, self._partial, check, tally).train(self._stop)
+        check()
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
             if parallel.is_process_0():

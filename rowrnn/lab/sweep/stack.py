@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,7 @@ class Stack(Job):
         members: that are trained.
         keys: of their records.
         partial: directory for what is in progress.
+        check: raises an error where the directory of the sweep is not there any more.
         tally: of the sweep.
     """
 
@@ -94,6 +95,7 @@ class Stack(Job):
     members: Sequence[Member]
     keys: Sequence[Key]
     partial: Path
+    check: Callable[[], None]
     tally: Tally
 
     def train(self, stop: StopRequest) -> list[Outcome]:
@@ -104,7 +106,7 @@ class Stack(Job):
         began = time.perf_counter()
         state, progress = self._first_state()
         began -= progress.wall_s
-        with closing(CheckpointWriter(self.partial, keep=2)) as writer:
+        with closing(CheckpointWriter(self.partial, 2, self.check)) as writer:
             work = Loop(self.trainer, self, writer, stop, began, self.keys)
             state = work.run(state, progress)
         outcomes = self._evaluate(state, progress)
