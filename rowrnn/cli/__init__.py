@@ -200,6 +200,6 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """One line for a warning of ours, nothing for those of libraries."""
-    ours = ("checkpoint ", "record ", "logger ")
+    ours = ("checkpoint ", "record ", "logger ", "machine ")
     if issubclass(category, UserWarning) and str(message).startswith(ours):
         say(f"warning: {message}")

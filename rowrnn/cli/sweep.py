@@ -21,6 +21,7 @@ from rowrnn.cli.terminal import (
     plain,
     say,
     table,
+    tell_mixture,
 )
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, shown
@@ -199,6 +200,7 @@ def _report(result: "SweepResult") -> None:
         screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
+    tell_mixture(summary["machines"])
     kept = plain(str(result.run_dir))
     print(f"The sweep is kept in {kept}: results.csv, results.json, figures/", file=sys.stderr)
 

@@ -201,6 +201,13 @@ def tell_written(path: Path | str) -> None:
     print(f"Written: {plain(str(path))}")
 
 
+def tell_mixture(machines: Sequence[str]) -> None:
+    """Says so where results come from several machines."""
+    if len(machines) > 1:
+        say(f"trained on {len(machines)} kinds of machine, whose last digits differ: "
+            + "; ".join(machines))  # fmt: skip
+
+
 def say(text: str) -> None:
     """Prints a line of rowrnn's own on stderr."""
     print(f"rowrnn: {plain(text)}", file=sys.stderr)

@@ -38,7 +38,8 @@ class TrainResult:
     Accuracies and losses are means over examples, `train_loss` over those of the last log
     interval. `first256_accuracy` is the notebook's figure, on the first 256 test images. Times
     are in seconds; `train_s` and `examples_per_s` leave compilation out. `epochs` is steps over
-    the steps of an epoch, `params` the number of parameters, `params_sha256` in hex.
+    the steps of an epoch, `params` the number of parameters, `params_sha256` in hex. `machines` are those that
+    it was trained on, as `rundir.machine_of` says.
     """
 
     run_dir: str
@@ -61,6 +62,7 @@ class TrainResult:
     examples_per_s: Rate
     wall_s: Seconds
     params_sha256: str
+    machines: list[str] = dataclasses.field(default_factory=list)
 
 
 @pinned
@@ -314,4 +316,5 @@ def _evaluate(
         examples_per_s=examples / progress.train_s,
         wall_s=time.perf_counter() - began,
         params_sha256=checkpoint.params_digest(params),
+        machines=list(job.directory.machines),
     )

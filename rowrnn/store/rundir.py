@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,12 @@ class RunDir:
 
     Attributes:
         path: the directory.
+        machine: what it runs on now, as `machine_of` says; after `write_environment`.
+        machines: likewise of all its sessions, each once.
     """
+
+    machine = ""
+    machines: Sequence[str] = ()
 
     def __init__(self, path: Path, *, writes: bool = True):
         """Takes the lock of an existing directory; raises `RunError` where another holds it."""
@@ -182,8 +188,22 @@ class RunDir:
                 raise RunError(f"{self.path / name} cannot be removed: {error.strerror}") from error
 
     def write_environment(self, devices: dict[str, object]) -> None:
-        """Records what the run ran on: versions, git commit, devices, flags."""
-        self.write("environment.json", json.dumps(environment() | devices, indent=2))
+        """Records what the run runs on: versions, git commit, devices, flags.
+
+        Warns where an earlier session ran on another machine (`machine_of`): clusters are mixed,
+        and a resumed run goes on.
+        """
+        found = environment() | devices
+        self.machine = machine_of(found)
+        before = _machines_before(self.path)
+        self.machines = list(dict.fromkeys([*before, self.machine]))
+        if self._writes and before and self.machine not in before:
+            warnings.warn(
+                f"machine {self.machine}: {self.path} was begun on {' and on '.join(before)}; it "
+                "goes on, and its last digits may differ from those of a run on one machine",
+                stacklevel=3,
+            )
+        self.write("environment.json", json.dumps(found | {"machines": self.machines}, indent=2))
 
     def log(self, place: dict[str, float], values: dict[str, float]) -> None:
         """Appends a line to ``metrics.jsonl`` and the same values to the TensorBoard events.
@@ -376,6 +396,28 @@ def environment() -> dict[str, Any]:
             if name.startswith(("XLA_", "JAX_")) or name == "NPROC" or name in deciding
         },
     }
+
+
+def machine_of(environment: Mapping[str, Any]) -> str:
+    """What last digits rest on, in words: versions of jax and jaxlib, the kind of processor.
+
+    >>> versions = {"jax": "0.10.2", "jaxlib": "0.10.2"}
+    >>> machine_of({"versions": versions, "platform": "gpu", "kind": "NVIDIA H100"})
+    'jax 0.10.2, jaxlib 0.10.2, NVIDIA H100'
+    """
+    versions = environment["versions"]
+    on_cpu = environment["platform"] == "cpu"
+    processor = environment["processor"] if on_cpu else environment["kind"]
+    return f"jax {versions['jax']}, jaxlib {versions['jaxlib']}, {processor or 'unknown processor'}"
+
+
+def _machines_before(path: Path) -> list[str]:
+    """The machines of the earlier sessions of a run; none where nobody can tell."""
+    try:
+        found = files.read_json(path / "environment.json")["machines"]
+        return files.fit("machines", found, list[str])
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def require_same_variables(path: Path) -> None:

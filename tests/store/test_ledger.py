@@ -72,9 +72,9 @@ def test_a_key_says_what_decides_a_member():
 def test_the_code_version_follows_the_files_and_the_packages(tmp_path, monkeypatch):
     version = ledger.code_version.__wrapped__
     package = tmp_path / "rowrnn"
-    files = ("lab/trainer.py", "core/lstm/deep.py", "parallel/deep.py")
+    files = ("lab/trainer.py", "core/lstm/deep.py", "parallel/deep.py", "jax_settings.py")
     for file in files:
-        (package / file).parent.mkdir(parents=True)
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
         (package / file).write_text("x = 1\n")
     monkeypatch.setattr(ledger, "__file__", str(package / "store" / "ledger.py"))
     seen = [version()]
@@ -84,7 +84,7 @@ def test_the_code_version_follows_the_files_and_the_packages(tmp_path, monkeypat
         seen.append(version())
     monkeypatch.setattr(ledger.importlib.metadata, "version", lambda _: "0")
     seen.append(version())
-    assert len(set(seen)) == 5
+    assert len(set(seen)) == 6
 
 
 def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):

@@ -337,10 +337,12 @@ class _Sweep:
     def _train_stack(self, group: Group, trainer: Trainer, tally: Tally) -> None:
         places = _next_stack(group, trainer.members, self._saved)
         chosen, keys = [group.members[k] for k in places], [group.keys[k] for k in places]
-        check = self._run.require_in_place
-        check()
-        outcomes = Stack(trainer, chosen, keys, self._partial, check, tally).train(self._stop)
-        check()
+        run = self._run
+        run.require_in_place()
+        outcomes = Stack(
+            trainer, chosen, keys, self._partial, run.require_in_place, run.machine, tally
+        ).train(self._stop)
+        run.require_in_place()
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
             if parallel.is_process_0():
@@ -388,6 +390,7 @@ class _Sweep:
             "reused": len(reused),
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
+            "machines": ledger.machines_of(records),
             "compilations": self._compilations,
             "examples_per_s": tally.examples_per_s,
             "wall_s": time.perf_counter() - self._began,

@@ -88,6 +88,7 @@ class Stack(Job):
         keys: of their records.
         partial: directory for what is in progress.
         check: raises an error where the directory of the sweep is not there any more.
+        machine: for the records, as `rundir.machine_of` says.
         tally: of the sweep.
     """
 
@@ -96,6 +97,7 @@ class Stack(Job):
     keys: Sequence[Key]
     partial: Path
     check: Callable[[], None]
+    machine: str
     tally: Tally
 
     def train(self, stop: StopRequest) -> list[Outcome]:
@@ -184,6 +186,7 @@ class Stack(Job):
                 "varied": dict(member.varied),
                 "curve": progress.curves[index],
                 "wall_s": 0.0,
+                "machine": self.machine,
             }
             step = progress.diverged[index]
             if step is not None:

@@ -114,6 +114,10 @@ def _find(path: Path, which: str, data_dir: str) -> _Run:
 def _content(run: _Run) -> Content:
     path, result, tested = run.path, run.result, run.tested
     curves = _curves(path)
+    if result and len(result.machines) > 1:
+        run.missing.append(
+            f"The bits of a run on one machine: it was trained on {'; '.join(result.machines)}."
+        )
     if not curves:
         run.missing.append("Curves: nothing was logged yet.")
     environment = page.read_environment(path, run.missing)
