@@ -38,8 +38,8 @@ class TrainResult:
     Accuracies and losses are means over examples, `train_loss` over those of the last log
     interval. `first256_accuracy` is the notebook's figure, on the first 256 test images. Times
     are in seconds; `train_s` and `examples_per_s` leave compilation out. `epochs` is steps over
-    the steps of an epoch, `params` the number of parameters, `params_sha256` in hex. `machines` are those that
-    it was trained on, as `rundir.machine_of` says.
+    the steps of an epoch, `params` the number of parameters, `params_sha256` in hex. `machines` are
+    those that it was trained on, as `rundir.machine_of` says.
     """
 
     run_dir: str
