@@ -43,6 +43,10 @@ class RunError(RowRNNError):
     exit_code = 4
 
 
+class DamagedError(RunError):
+    """Nothing that was saved is intact: it does not match its digest or cannot be parsed."""
+
+
 class DivergedError(RowRNNError):
     """The loss or a gradient stopped being finite."""
 

@@ -259,7 +259,9 @@ def read_sweep(path: Path) -> SweepStart:
         raise RunError(
             f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}"
         ) from error
-    except (OSError, ValueError, ConfigError) as error:
+    except OSError as error:
+        raise RunError(f"{path / rundir.SWEEP_MARK} cannot be read: {error.strerror}") from error
+    except (ValueError, ConfigError) as error:
         raise RunError(
             f"{path / rundir.SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
         ) from error

@@ -371,7 +371,9 @@ def read_result(path: Path, kind: type[_Result]) -> _Result | None:
         return files.build(kind, files.read_json(path / "result.json"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(f"{path / 'result.json'} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise RunError(
             f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
             f"rowrnn train --resume {path} makes it anew"

@@ -17,7 +17,7 @@ from rowrnn import parallel
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
-from rowrnn.errors import RunError, StoppedError
+from rowrnn.errors import DamagedError, StoppedError
 from rowrnn.lab import loop
 from rowrnn.lab.display import Display, sweep_facts
 from rowrnn.lab.interrupt import StopRequest
@@ -148,7 +148,7 @@ class Stack(Job):
         if found in ([], list(self.keys)):
             try:
                 restored = loop.restore(self.partial, self.trainer.experiment)
-            except RunError as error:
+            except DamagedError as error:
                 restored, reason = None, f"cannot be used ({error})"
             if restored is not None:
                 state, progress, _ = restored
