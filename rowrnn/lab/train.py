@@ -147,7 +147,8 @@ def _open(
     mesh = parallel.process_0_first(lambda: _make_mesh(experiment))
     if resume is not None:
         return experiment, mesh, open_directory(Path(resume))
-    path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
+    take = parallel.is_process_0()
+    path = Path(run_dir) if run_dir is not None else rundir.default_path("train", take=take)
     return experiment, mesh, open_directory(path, config, overwrite=overwrite)
 
 

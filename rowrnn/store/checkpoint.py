@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -38,6 +39,9 @@ Arrays = dict[str, np.ndarray]
 _Found = TypeVar("_Found")
 
 _KEY = "key"
+
+# Orbax counts its saves for the whole process, and those of several threads wait for each other.
+_ORBAX = threading.Lock()
 
 # Seconds for which a checkpoint that is being pruned by the run that saves is looked at again.
 _PRUNING_S = 1.0
@@ -134,8 +138,9 @@ class CheckpointWriter:
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
         self._check()
-        self._opened = self._opened or self._open()
-        latest = self._opened.latest
+        with _ORBAX:
+            self._opened = self._opened or self._open()
+            latest = self._opened.latest
         if latest is not None and latest.step == step:
             return
         text = json.dumps(facts | {"sha256": {name: digest(a) for name, a in arrays.items()}})
@@ -145,7 +150,8 @@ class CheckpointWriter:
         about = {"facts": text, "facts_sha256": _sha256(text.encode())}
         part = _File(to_safetensors(arrays, about))
         try:
-            self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
+            with _ORBAX:
+                self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
         except (OSError, ValueError) as error:
             self._failed = True
             self._check()
@@ -162,7 +168,7 @@ class CheckpointWriter:
         """Lets go of the directory."""
         if self._opened is not None:
             # After a save that failed, Orbax raises its error once more.
-            with contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
+            with _ORBAX, contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
                 self._opened.close()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -98,12 +99,7 @@ class RunDir:
         Raises `RunError` where the directory is not empty, unless `overwrite` is given and what
         lies there is a run.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"run directory {path}: {error.strerror}; choose another with --run-dir"
-            ) from error
+        _make(path, exist_ok=True)
         # Before anything is put into it, and again when nobody else can.
         _check_may_begin(path, overwrite)
         run = cls(path)
@@ -279,15 +275,31 @@ class RunDir:
             raise RunError(f"{error.filename} cannot be removed: {error.strerror}") from error
 
 
-def default_path(name: str) -> Path:
-    """``runs/<name>-<time>``, a name that is not taken."""
+def default_path(name: str, *, take: bool) -> Path:
+    """``runs/<name>-<time>``, a name that is not taken.
+
+    With `take` the directory is made, so that nobody else gets the same; raises `RunError` where it
+    cannot be.
+    """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path("runs") / f"{name}-{stamp}"
-    suffix = 2
-    while os.path.exists(path):
-        path = Path("runs") / f"{name}-{stamp}-{suffix}"
-        suffix += 1
+    for ending in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
+        path = Path("runs") / f"{name}-{stamp}{ending}"
+        if not os.path.lexists(path) and (not take or _make(path, exist_ok=False)):
+            break
     return path
+
+
+def _make(path: Path, *, exist_ok: bool) -> bool:
+    """Makes a directory for a run; gives whether it is there, and nobody else was faster."""
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+        return True
+    except OSError as error:
+        if not exist_ok and os.path.lexists(path):
+            return False
+        raise RunError(
+            f"run directory {path}: {error.strerror}; choose another with --run-dir"
+        ) from error
 
 
 def require_run(path: Path) -> None:

@@ -98,7 +98,7 @@ def sweep(
             raise ConfigError(f"vary = {vary!r}: a resumed sweep varies what it was started with")
         spec, settings = reopen(path, config, seeds, grid, settings)
     elif seeds is not None:
-        path = Path(run_dir) if run_dir is not None else rundir.default_path("sweep")
+        path = None if run_dir is None else Path(run_dir)
         settings = settings or SweepSettings()
         spec = Spec(config or Config(), tuple(seeds), _as_grid(grid), vary)
     else:
@@ -115,9 +115,10 @@ def sweep(
     if resume is None:
         # All that can be refused is refused before a run is overwritten.
         groups = _make_groups(everyone, mesh, Ledger())
+        path = path or rundir.default_path("sweep", take=parallel.is_process_0())
         run = open_directory(path, spec.config, overwrite=overwrite)
     else:
-        run = open_directory(path)
+        run = open_directory(Path(resume))
     with run, StopRequest() as stop:
         groups = groups or _make_groups(everyone, mesh, Ledger(run.path / "members"))
         return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
