@@ -176,7 +176,7 @@ def build(kind: type[_Kind], values: Any, place: str = "") -> _Kind:
         if name not in hints:
             raise ValueError(f"unknown name {place}{cut(str(name))}{nearest(name, hints)}")
         fitting[name] = fit(f"{place}{name}", value, hints[name])
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         optional = {field.default, field.default_factory} != {dataclasses.MISSING}
         if field.name not in fitting and not optional:
             raise ValueError(f"{place}{field.name} is missing")

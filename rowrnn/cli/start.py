@@ -84,3 +84,4 @@ def directory_of(
         if is_default and alone:
             with contextlib.suppress(OSError):
                 path.rmdir()
+                path.parent.rmdir()

@@ -282,10 +282,9 @@ def default_path(name: str, *, take: bool) -> Path:
     cannot be.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    for ending in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-        path = Path("runs") / f"{name}-{stamp}{ending}"
-        if not os.path.lexists(path) and (not take or _make(path, exist_ok=False)):
-            break
+    path, numbers = Path("runs") / f"{name}-{stamp}", itertools.count(2)
+    while os.path.lexists(path) or (take and not _make(path, exist_ok=False)):
+        path = Path("runs") / f"{name}-{stamp}-{next(numbers)}"
     return path
 
 
