@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import tyro
 
 from rowrnn import config as configs
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, cut, nearest
+from rowrnn.errors import ConfigError, UsageError, cut, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,12 +76,15 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
-    except SystemExit:
+    except SystemExit as left:
         text = complaint.getvalue()
         # tyro repeats what it was given; otherwise its own colours are all that is not plain.
         if not "".join(arguments).isprintable():
             text = "\n".join(map(plain, text.split("\n")))
         print(text, end="", file=sys.stderr)
+        if left.code:
+            words = re.sub(r"[^\w\s]{3,}|[╭╮╰╯│─]", " ", plain(text.replace("\n", " ")))
+            raise UsageError(" ".join(words.split())) from left
         raise
 
 
