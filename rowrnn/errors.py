@@ -31,6 +31,10 @@ class ConfigError(RowRNNError):
     exit_code = 2
 
 
+class UsageError(ConfigError):
+    """The arguments of a command are wrong, which stderr says already, over several lines."""
+
+
 class DataError(RowRNNError):
     """A dataset or picture is missing, damaged or not what it claims to be."""
 
@@ -41,6 +45,10 @@ class RunError(RowRNNError):
     """A run directory or checkpoint is missing, in use, damaged or does not fit."""
 
     exit_code = 4
+
+
+class DamagedError(RunError):
+    """Nothing that was saved is intact: it does not match its digest or cannot be parsed."""
 
 
 class DivergedError(RowRNNError):
@@ -54,6 +62,10 @@ class JobError(RowRNNError):
     """A process of a job was lost, or could not join it."""
 
     exit_code = 7
+
+
+UNEXPECTED = 70
+"""Exit code of an error that nobody expected, of which the traceback is kept."""
 
 
 class StoppedError(RowRNNError):

@@ -176,10 +176,11 @@ def build(kind: type[_Kind], values: Any, place: str = "") -> _Kind:
         if name not in hints:
             raise ValueError(f"unknown name {place}{cut(str(name))}{nearest(name, hints)}")
         fitting[name] = fit(f"{place}{name}", value, hints[name])
-    try:
-        return kind(**fitting)
-    except TypeError as error:
-        raise ValueError(str(error).partition("() ")[2] or str(error)) from error
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        optional = {field.default, field.default_factory} != {dataclasses.MISSING}
+        if field.name not in fitting and not optional:
+            raise ValueError(f"{place}{field.name} is missing")
+    return kind(**fitting)
 
 
 def pick(kind: type[_Kind], values: Any) -> _Kind:

@@ -22,6 +22,8 @@ from rowrnn.errors import ConfigError
 
 _LEVEL = 0.95
 _TRIM = 0.2
+# Longest interval that is told, as the logarithm of a ratio.
+_WIDEST = math.log(1e6)
 # Where one of these differs, the figures are of two machines.
 _SAME = ("suite", "platform", "device_kind", "devices", "processor", "cores")
 # Where one of these differs, and is no list of cases, the figures are of other work.
@@ -189,7 +191,9 @@ def _overall(changes: Sequence[Change], level: float, fail_above: float) -> Chan
 
 
 def _judge(name: str, center: float, margin: float, fail_above: float) -> Change:
-    slowdown, low, high = (math.expm1(log) for log in (center, center - margin, center + margin))
+    # Two samples that are orders apart have an interval that no float could hold.
+    low, high = max(center - margin, -_WIDEST), min(center + margin, _WIDEST)
+    slowdown, low, high = map(math.expm1, (center, low, high))
     return Change(name, slowdown, low, high, regressed=slowdown > fail_above and low > 0)
 
 

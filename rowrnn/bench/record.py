@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -152,7 +152,7 @@ class _Timed:
 
     name: str
     case: dict[str, Any]
-    unit: str
+    unit: Literal["s", "ratio"]
     samples: list[Annotated[float, Meta(ge=1e-12, le=1e12)]]
 
 
@@ -173,10 +173,15 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: not a result of `rowrnn bench` in format {FORMAT}; measure it again"
         )
     try:
-        figures = files.pick(_Document, document).figures
-        timed = [files.pick(_Timed, figure) for figure in figures if "samples" in figure]
+        found = files.pick(_Document, document)
+        timed = [files.pick(_Timed, figure) for figure in found.figures if "samples" in figure]
         if any(len(figure.samples) < 2 for figure in timed):
             raise ValueError("a figure of fewer than two samples")
+        names = [figure.name for figure in timed]
+        if not all(map(str.isprintable, [*names, *found.wrong])):
+            raise ValueError("a name of characters that cannot be printed")
+        if len(set(names)) < len(names):
+            raise ValueError("two figures of one name")
     except ValueError as error:
         raise ConfigError(
             f"{path}: not a whole result of `rowrnn bench` ({error}); measure it again"

@@ -65,7 +65,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     ]
     console.print(_table(("figure", "slower by", "interval", ""), rows))
     for name in comparison.newly_wrong:
-        console.print(f"[red]wrong now, was right before:[/] {name}")
+        console.print(f"[red]wrong now, was right before:[/] {escape(name)}")
     verdict = "[red]slower than allowed[/]" if comparison.regressed else "no regression"
     console.print(f"{verdict} (allowed: {comparison.fail_above:.0%})")
 

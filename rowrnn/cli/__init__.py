@@ -5,11 +5,15 @@ called; and that imports its runner when its arguments are known to be good, so 
 config errors come before jax is loaded.
 """
 
+import contextlib
 import importlib
+import io
+import json
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -19,7 +23,16 @@ from typing import Any
 
 import rowrnn
 from rowrnn.cli.terminal import say
-from rowrnn.errors import ConfigError, JobError, RowRNNError, nearest, shown
+from rowrnn.errors import (
+    UNEXPECTED,
+    ConfigError,
+    JobError,
+    RowRNNError,
+    RunError,
+    UsageError,
+    nearest,
+    shown,
+)
 
 _MODULES = {
     "train": "train",
@@ -93,7 +106,7 @@ def main() -> None:
             code = run(sys.argv[1:])
         except SystemExit as left:  # tyro's, after it has printed the help or what is wrong.
             code = left.code
-        sys.stdout.flush()
+        code = _flush(code)
     except BrokenPipeError:
         # Who read stdout has left, as `head` does; the interpreter would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -114,8 +127,67 @@ def _open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # Closed by who started the process; a file of a run must not be it.
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
-        elif name != "stdin":
-            stream.reconfigure(errors="backslashreplace")
+    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # Closed by who started the process.
+        sys.stderr = _Output(os.dup(2), sys.stderr.encoding, line_buffering=True)
+
+
+class _Output(io.TextIOWrapper):
+    """A stream of this process; what cannot be written to it is lost, and the command goes on.
+
+    Attributes:
+        problem: why something was lost; empty where nothing was.
+    """
+
+    problem = ""
+
+    def __init__(self, descriptor: int, encoding: str, *, line_buffering: bool):
+        super().__init__(
+            open(descriptor, "wb"),  # noqa: SIM115
+            encoding,
+            "backslashreplace",
+            line_buffering=line_buffering,
+        )
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.problem = error.strerror or "cannot be written"
+        # The rest goes nowhere, also at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def _flush(code: Any) -> Any:
+    """The exit code: 4 where what was to be said could not be, and is told on the other stream."""
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+    for name, stream in streams.items():
+        stream.flush()
+        problem = getattr(stream, "problem", "")
+        if problem:
+            # The last line of stdout may be JSON, which the exit code then tells of alone.
+            if name == "stdout" or "--json" not in sys.argv:
+                other = streams["stderr" if name == "stdout" else "stdout"]
+                print(
+                    f"rowrnn: {name} was not written: {problem}; what was kept is good", file=other
+                )
+                other.flush()
+            code = code or RunError.exit_code
+    return code
 
 
 def _keep_stdout_for_answers() -> None:
@@ -130,9 +202,7 @@ def _keep_stdout_for_answers() -> None:
     kind, buffered = sys.stdout.encoding, not sys.stdout.line_buffering
     sys.stdout.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.stdout = open(  # noqa: SIM115
-        answers, "w", 1 - 2 * buffered, encoding=kind, errors="backslashreplace"
-    )
+    sys.stdout = _Output(answers, kind, line_buffering=not buffered)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -155,25 +225,82 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"rowrnn {rowrnn.__version__}")
         return 0
     try:
+        _require_directory(arguments[0])
         return _command(arguments[0])(arguments[1:])
     except RowRNNError as error:
         if "--debug" in arguments:
             traceback.print_exception(error)
-        elif not error.on_all or _job() is None or _job().is_process_0():
-            say(str(error))
+        if not error.on_all or _job() is None or _job().is_process_0():
+            if "--debug" not in arguments and not isinstance(error, UsageError):
+                say(str(error))
+            _answer_error(arguments, str(error), error.exit_code)
         if not error.on_all:
             _end_within(_ALONE_S, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         say("left on Ctrl-C")
+        _answer_error(arguments, "left on Ctrl-C", 130)
         _end_within(_ALONE_S, 130)
         return 130
-    except Exception:
+    except (SystemExit, GeneratorExit, BrokenPipeError):
+        raise
+    except BaseException as error:  # Those of Rust are no `Exception`.
         if _job() is not None:
             say("where this comes of the loss of another process of the job, start all again with "
                 "--resume: what was saved before is good")  # fmt: skip
-        _end_within(_CRASHED_S, 1)
-        raise
+        text = f"{arguments[0]}: {_in_words(error)}; {_keep_traceback(error, arguments)}"
+        say(text)
+        _answer_error(arguments, text, UNEXPECTED)
+        _end_within(_CRASHED_S, UNEXPECTED)
+        return UNEXPECTED
+
+
+# Commands that can do without a working directory.
+_ANYWHERE = {"runs", "compare", "completion"}
+
+
+def _require_directory(command: str) -> None:
+    """Raises `ConfigError` where the working directory is gone, on which most names rest."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        if command not in _ANYWHERE:
+            raise ConfigError(
+                f"{command}: the working directory cannot be found ({error.strerror}); "
+                "change into one that exists"
+            ) from error
+
+
+def _answer_error(arguments: Sequence[str], text: str, code: int) -> None:
+    """Prints an error as JSON, where the command's answer was to be that."""
+    if "--json" in arguments and arguments[0] not in ("launch", "completion"):
+        print(json.dumps({"error": text, "exit": code}))
+
+
+def _in_words(error: BaseException) -> str:
+    """What happened that nobody expected, in a line."""
+    told = " ".join(str(error).split())[:300]
+    parallel = sys.modules.get("rowrnn.parallel")
+    if isinstance(error, MemoryError) or (
+        parallel is not None and isinstance(error, Exception) and parallel.is_out_of_memory(error)
+    ):
+        return f"there was not enough memory{told and f' ({told})'}"
+    return f"an error that nobody expected: {type(error).__name__}{told and f': {told}'}"
+
+
+def _keep_traceback(error: BaseException, arguments: Sequence[str]) -> str:
+    """Writes where an error came from into a file, or shows it; gives where, in words."""
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+        return "see above"
+    try:
+        kept, path = tempfile.mkstemp(prefix="rowrnn-", suffix=".txt")
+        with open(kept, "w", encoding="utf-8", errors="backslashreplace") as file:
+            print(f"rowrnn {rowrnn.__version__}", *map(shown, arguments), file=file)
+            traceback.print_exception(error, file=file)
+    except OSError as refused:
+        return f"its traceback was not written ({refused.strerror}); --debug shows it"
+    return f"its traceback is in {path}; what was saved before is good"
 
 
 def _job() -> Any:
@@ -200,6 +327,6 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """One line for a warning of ours, nothing for those of libraries."""
-    ours = ("checkpoint ", "record ", "logger ")
+    ours = ("checkpoint ", "record ", "logger ", "machine ")
     if issubclass(category, UserWarning) and str(message).startswith(ours):
         say(f"warning: {message}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, parse, plain, say
+from rowrnn.cli.terminal import Common, parse, plain, say, tell_mixture
 
 if TYPE_CHECKING:
     from rowrnn.lab.compare import Pair
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         print(_in_words(pair, several=len(found.pairs) > 1))
     for name in found.left_out:
         say(f"left out, diverged: {name}")
+    tell_mixture(found.machines)
     given.answer(dataclasses.asdict(found) | {"regressed": found.regressed})
     return 1 if given.b is not None and found.regressed else 0
 

@@ -1,7 +1,8 @@
 """What `train` and `sweep` do alike before they start: the config, and the directory."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,18 @@ def config_of(
     return config
 
 
+@contextlib.contextmanager
 def directory_of(
     given: "TrainArguments | SweepArguments",
     config: Config,
     *,
     ending: str = "",
     reads: bool = False,
-) -> Path:
+) -> Iterator[Path]:
     """The directory to resume, or a new one.
+
+    One without a name of the user's is made at once, so that two commands of the same second have
+    two, and is gone again where nothing was put into it.
 
     Raises `RunError` where another process writes to it now, and `ConfigError` where its name or
     the logger is none that can be used: all before jax is loaded.
@@ -66,12 +71,21 @@ def directory_of(
 
     services.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
-    path = given.resume or given.run_dir or rundir.default_path(name + ending)
-    require_text(path)
     # In a job another process may have the directory already.
-    if not reads and configs.told_processes(config.parallel) == 1:
+    alone = not reads and configs.told_processes(config.parallel) == 1
+    path = given.resume or given.run_dir
+    is_default = path is None
+    path = path or rundir.default_path(name + ending, take=alone)
+    require_text(path)
+    if alone:
         rundir.require_free(path)
-    return path
+    try:
+        yield path
+    finally:
+        if is_default and alone:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+                path.parent.rmdir()
 
 
 def tell_service(path: Path) -> None:

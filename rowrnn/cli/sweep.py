@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -22,6 +22,7 @@ from rowrnn.cli.terminal import (
     say,
     table,
     tell,
+    tell_mixture,
 )
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, shown
@@ -82,8 +83,19 @@ def main(arguments: Sequence[str]) -> int:
     if seeds is not None:
         # Before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
-    run_dir = directory_of(given, config, ending="-sweep", reads=given.plan)
+    with directory_of(given, config, ending="-sweep", reads=given.plan) as run_dir:
+        return _run(given, arguments, config, seeds, grid, run_dir)
 
+
+def _run(
+    given: SweepArguments,
+    arguments: Sequence[str],
+    config: Config,
+    seeds: tuple[int, ...] | None,
+    grid: dict[str, tuple[Any, ...]] | None,
+    run_dir: Path,
+) -> int:
+    """Sweeps in a directory, or shows the plan, and reports."""
     require_jax()
     from rowrnn import parallel
     from rowrnn.lab import sweep as runner
@@ -202,6 +214,7 @@ def _report(result: "SweepResult") -> None:
         screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
+    tell_mixture(summary["machines"])
     kept = plain(str(result.run_dir))
     tell(f"The sweep is kept in {kept}: results.csv, results.json, figures/", sys.stderr)
 

@@ -19,7 +19,7 @@ import tyro
 
 from rowrnn import config as configs
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, cut, nearest
+from rowrnn.errors import ConfigError, UsageError, cut, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(printed):
             return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
-    except SystemExit:
+    except SystemExit as left:
         # tyro folds the boxes of its help alone, not the usage and the description.
         print("\n".join(map(_fold_long, printed.getvalue().split("\n"))), end="")
         text = complaint.getvalue()
@@ -86,6 +86,9 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
         if not "".join(arguments).isprintable():
             text = "\n".join(map(plain, text.split("\n")))
         print(text, end="", file=sys.stderr)
+        if left.code:
+            words = re.sub(r"[^\w\s]{3,}|[╭╮╰╯│─]", " ", plain(text.replace("\n", " ")))
+            raise UsageError(" ".join(words.split())) from left
         raise
 
 
@@ -218,6 +221,13 @@ def duration(seconds: float) -> str:
 def tell_written(path: Path | str) -> None:
     """Prints what was written."""
     tell(f"Written: {plain(str(path))}", sys.stdout)
+
+
+def tell_mixture(machines: Sequence[str]) -> None:
+    """Says so where results come from several machines."""
+    if len(machines) > 1:
+        say(f"trained on {len(machines)} kinds of machine, whose last digits differ: "
+            + "; ".join(machines))  # fmt: skip
 
 
 def say(text: str) -> None:

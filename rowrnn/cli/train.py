@@ -47,8 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     if given.list_:
         return _list(given)
     config = config_of(given, arguments, "run")
-    run_dir = directory_of(given, config)
+    with directory_of(given, config) as run_dir:
+        return _run(given, config, run_dir)
 
+
+def _run(given: TrainArguments, config: Config, run_dir: Path) -> int:
+    """Trains into a directory, and reports."""
     require_jax()
     from rowrnn import parallel
     from rowrnn.lab.train import train

@@ -18,6 +18,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import Hyperparams, TrainState, of_member
 from rowrnn.core.step import Batch, ShardBatches, ShardGrads
+from rowrnn.errors import DataError
 from rowrnn.jax_settings import pinned
 
 
@@ -217,7 +218,7 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
 
     Returns a function from a seed, an int or uint32 [], to `Trained`; the backend ``cudnn`` has no
     `vmap`. Raises `ConfigError` where a
-    value is out of range or does not fit the data.
+    value is out of range or does not fit the data, and `DataError` where `dataset` is no `Dataset`.
 
     >>> from rowrnn.config import DataConfig, ModelConfig, TrainConfig
     >>> from rowrnn.data import load
@@ -228,6 +229,8 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
     ((3, 36, 32), (3, 1))
     """
     configs.check(config)
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"dataset: must be a Dataset of rowrnn.data, not {type(dataset).__name__}")
     experiment = Experiment.of(config, dataset)
     functions = make_functions(experiment)
     init_seed = None if config.train.init_seed is None else np.uint32(config.train.init_seed)

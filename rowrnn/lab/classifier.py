@@ -13,6 +13,7 @@ import numpy as np
 
 from rowrnn import config as configs
 from rowrnn import data
+from rowrnn.checks import check_images, check_labels
 from rowrnn.config import Config, ModelConfig
 from rowrnn.core import state as states
 from rowrnn.core import step
@@ -66,12 +67,17 @@ class Classifier(Shown):
 
     @pinned
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Logits [N, C] of images [N, T, F], uint8."""
+        """Logits [N, C] of images [N, T, F], uint8; raises `DataError` of any others."""
+        images = check_images(images, self.shape)
         return self._finite(self._logits(self.params, jnp.asarray(images)))
 
     @pinned
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities [T, N, C] that the network holds after each row of images [N, T, F]."""
+        """Probabilities [T, N, C] that the network holds after each row of images [N, T, F].
+
+        Raises `DataError` unless they are uint8 of the shape that the network reads.
+        """
+        images = check_images(images, self.shape)
         parts = [
             self._finite(self._after_rows(self.params, jnp.asarray(images[start : start + _BLOCK])))
             for start in range(0, len(images), _BLOCK)
@@ -80,6 +86,8 @@ class Classifier(Shown):
 
     def correct_after_rows(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """How many of images [N, T, F] are given their label [N] after each row, int64 [T]."""
+        images = check_images(images, self.shape)
+        labels = check_labels(labels, len(images), self.classes)
         correct = np.zeros(self.shape[0], np.int64)
         for start in range(0, len(images), _BLOCK):
             answers = self.probabilities(images[start : start + _BLOCK]).argmax(axis=-1)
@@ -89,6 +97,7 @@ class Classifier(Shown):
     @pinned
     def watch(self, images: np.ndarray) -> Watched:
         """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
+        images = check_images(images, self.shape)
         with jax.default_matmul_precision(self.config.train.precision):
             watched = _watch(self.config.model, self.params, jnp.asarray(images))
         return jax.tree.map(self._finite, watched)

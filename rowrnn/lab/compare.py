@@ -50,10 +50,13 @@ class SweepComparison(Shown):
     Attributes:
         pairs: the comparisons.
         left_out: the names of the members that take no part, since they have diverged.
+        machines: what all members were trained on, as far as it is known; more than one is a
+            mixture, whose last digits differ.
     """
 
     pairs: list[Pair]
     left_out: list[str]
+    machines: list[str]
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -89,7 +92,7 @@ def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
 
     Raises `RunError` where a directory holds no finished sweep or there is nothing to compare.
     """
-    points_a, failed_a = _read(Path(a))
+    points_a, failed_a, machines = _read(Path(a))
     if b is None:
         points_b, failed_b = points_a, []
         first, *others = points_a
@@ -97,7 +100,8 @@ def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
             raise RunError(f"{a} has a single point; give a second sweep to compare it with")
         matched = [(first, other) for other in others]
     else:
-        points_b, failed_b = _read(Path(b))
+        points_b, failed_b, others = _read(Path(b))
+        machines = sorted({*machines, *others})
         matched = _match(points_a, points_b, a, b)
     names = (str(a), str(b if b is not None else a))
     # A point of which all have diverged is among those left out.
@@ -122,7 +126,7 @@ def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
         )
         for (at, bt, mean_a, mean_b, comparison), p in zip(found, adjusted, strict=True)
     ]
-    return SweepComparison(pairs, failed_a + failed_b)
+    return SweepComparison(pairs, failed_a + failed_b, machines)
 
 
 Points = dict[str, dict[int, float]]
@@ -178,12 +182,14 @@ def _words(name: str, point: str, with_name: bool) -> str:
     return f"{name} {point}" if point else name
 
 
-def _read(path: Path) -> tuple[Points, list[str]]:
-    """The completed members of a sweep, and the names of the others."""
+def _read(path: Path) -> tuple[Points, list[str], list[str]]:
+    """The completed members of a sweep, the names of the others, and the machines of all."""
     grid = members.read_sweep(path).grid
     file = path / "results.json"
     try:
-        rows = files.read_json(file)["members"]
+        document = files.read_json(file)
+        rows, summary = document["members"], document["summary"]
+        machines = files.fit("machines", summary.get("machines", []), list[str])
         points: Points = {}
         failed = []
         for row in rows:
@@ -206,7 +212,7 @@ def _read(path: Path) -> tuple[Points, list[str]]:
         ) from error
     if not any(points.values()):
         raise RunError(f"{path}: all members have diverged; there is nothing to compare")
-    return points, failed
+    return points, failed, machines
 
 
 def _point(row: Mapping[str, Any], grid: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Stopping on a signal: the first asks for a stop at the next chunk, the second leaves at once."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -59,9 +60,15 @@ def _listen(source: int) -> None:
                 continue
             if number[0] == signal.SIGINT and stopping:
                 show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-                os.write(2, f"{show_cursor}\nrowrnn: left at once on a second Ctrl-C\n".encode())
+                _tell(f"{show_cursor}\nrowrnn: left at once on a second Ctrl-C\n")
                 os._exit(130)
             if number[0] == signal.SIGINT:
-                os.write(2, b"\nrowrnn: stopping after this chunk and saving; "
-                            b"Ctrl-C again leaves at once\n")  # fmt: skip
+                _tell("\nrowrnn: stopping after this chunk and saving; "
+                      "Ctrl-C again leaves at once\n")  # fmt: skip
             stopping = True
+
+
+def _tell(text: str) -> None:
+    """Writes to stderr at once; where nothing can be written, the signal counts all the same."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

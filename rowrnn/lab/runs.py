@@ -249,7 +249,9 @@ def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | Non
         return files.pick(kind, document if part is None else document[part])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is not a result ({error}); --resume (in Python resume=) makes it anew"
         ) from error

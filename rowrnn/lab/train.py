@@ -41,7 +41,8 @@ class TrainResult(Shown):
     interval. `first256_accuracy` is the notebook's figure, on the first 256 test images; None of
     other protocols. Times are in seconds; `train_s` and `examples_per_s` leave compilation out.
     `epochs` is steps over the steps of an epoch, `params` the number of parameters,
-    `params_sha256` in hex.
+    `params_sha256` in hex. `machines` are those that it was trained on, as
+    `rundir.machine_of` says.
     """
 
     run_dir: str
@@ -64,6 +65,7 @@ class TrainResult(Shown):
     examples_per_s: Rate
     wall_s: Seconds
     params_sha256: str
+    machines: list[str] = dataclasses.field(default_factory=list)
 
     def _facts(self) -> dict[str, Any]:
         names = ("run_dir", "dataset", "seed", "steps", "validation_accuracy", "test_accuracy")
@@ -156,7 +158,8 @@ def _open(
     mesh = parallel.process_0_first(lambda: _make_mesh(experiment))
     if resume is not None:
         return experiment, mesh, open_directory(Path(resume))
-    path = Path(run_dir) if run_dir is not None else rundir.default_path("train")
+    take = parallel.is_process_0()
+    path = Path(run_dir) if run_dir is not None else rundir.default_path("train", take=take)
     return experiment, mesh, open_directory(path, config, overwrite=overwrite)
 
 
@@ -237,7 +240,11 @@ def _display(experiment: Experiment, progress: Progress) -> Display:
 
 
 def _writer(experiment: Experiment, directory: RunDir) -> CheckpointWriter:
-    return CheckpointWriter(directory.path / "checkpoints", experiment.config.checkpoint.keep)
+    return CheckpointWriter(
+        directory.path / "checkpoints",
+        experiment.config.checkpoint.keep,
+        directory.require_in_place,
+    )
 
 
 def _restore(experiment: Experiment, directory: RunDir) -> tuple[TrainState | None, Progress]:
@@ -321,4 +328,5 @@ def _evaluate(
         examples_per_s=examples / progress.train_s,
         wall_s=time.perf_counter() - began,
         params_sha256=checkpoint.params_digest(params),
+        machines=list(job.directory.machines),
     )

@@ -12,29 +12,39 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from msgspec import Meta
 from orbax.checkpoint import v1 as ocp
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.core.state import TrainState, named_leaves
-from rowrnn.errors import DivergedError, RunError
+from rowrnn.errors import DamagedError, DivergedError, RunError
 from rowrnn.files import Share, Size
 
 Arrays = dict[str, np.ndarray]
 
+_Found = TypeVar("_Found")
+
 _KEY = "key"
+
+# Orbax counts its saves for the whole process, and those of several threads wait for each other.
+_ORBAX = threading.Lock()
+
+# Seconds for which a checkpoint that is being pruned by the run that saves is looked at again.
+_PRUNING_S = 1.0
 
 # The part of a checkpoint that Orbax is given, and the file in it.
 _PART, _FILE = "state", "arrays.safetensors"
@@ -86,10 +96,12 @@ class CheckpointWriter:
     Args:
         directory: where the checkpoints lie, one numbered directory for each step.
         keep: how many of the latest stay; the best on validation stays beside them.
+        check: raises an error where the directory is not the one to save to; called before each
+            save, since Orbax would make it anew, and after it.
     """
 
-    def __init__(self, directory: Path, keep: int):
-        self._directory, self._keep = directory, keep
+    def __init__(self, directory: Path, keep: int, check: Callable[[], None] = lambda: None):
+        self._directory, self._keep, self._check = directory, keep, check
         self._opened: ocp.training.Checkpointer | None = None
         self._failed = False
 
@@ -125,8 +137,10 @@ class CheckpointWriter:
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise DivergedError(f"step {step}: {name} is not finite; the state was not saved")
-        self._opened = self._opened or self._open()
-        latest = self._opened.latest
+        self._check()
+        with _ORBAX:
+            self._opened = self._opened or self._open()
+            latest = self._opened.latest
         if latest is not None and latest.step == step:
             return
         text = json.dumps(facts | {"sha256": {name: digest(a) for name, a in arrays.items()}})
@@ -136,9 +150,11 @@ class CheckpointWriter:
         about = {"facts": text, "facts_sha256": _sha256(text.encode())}
         part = _File(to_safetensors(arrays, about))
         try:
-            self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
+            with _ORBAX:
+                self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
         except (OSError, ValueError) as error:
             self._failed = True
+            self._check()
             if jax.process_count() > 1 and not getattr(error, "errno", None):
                 raise  # Another process of the job was lost, about which jax knows more.
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
@@ -146,12 +162,13 @@ class CheckpointWriter:
                 f"{self._directory}: step {step} was not saved: {reason}; "
                 "what was saved before is good"
             ) from error
+        self._check()
 
     def close(self) -> None:
         """Lets go of the directory."""
         if self._opened is not None:
             # After a save that failed, Orbax raises its error once more.
-            with contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
+            with _ORBAX, contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
                 self._opened.close()
 
 
@@ -198,30 +215,40 @@ def restore(
         The state with NumPy arrays and its facts, or None where nothing was saved yet.
 
     Raises:
-        RunError: there are checkpoints but none of those asked for is intact.
+        DamagedError: there are checkpoints but none of those asked for is intact.
+        RunError: one cannot be read for another reason.
     """
-    paths = _candidates(directory, which)
-    problems = []
-    for path in paths:
-        try:
-            return _restore_one(path, make_abstract)
-        except _DamagedError as error:
-            problems.append(f"checkpoint {path} is damaged: {error}")
-            if which == "last":
-                warnings.warn(f"{problems[-1]}; trying the one before it", stacklevel=2)
-    if problems:
-        raise RunError("; ".join(problems) + "; no intact checkpoint is left to restore")
-    return None
+
+    problems: list[str] = []
+
+    def read(settled: bool) -> tuple[TrainState, Facts] | None:
+        problems.clear()
+        for path in _candidates(directory, which, settled):
+            try:
+                return _restore_one(path, make_abstract, settled)
+            except _DamagedError as error:
+                problems.append(f"checkpoint {path} is damaged: {error}")
+        if problems:
+            raise DamagedError("; ".join(problems) + "; no intact checkpoint is left to restore")
+        return None
+
+    try:
+        return _while_it_changes(directory, read)
+    finally:
+        for problem in problems if which == "last" else []:
+            warnings.warn(f"{problem}; trying the one before it", stacklevel=2)
 
 
 def newest_facts(directory: Path) -> Facts | None:
     """The facts of the newest checkpoint whose facts are intact; None where there is none."""
-    for path in _steps(directory):
-        try:
-            return _read_facts(path)
-        except _DamagedError:
-            continue
-    return None
+
+    def read(settled: bool) -> Facts | None:
+        for path in _steps(directory):
+            with contextlib.suppress(_DamagedError), _open_file(path, settled) as file:
+                return _read_facts(file)
+        return None
+
+    return _while_it_changes(directory, read)
 
 
 def set_aside_newer(directory: Path, step: int) -> list[Path]:
@@ -268,14 +295,42 @@ class _DamagedError(Exception):
     """One checkpoint is not what was saved."""
 
 
-def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
-    """The state and facts of one checkpoint; raises `_DamagedError`."""
-    facts = _read_facts(path)
-    try:
-        abstract = make_abstract(facts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _DamagedError(f"its metadata says what cannot be: {error}") from error
-    arrays = _load(path, abstract)
+class _GoneError(Exception):
+    """One checkpoint is not there any more, or not whole: the run that saves may prune it."""
+
+
+def _while_it_changes(directory: Path, read: Callable[[bool], _Found]) -> _Found:
+    """What `read` gives, which looks again where a run that saves has changed the directory.
+
+    It is told whether the directory has stayed as it is for so long that what is missing there is
+    damage.
+    """
+    last_change = time.monotonic()
+    while True:
+        before = _steps(directory)
+        try:
+            return read(time.monotonic() - last_change > _PRUNING_S)
+        except (DamagedError, _GoneError) as error:
+            changed = _steps(directory) != before
+            if isinstance(error, DamagedError) and not changed:
+                raise
+            if changed:
+                last_change = time.monotonic()
+            time.sleep(0.02)
+
+
+def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState], settled: bool):
+    """The state and facts of one checkpoint; raises `_DamagedError`.
+
+    The file stays open from the facts to the arrays: it is whole also where it is pruned meanwhile.
+    """
+    with _open_file(path, settled) as file:
+        facts = _read_facts(file)
+        try:
+            abstract = make_abstract(facts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _DamagedError(f"its metadata says what cannot be: {error}") from error
+        arrays = _load(file, abstract)
     for name, array in arrays.items():
         if digest(array) != facts.sha256.get(name):
             raise _DamagedError(f"{name} does not match its SHA-256")
@@ -286,39 +341,61 @@ def _restore_one(path: Path, make_abstract: Callable[[Facts], TrainState]):
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
 
 
-def _load(path: Path, abstract: TrainState) -> Arrays:
-    """The arrays of one checkpoint, in the shapes of those given; raises `_DamagedError`.
+@contextlib.contextmanager
+def _open_file(path: Path, settled: bool) -> Iterator[Any]:
+    """The file of one checkpoint; raises `_DamagedError`, and `_GoneError` where it is not settled
+    that nobody prunes it. What the system refuses is a `RunError`."""
+    try:
+        files.require_plain(path)
+    except RunError as error:
+        raise _DamagedError(str(error)) from error
+    file = path / _PART / _FILE
+    try:
+        # What safetensors says of these does not tell one from the other.
+        with files.open_plain(file, follow=False):
+            pass
+        opened = safe_open(file, framework="np")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise (_DamagedError if settled else _GoneError)(f"{_FILE} is missing") from error
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
+    with opened as found:
+        yield found
+
+
+def _load(file: Any, abstract: TrainState) -> Arrays:
+    """The arrays of an open checkpoint, in the shapes of those given; raises `_DamagedError`.
 
     No more memory is taken than these need.
     """
     wanted, arrays = _abstract_arrays(abstract), {}
     try:
-        with safe_open(path / _PART / _FILE, framework="np") as file:
-            if set(file.keys()) != set(wanted):
-                raise ValueError(f"it has other arrays than {', '.join(sorted(wanted))}")
-            for name, array in wanted.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != array.shape:
-                    raise ValueError(f"{name} is {shape}, not {array.shape}")
-                arrays[name] = file.get_tensor(name)
+        if set(file.keys()) != set(wanted):
+            raise ValueError(f"it has other arrays than {', '.join(sorted(wanted))}")
+        for name, array in wanted.items():
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != array.shape:
+                raise ValueError(f"{name} is {shape}, not {array.shape}")
+            arrays[name] = file.get_tensor(name)
+    except (MemoryError, OSError):
+        raise  # It may be as whole as it was.
     except Exception as error:  # safetensors raises whatever the damage leads it to.
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _DamagedError(problem[:200]) from error
     return arrays
 
 
-def _read_facts(path: Path) -> Facts:
-    """The facts of one checkpoint, verified; raises `_DamagedError`."""
+def _read_facts(file: Any) -> Facts:
+    """The facts of an open checkpoint, verified; raises `_DamagedError`."""
     try:
-        files.require_plain(path)
-    except RunError as error:
-        raise _DamagedError(str(error)) from error
-    try:
-        with safe_open(path / _PART / _FILE, framework="np") as file:
-            about = file.metadata()
+        about = file.metadata()
         text = about["facts"]
         intact = _sha256(text.encode()) == about["facts_sha256"]
         values = files.parse_json(text)
+    except (MemoryError, OSError):
+        raise
     except Exception as error:  # As in `_load`.
         raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
     if not intact:
@@ -329,13 +406,13 @@ def _read_facts(path: Path) -> Facts:
         raise _DamagedError(f"its metadata says what cannot be: {error}") from error
 
 
-def _candidates(directory: Path, which: str) -> list[Path]:
+def _candidates(directory: Path, which: str, settled: bool) -> list[Path]:
     """The checkpoints to try, in this order."""
     paths = _steps(directory)
     if which == "last" or not paths:
         return paths
     if which == "best":
-        scored = {path: _validation_accuracy(path) for path in paths}
+        scored = {path: _validation_accuracy(path, settled) for path in paths}
         best = max(paths, key=lambda path: scored[path])
         if scored[best] < 0:
             raise RunError(
@@ -350,10 +427,11 @@ def _candidates(directory: Path, which: str) -> list[Path]:
     return chosen
 
 
-def _validation_accuracy(path: Path) -> float:
+def _validation_accuracy(path: Path, settled: bool) -> float:
     """The accuracy a checkpoint was saved with; -1 where there was none."""
     try:
-        accuracy = _read_facts(path).validation_accuracy
+        with _open_file(path, settled) as file:
+            accuracy = _read_facts(file).validation_accuracy
     except _DamagedError as error:
         warnings.warn(f"checkpoint {path} is damaged: {error}; left out", stacklevel=2)
         return -1.0
@@ -362,9 +440,13 @@ def _validation_accuracy(path: Path) -> float:
 
 def _steps(directory: Path) -> list[Path]:
     """The finished checkpoints, newest first."""
-    if not directory.is_dir():
+    try:
+        paths = [directory / name for name in os.listdir(directory)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    paths = [path for path in directory.iterdir() if path.name.isascii() and path.name.isdecimal()]
+    except OSError as error:
+        raise RunError(f"{directory} cannot be read: {error.strerror}") from error
+    paths = [path for path in paths if path.name.isascii() and path.name.isdecimal()]
     return sorted(paths, key=lambda path: int(path.name), reverse=True)
 
 

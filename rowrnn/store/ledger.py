@@ -32,7 +32,8 @@ COMPLETED, DIVERGED = "completed", "diverged"
 
 # The rooms whose code decides what a run computes.
 DECIDING = ("core", "lab/trainer.py", "parallel", "jax_settings.py")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax")
+# Not jax itself: clusters are mixed, and a record says which it was made with.
+_PACKAGES = ("flax", "optax")
 
 # What a file that is no record, or a forged one, may raise when it is read.
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, ConfigError)
@@ -60,6 +61,7 @@ class Record:
         correct: which test images were classified correctly, packed bits in base64.
         curve: figures on the way: by name, a list of (step, value).
         wall_s: seconds from the start of its chunk of seeds to the end, shared by its members.
+        machine: what it was trained on, as `rundir.machine_of` says; empty where nobody knows.
 
     A diverged member has None for what is not known of it.
     """
@@ -79,6 +81,7 @@ class Record:
     correct: str | None
     curve: dict[str, list[tuple[Count, Loss]]]
     wall_s: Seconds
+    machine: str = ""
 
 
 class Ledger:
@@ -179,6 +182,11 @@ def code_version() -> str:
     for name, value in deciding_variables().items():
         digest.update(f"{name}={value}\n".encode())
     return digest.hexdigest()
+
+
+def machines_of(records: Iterable[Record]) -> list[str]:
+    """The machines that records were made on, each once; more than one is a mixture."""
+    return sorted({record.machine for record in records} - {""})
 
 
 def pack(correct: np.ndarray) -> str:

@@ -260,7 +260,9 @@ def read_sweep(path: Path) -> SweepStart:
             f"{path} is a single run, not a sweep; go on with it by rowrnn train --resume {path}, "
             "or give the directory that `rowrnn sweep` named at its end"
         ) from error
-    except (OSError, ValueError, ConfigError) as error:
+    except OSError as error:
+        raise RunError(f"{path / rundir.SWEEP_MARK} cannot be read: {error.strerror}") from error
+    except (ValueError, ConfigError) as error:
         raise RunError(
             f"{path / rundir.SWEEP_MARK} does not say what the sweep is ({error}); start a new one"
         ) from error

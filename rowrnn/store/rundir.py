@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +72,12 @@ class RunDir:
 
     Attributes:
         path: the directory.
+        machine: what it runs on now, as `machine_of` says; after `write_environment`.
+        machines: likewise of all its sessions, each once.
     """
+
+    machine = ""
+    machines: Sequence[str] = ()
 
     def __init__(self, path: Path, *, writes: bool = True):
         """Takes the lock of an existing directory; raises `RunError` where another holds it."""
@@ -82,6 +89,8 @@ class RunDir:
         if not writes:
             return
         self._lock = _take_lock(path)
+        # Orbax takes the absolute path too. While it is open, no other directory is taken for it.
+        self._absolute, self._opened = path.absolute(), os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         holder = _Holder(socket.gethostname(), os.getpid(), _now())
         self.write("lock.json", json.dumps(dataclasses.asdict(holder)))
 
@@ -92,12 +101,7 @@ class RunDir:
         Raises `RunError` where the directory is not empty, unless `overwrite` is given and what
         lies there is a run.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"run directory {path}: {error.strerror}; choose another with --run-dir {_PYTHON}"
-            ) from error
+        _make(path, exist_ok=True)
         # Before anything is put into it, and again when nobody else can.
         _check_may_begin(path, overwrite)
         run = cls(path)
@@ -134,15 +138,37 @@ class RunDir:
             if self._log is not None:
                 self._log.close()
         finally:
-            # Where it cannot be removed, it says nothing: the lock itself is free.
+            # Where it cannot be removed, it says nothing: the lock itself is free. At the path may
+            # lie another directory by now.
             with contextlib.suppress(OSError):
-                (self.path / "lock.json").unlink(missing_ok=True)
+                os.unlink("lock.json", dir_fd=self._opened)
+            os.close(self._opened)
             self._lock.release()
+
+    def require_in_place(self) -> None:
+        """Raises `RunError` where the directory does not lie at its path any more.
+
+        Whoever writes to the path asks first: otherwise a directory that was moved is begun anew.
+        """
+        if not self._writes:
+            return
+        mine = os.fstat(self._opened)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._absolute), mine):
+                return
+        if mine.st_nlink == 0:
+            raise RunError(f"{self.path} was removed while it was written to; start a new run")
+        now = _path_of(self._opened)
+        raise RunError(
+            f"{self.path} was moved to {now} while it was written to; what was saved before is "
+            f"good and lies there: go on with --resume {now}"
+        )
 
     def write(self, name: str, text: str) -> None:
         """Writes a whole file, which appears complete or not at all."""
         if not self._writes:
             return
+        self.require_in_place()
         try:
             files.write_whole(self.path / name, text)
         except OSError as error:
@@ -152,6 +178,7 @@ class RunDir:
         """Removes files that are not true any more, where they are there."""
         if not self._writes:
             return
+        self.require_in_place()
         for name in names:
             try:
                 (self.path / name).unlink(missing_ok=True)
@@ -159,8 +186,22 @@ class RunDir:
                 raise RunError(f"{self.path / name} cannot be removed: {error.strerror}") from error
 
     def write_environment(self, devices: dict[str, object]) -> None:
-        """Records what the run ran on: versions, git commit, devices, flags."""
-        self.write("environment.json", json.dumps(environment() | devices, indent=2))
+        """Records what the run runs on: versions, git commit, devices, flags.
+
+        Warns where an earlier session ran on another machine (`machine_of`): clusters are mixed,
+        and a resumed run goes on.
+        """
+        found = environment() | devices
+        self.machine = machine_of(found)
+        before = _machines_before(self.path)
+        self.machines = list(dict.fromkeys([*before, self.machine]))
+        if self._writes and before and self.machine not in before:
+            warnings.warn(
+                f"machine {self.machine}: {self.path} was begun on {' and on '.join(before)}; it "
+                "goes on, and its last digits may differ from those of a run on one machine",
+                stacklevel=3,
+            )
+        self.write("environment.json", json.dumps(found | {"machines": self.machines}, indent=2))
 
     def log(self, place: dict[str, float], values: dict[str, float]) -> None:
         """Appends a line to ``metrics.jsonl`` and the same values to the TensorBoard events.
@@ -171,6 +212,7 @@ class RunDir:
         """
         if not self._writes:
             return
+        self.require_in_place()
         # What an earlier process logged after this step has been taken back.
         log = self._log = self._log or Log(self.path, purge_step=int(place["step"]))
         log.append([place | values], [(name, v, int(place["step"])) for name, v in values.items()])
@@ -191,6 +233,7 @@ class RunDir:
         """Appends the whole curve of a member of a sweep, by name a list of (step, value)."""
         if not self._writes:
             return
+        self.require_in_place()
         log = self._log = self._log or Log(self.path)
         points = [(name, step, value) for name, part in curve.items() for step, value in part]
         log.append(
@@ -214,6 +257,7 @@ class RunDir:
     def _change_log(self, change: Callable[[Path], None]) -> None:
         if not self._writes:
             return
+        self.require_in_place()
         try:
             change(self.path)
         except OSError as error:
@@ -233,15 +277,30 @@ class RunDir:
             raise RunError(f"{error.filename} cannot be removed: {error.strerror}") from error
 
 
-def default_path(name: str) -> Path:
-    """``runs/<name>-<time>``, a name that is not taken."""
+def default_path(name: str, *, take: bool) -> Path:
+    """``runs/<name>-<time>``, a name that is not taken.
+
+    With `take` the directory is made, so that nobody else gets the same; raises `RunError` where it
+    cannot be.
+    """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path("runs") / f"{name}-{stamp}"
-    suffix = 2
-    while os.path.exists(path):
-        path = Path("runs") / f"{name}-{stamp}-{suffix}"
-        suffix += 1
+    path, numbers = Path("runs") / f"{name}-{stamp}", itertools.count(2)
+    while os.path.lexists(path) or (take and not _make(path, exist_ok=False)):
+        path = Path("runs") / f"{name}-{stamp}-{next(numbers)}"
     return path
+
+
+def _make(path: Path, *, exist_ok: bool) -> bool:
+    """Makes a directory for a run; gives whether it is there, and nobody else was faster."""
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+        return True
+    except OSError as error:
+        if not exist_ok and os.path.lexists(path):
+            return False
+        raise RunError(
+            f"run directory {path}: {error.strerror}; choose another with --run-dir {_PYTHON}"
+        ) from error
 
 
 def require_run(path: Path, command: str = "rowrnn train") -> None:
@@ -328,7 +387,9 @@ def read_result(path: Path, kind: type[_Result]) -> _Result | None:
         return files.build(kind, files.read_json(path / "result.json"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(f"{path / 'result.json'} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise RunError(
             f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
             f"rowrnn train --resume {path} makes it anew"
@@ -353,6 +414,28 @@ def environment() -> dict[str, Any]:
             if name.startswith(("XLA_", "JAX_")) or name == "NPROC" or name in deciding
         },
     }
+
+
+def machine_of(environment: Mapping[str, Any]) -> str:
+    """What last digits rest on, in words: versions of jax and jaxlib, the kind of processor.
+
+    >>> versions = {"jax": "0.10.2", "jaxlib": "0.10.2"}
+    >>> machine_of({"versions": versions, "platform": "gpu", "kind": "NVIDIA H100"})
+    'jax 0.10.2, jaxlib 0.10.2, NVIDIA H100'
+    """
+    versions = environment["versions"]
+    on_cpu = environment["platform"] == "cpu"
+    processor = environment["processor"] if on_cpu else environment["kind"]
+    return f"jax {versions['jax']}, jaxlib {versions['jaxlib']}, {processor or 'unknown processor'}"
+
+
+def _machines_before(path: Path) -> list[str]:
+    """The machines of the earlier sessions of a run; none where nobody can tell."""
+    try:
+        found = files.read_json(path / "environment.json")["machines"]
+        return files.fit("machines", found, list[str])
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def require_same_variables(path: Path) -> None:
@@ -446,6 +529,14 @@ def _take_lock(path: Path) -> FileLock:
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror}") from error
     return lock
+
+
+def _path_of(descriptor: int) -> str:
+    """Where an open directory lies now, as far as the system tells."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return "another place"
 
 
 def _read_holder(path: Path) -> str:

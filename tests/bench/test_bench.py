@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import command
 from jax.extend.core import jaxprs_in_params
 from rich.console import Console
 
@@ -283,6 +284,45 @@ def test_compare_refuses_what_is_no_result(tmp_path, text):
         bench.compare(path, path, 0.1)
     with pytest.raises(ConfigError, match="No such file"):
         bench.compare(tmp_path / "none", path, 0.1)
+
+
+GOOD = {"name": "step", "case": {}, "unit": "s", "samples": [1.0, 1.1, 1.2]}
+# Each of them ended in a traceback and exit code 1, which means a regression, or passed for none.
+MALFORMED = {
+    **{f"no {key}": [{k: v for k, v in GOOD.items() if k != key}] for key in ("name", "case")},
+    "no unit": [{k: v for k, v in GOOD.items() if k != "unit"}],
+    **{f"{key} of a number": [GOOD | {key: 3}] for key in ("name", "case", "unit", "samples")},
+    **{f"samples {samples}": [GOOD | {"samples": samples}]
+       for samples in ([], [1.0], "abc", ["a", "b"], [-1.0, 1.0], [0.0, 0.0], [float("nan")] * 3,
+                       [float("inf")] * 3, [True, True], None)},
+    "another unit": [GOOD | {"unit": "bananas"}],
+    "a name twice": [GOOD, GOOD],
+    "a name that moves the cursor": [GOOD | {"name": "\x1b[2J"}],
+    "a figure that is a number": [1],
+    "a table of figures": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("figures", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("place", ["old", "new"])
+def test_a_record_that_is_malformed_is_refused_in_a_line(tmp_path, figures, place):
+    document = {"format": 1, "suite": "lstm", "settings": {}, "wrong": [], "figures": [GOOD]}
+    good = write(tmp_path / "good.json", document)
+    bad = write(tmp_path / "bad.json", document | {"figures": figures})
+    pair = (bad, good) if place == "old" else (good, bad)
+    code, out, err = command("bench", "compare", *pair)
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert f"{bad}: not a whole result of `rowrnn bench` (" in err
+
+
+def test_samples_that_are_orders_apart_give_an_interval_all_the_same(tmp_path):
+    path = write(tmp_path / "a.json", make_document({"[/]": [1e-12, 1e12]}, wrong=["[/]"]))
+    right = write(tmp_path / "b.json", make_document({"[/]": [1e-12, 1e12]}))
+    code, out, _ = command("bench", "compare", right, path, "--json")
+    assert code == 1
+    (change,) = json.loads(out, parse_constant=pytest.fail)["changes"]
+    assert change["low"] < -0.99
+    assert change["high"] == pytest.approx(1e6 - 1)
 
 
 @pytest.mark.parametrize("name", suites.SUITES)

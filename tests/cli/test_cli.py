@@ -41,6 +41,7 @@ RESULT_KEYS = {
     *("run_dir", "dataset", "fingerprint", "seed", "steps", "examples", "epochs", "train_loss"),
     *("validation_accuracy", "test_accuracy", "test_loss", "first256_accuracy", "params"),
     *("backend", "devices", "compile_s", "train_s", "examples_per_s", "wall_s", "params_sha256"),
+    "machines",
 }
 
 

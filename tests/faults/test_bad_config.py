@@ -477,7 +477,7 @@ def accepted(monkeypatch):
 
     monkeypatch.setattr(train_runner, "train", take)
     monkeypatch.setattr(sweep_runner, "sweep", take)
-    monkeypatch.setattr(rundir, "default_path", Path)
+    monkeypatch.setattr(rundir, "default_path", lambda name, take: Path(name))
     yield given
     # The command line silences logs for the whole of its process.
     logging.disable(logging.NOTSET)

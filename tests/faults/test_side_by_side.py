@@ -9,11 +9,21 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from data_files import originals, random_arrays, registered, write_set
 
+import rowrnn
+from rowrnn.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from rowrnn.data import tfds_sets
 from rowrnn.parallel import program_cache
 
@@ -184,3 +194,24 @@ def damaged(content, kind, draw):
             return content[:place] + bytes(block) + content[place + block :]
         case _:
             return draw.randbytes(len(content))
+
+
+def test_threads_of_a_process_train_side_by_side(tmp_path):
+    """Each with a directory of its own; Orbax's saves of several threads wait for each other."""
+    config = Config(
+        ModelConfig(0, 8),
+        DataConfig("mnist_sample", validation_size=100),
+        OptimizerConfig("adamw"),
+        TrainConfig(batch_size=100, examples=1_001, display="none"),
+        CheckpointConfig(every_steps=2),
+    )
+
+    def train(number):
+        return rowrnn.train(config, tmp_path / f"run-{number}")
+
+    with ThreadPoolExecutor(5) as pool:
+        swept = pool.submit(rowrnn.sweep, config, (0, 1), run_dir=tmp_path / "sweep")
+        results = list(pool.map(train, range(4)))
+    assert len({result.params_sha256 for result in results}) == 1
+    assert swept.result().members[0].params_sha256 == results[0].params_sha256
+    assert [rowrnn.load(result.run_dir).step for result in results] == [10] * 4

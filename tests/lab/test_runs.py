@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +16,7 @@ import rowrnn
 from rowrnn import cli
 from rowrnn.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import RunError
+from rowrnn.store import rundir
 from rowrnn.store.rundir import RunDir
 
 RESULT = {"test_accuracy": 0.9776, "wall_s": 41.2, "examples_per_s": 2500.5, "steps": 620}
@@ -300,3 +302,19 @@ def test_jax_is_not_loaded(tmp_path):
     make_run(tmp_path / "run")
     script = "import sys, rowrnn; rowrnn.runs('.'); assert not {'jax', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_two_runs_without_a_name_in_the_same_second_have_a_directory_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: rundir.default_path("train", take=True), range(40)))
+    assert len(set(paths)) == 40
+    assert all(path.is_dir() for path in paths)
+
+
+@pytest.mark.parametrize("command", [["train"], ["sweep", "--seeds=0:2"]])
+def test_a_command_that_fails_leaves_no_directory_of_its_own(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([*command, "--data.dataset=idx", f"--data.dir={tmp_path / 'none'}"]) == 3
+    assert cli.run(["sweep", "--seeds=0:2", "--plan", "--train.batch-size=5000"]) == 2
+    assert not list((tmp_path / "runs").glob("*"))

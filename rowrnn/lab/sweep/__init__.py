@@ -98,7 +98,7 @@ def sweep(
             raise ConfigError(f"vary = {vary!r}: a resumed sweep varies what it was started with")
         spec, settings = reopen(path, config, seeds, grid, settings)
     elif seeds is not None:
-        path = Path(run_dir) if run_dir is not None else rundir.default_path("sweep")
+        path = None if run_dir is None else Path(run_dir)
         settings = settings or SweepSettings()
         spec = Spec(config or Config(), tuple(seeds), _as_grid(grid), vary)
     else:
@@ -115,9 +115,10 @@ def sweep(
     if resume is None:
         # All that can be refused is refused before a run is overwritten.
         groups = _make_groups(everyone, mesh, Ledger())
+        path = path or rundir.default_path("sweep", take=parallel.is_process_0())
         run = open_directory(path, spec.config, overwrite=overwrite)
     else:
-        run = open_directory(path)
+        run = open_directory(Path(resume))
     with run, StopRequest() as stop:
         groups = groups or _make_groups(everyone, mesh, Ledger(run.path / "members"))
         return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
@@ -337,7 +338,12 @@ class _Sweep:
     def _train_stack(self, group: Group, trainer: Trainer, tally: Tally) -> None:
         places = _next_stack(group, trainer.members, self._saved)
         chosen, keys = [group.members[k] for k in places], [group.keys[k] for k in places]
-        outcomes = Stack(trainer, chosen, keys, self._partial, tally).train(self._stop)
+        run = self._run
+        run.require_in_place()
+        outcomes = Stack(
+            trainer, chosen, keys, self._partial, run.require_in_place, run.machine, tally
+        ).train(self._stop)
+        run.require_in_place()
         self._keeper.take(group.prepared, chosen, outcomes)
         for place, (record, _, _) in zip(places, outcomes, strict=True):
             if parallel.is_process_0():
@@ -385,6 +391,7 @@ class _Sweep:
             "reused": len(reused),
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
+            "machines": ledger.machines_of(records),
             "compilations": self._compilations,
             "examples_per_s": tally.examples_per_s,
             "wall_s": time.perf_counter() - self._began,

@@ -115,7 +115,7 @@ class SweepResult(Shown):
         return {
             path.name: load(path)
             for path in sorted((self.run_dir / "states").glob("*"))
-            if configs.digest(rundir.read_config(path)) in trained
+            if rundir.is_marked(path) and configs.digest(rundir.read_config(path)) in trained
         }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from rowrnn import parallel
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
-from rowrnn.errors import RunError, StoppedError
+from rowrnn.errors import DamagedError, StoppedError
 from rowrnn.lab import loop
 from rowrnn.lab.display import Display, sweep_facts
 from rowrnn.lab.interrupt import StopRequest
@@ -87,6 +87,8 @@ class Stack(Job):
         members: that are trained.
         keys: of their records.
         partial: directory for what is in progress.
+        check: raises an error where the directory of the sweep is not there any more.
+        machine: for the records, as `rundir.machine_of` says.
         tally: of the sweep.
     """
 
@@ -94,6 +96,8 @@ class Stack(Job):
     members: Sequence[Member]
     keys: Sequence[Key]
     partial: Path
+    check: Callable[[], None]
+    machine: str
     tally: Tally
 
     def train(self, stop: StopRequest) -> list[Outcome]:
@@ -104,7 +108,7 @@ class Stack(Job):
         began = time.perf_counter()
         state, progress = self._first_state()
         began -= progress.wall_s
-        with closing(CheckpointWriter(self.partial, keep=2)) as writer:
+        with closing(CheckpointWriter(self.partial, 2, self.check)) as writer:
             work = Loop(self.trainer, self, writer, stop, began, self.keys)
             state = work.run(state, progress)
         outcomes = self._evaluate(state, progress)
@@ -144,7 +148,7 @@ class Stack(Job):
         if found in ([], list(self.keys)):
             try:
                 restored = loop.restore(self.partial, self.trainer.experiment)
-            except RunError as error:
+            except DamagedError as error:
                 restored, reason = None, f"cannot be used ({error})"
             if restored is not None:
                 state, progress, _ = restored
@@ -182,6 +186,7 @@ class Stack(Job):
                 "varied": dict(member.varied),
                 "curve": progress.curves[index],
                 "wall_s": 0.0,
+                "machine": self.machine,
             }
             step = progress.diverged[index]
             if step is not None:

@@ -16,7 +16,7 @@ from rowrnn.lab import loop
 from rowrnn.lab.loop import Curve, Progress
 from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
 from rowrnn.lab.trainer import prepare
-from rowrnn.store import ledger, members
+from rowrnn.store import ledger, members, rundir
 from rowrnn.store.checkpoint import CheckpointWriter
 from rowrnn.store.ledger import Record, make_key
 from rowrnn.store.members import Member, Spec
@@ -57,8 +57,9 @@ class Keeper:
             _save(path, experiment_of(group, member), state, progress)
             if self._keep == "best":
                 for other in before:
-                    if other.name != member.directory:
-                        shutil.rmtree(other)
+                    # What is no state is somebody else's, and stays.
+                    if other.name != member.directory and rundir.is_marked(other):
+                        shutil.rmtree(other, ignore_errors=True)
 
 
 def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:

@@ -112,6 +112,10 @@ def _find(path: Path, which: str, data_dir: str) -> _Run:
 def _content(run: _Run) -> Content:
     path, result, tested = run.path, run.result, run.tested
     drawn = curves.draw(path)
+    if result and len(result.machines) > 1:
+        run.missing.append(
+            f"The bits of a run on one machine: it was trained on {'; '.join(result.machines)}."
+        )
     if not drawn:
         run.missing.append("Curves: nothing was logged yet.")
     environment = page.read_environment(path, run.missing)

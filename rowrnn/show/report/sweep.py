@@ -15,7 +15,7 @@ from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content, Table
 from rowrnn.store import members, rundir
-from rowrnn.store.ledger import Ledger, Record, unpack
+from rowrnn.store.ledger import Ledger, Record, machines_of, unpack
 from rowrnn.store.members import Member, Spec
 
 # Lines of a table that a reader still looks at.
@@ -159,6 +159,8 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
         text += f"; single seeds lie between {page.share(one.min)} and {page.share(one.max)}"
     if failed:
         text += f"; {failed:,} of {members_} diverged"
+    if len(machines := machines_of(result.members)) > 1:
+        text += f"; trained on {len(machines)} kinds of machine ({'; '.join(machines)})"
     return f"{text}."
 
 
