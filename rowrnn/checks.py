@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rowrnn.errors import DataError
+from rowrnn.errors import DataError, shown
 
 
 def check_images(
@@ -68,6 +68,19 @@ classes
             f"{classes} classes"
         )
     return labels
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raises `DataError` unless the parts of a `core.dataset.Dataset` fit it and each other."""
+    if isinstance(dataset.classes, bool) or not isinstance(dataset.classes, int | np.integer):
+        raise DataError(f"classes = {shown(dataset.classes)}: must be an integer")
+    shape = None
+    for name in ("train", "validation", "test"):
+        split = getattr(dataset, name)
+        empty = name == "validation"
+        images = check_images(split.images, shape, f"{name} images", may_be_empty=empty)
+        shape = images.shape[1:]
+        check_labels(split.labels, len(images), dataset.classes, f"{name} labels")
 
 
 def _as_array(values: Any, what: str) -> Any:

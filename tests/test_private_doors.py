@@ -25,6 +25,7 @@ ALLOWED = {
     "cli/__init__.py": {
         # The command line owns its process, and with it stdin, stdout and stderr.
         "sets sys.stdout",
+        "sets sys.stderr",
         "sets attributes of sys",
         # Within `warnings.catch_warnings`, which puts it back.
         "sets warnings.showwarning",

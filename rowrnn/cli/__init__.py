@@ -327,6 +327,6 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """One line for a warning of ours, nothing for those of libraries."""
-    ours = ("checkpoint ", "record ", "logger ", "machine ")
+    ours = ("checkpoint ", "record ", "logger ", "machine ", "data ")
     if issubclass(category, UserWarning) and str(message).startswith(ours):
         say(f"warning: {message}")

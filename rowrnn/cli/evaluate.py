@@ -125,8 +125,11 @@ def _report_evaluation(evaluation: "Evaluation") -> None:
         worst = int(errors.argmax())
         times = "time" if errors[worst] == 1 else "times"
         mistake = f"{worst}  ({errors[worst]} {times})" if errors[worst] else ""
-        lines.append((str(label), f"{row.sum():,}", f"{evaluation.per_class[label]:.4f}", mistake))
+        share = f"{evaluation.per_class[label]:.4f}" if row.sum() else "-"
+        lines.append((str(label), f"{row.sum():,}", share, mistake))
     console().print(table(("class", "images", "accuracy"), lines, "most often taken for"))
+    if absent := [str(label) for label, row in enumerate(evaluation.confusion) if not row.sum()]:
+        print(f"No {evaluation.split} image is of class {', '.join(absent)}")
     if evaluation.rows is not None:
         print()
         _report_rows(evaluation.rows)

@@ -64,9 +64,12 @@ def main(arguments: Sequence[str]) -> int:
 def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
     """One line for a picture, and with `rows` one more for each row of it."""
     read_as = ", dark on light" if prediction.inverted else ""
+    then = "the only class it knows"
+    if prediction.runner_up is not None:
+        then = f"then {prediction.runner_up} ({prediction.runner_up_probability:.1%})"
     print(
-        f"{plain(prediction.path)}: {prediction.label} ({prediction.probability:.1%}), then "
-        f"{prediction.runner_up} ({prediction.runner_up_probability:.1%}){read_as}"
+        f"{plain(prediction.path)}: {prediction.label} ({prediction.probability:.1%}), "
+        f"{then}{read_as}"
     )
     if rows:
         drawn = marks()

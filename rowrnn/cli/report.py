@@ -1,6 +1,7 @@
 """``rowrnn report``."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,9 @@ def report_at_end(path: str | Path) -> None:
     try:
         from rowrnn.show.report import report
 
-        made = report(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What there is to say was said on the way.
+            made = report(path)
     except KeyboardInterrupt:
         say(f"warning: no report, on Ctrl-C; rowrnn report {path} writes it")
     except Exception as error:

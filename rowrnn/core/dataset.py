@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rowrnn.checks import check_images, check_labels
-from rowrnn.errors import DataError, shown
+from rowrnn.checks import check_dataset
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,16 +41,9 @@ class Dataset:
     """SHA-256, in hex, of all images and labels; it does not depend on the validation part."""
 
     def __post_init__(self):
-        if isinstance(self.classes, bool) or not isinstance(self.classes, int | np.integer):
-            raise DataError(f"classes = {shown(self.classes)}: must be an integer")
-        shape = None
-        for name in ("train", "validation", "test"):
-            split, what = getattr(self, name), f"{name} images"
-            images = check_images(split.images, shape, what, may_be_empty=name == "validation")
-            shape = images.shape[1:]
-            check_labels(split.labels, len(images), self.classes, f"{name} labels")
+        check_dataset(self)
 
     def __repr__(self) -> str:
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        sizes = ", ".join(f"{name}={list(part.images.shape)}" for name, part in parts.items())
+        parts = ("train", "validation", "test")
+        sizes = ", ".join(f"{name}={list(getattr(self, name).images.shape)}" for name in parts)
         return f"Dataset({self.name!r}, {sizes}, classes={self.classes})"

@@ -217,8 +217,8 @@ def make_train(config: Config, dataset: Dataset) -> Callable[[int | jax.Array], 
         dataset: images [N, T, F], uint8, and labels [N], int32, of each part.
 
     Returns a function from a seed, an int or uint32 [], to `Trained`; the backend ``cudnn`` has no
-    `vmap`. Raises `ConfigError` where a
-    value is out of range or does not fit the data, and `DataError` where `dataset` is no `Dataset`.
+    `vmap`. Raises `ConfigError` where a value is out of range or does not fit the data, and
+    `DataError` where `dataset` is no `Dataset`.
 
     >>> from rowrnn.config import DataConfig, ModelConfig, TrainConfig
     >>> from rowrnn.data import load

@@ -90,8 +90,7 @@ class RowRNN(nn.Module):
                 rows = _drop(rows, dropout_keys, layer, config.dropout)
             projection, inputs, scale = None, config.hidden_size, 1.0
         readout = self._affine("readout", config.hidden_size, self.classes)
-        # The readout is small and decides the loss: it stays in float32 whatever the dtype and the
-        # precision of the others.
+        # The readout is small and decides the loss: it is in float32, whatever the others are.
         logits = jnp.dot(rows, readout.kernel, precision=jax.lax.Precision.HIGHEST)
         return logits + jnp.broadcast_to(readout.bias, logits.shape), last_carries
 

@@ -12,7 +12,7 @@ import numpy as np
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset, Split
 from rowrnn.data import idx, tfds_sets
-from rowrnn.data.arrays import Arrays, check, fingerprint
+from rowrnn.data.arrays import Arrays, check, fingerprint, warn_of_what_teaches_nothing
 from rowrnn.data.tfds_sets import prepare
 from rowrnn.errors import ConfigError, DataError
 
@@ -44,6 +44,7 @@ def load(config: DataConfig) -> Dataset:
         arrays = idx.read_directory(config.dir)
         classes = 1 + int(arrays.train_labels.max())
         check(arrays, config.dir, classes)
+        warn_of_what_teaches_nothing(arrays, config.dir, classes)
         digest = fingerprint(arrays)
     elif config.dataset == "mnist_sample":
         arrays = _read_sample()

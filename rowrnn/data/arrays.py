@@ -1,6 +1,7 @@
 """A whole dataset as it lies in its files, before it is split."""
 
 import hashlib
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -58,3 +59,24 @@ def check(arrays: Arrays, where: str, classes: int) -> None:
             f"{where}: training images are {train_shape} but test images {test_shape}; "
             "take both from the same source"
         )
+
+
+def warn_of_what_teaches_nothing(arrays: Arrays, where: str, classes: int) -> None:
+    """Warns where a class has no training image, or all of these are alike."""
+    there = set(np.unique(arrays.train_labels).tolist())
+    missing = [label for label in range(classes) if label not in there]
+    problems = []
+    if missing == [0]:
+        problems.append(
+            f"no training image has the label 0: are labels from 1 to {classes - 1}, as in "
+            "EMNIST's letters? Subtract 1 from all"
+        )
+    elif missing:
+        few = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        problems.append(f"no training image has the label{'s' * (len(missing) > 1)} {few}")
+    if classes == 1:
+        problems.append("all labels are 0, and there is nothing to tell apart")
+    if (arrays.train_images == arrays.train_images[0]).all():
+        problems.append("all training images are alike, and there is nothing to learn from")
+    for problem in problems:
+        warnings.warn(f"data {where}: {problem}", stacklevel=3)

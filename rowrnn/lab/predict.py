@@ -25,8 +25,8 @@ class Prediction(Shown):
         image: what the network read, uint8 [T, F].
         label: the most probable class.
         probability: the probability of that class.
-        runner_up: the second most probable class.
-        runner_up_probability: the probability of that class.
+        runner_up: the second most probable class; None of a network that knows one class alone.
+        runner_up_probability: the probability of that class; None likewise.
         rows: probabilities of all classes after each row, [T, C].
     """
 
@@ -35,8 +35,8 @@ class Prediction(Shown):
     image: np.ndarray
     label: int
     probability: float
-    runner_up: int
-    runner_up_probability: float
+    runner_up: int | None
+    runner_up_probability: float | None
     rows: np.ndarray
 
     def _facts(self) -> dict[str, Any]:
@@ -114,16 +114,17 @@ def _classify(classifier: Classifier, pictures: list[Picture]) -> list[Predictio
     probabilities = classifier.probabilities(np.stack([picture.image for picture in pictures]))
     predictions = []
     for picture, rows in zip(pictures, probabilities.transpose(1, 0, 2), strict=True):
-        runner_up, label = np.argsort(rows[-1], stable=True)[-2:]
+        label, *others = map(int, np.argsort(rows[-1], stable=True)[::-1])
+        runner_up = others[0] if others else None
         predictions.append(
             Prediction(
                 path=picture.path,
                 inverted=picture.inverted,
                 image=picture.image,
-                label=int(label),
+                label=label,
                 probability=float(rows[-1, label]),
-                runner_up=int(runner_up),
-                runner_up_probability=float(rows[-1, runner_up]),
+                runner_up=runner_up,
+                runner_up_probability=None if runner_up is None else float(rows[-1, runner_up]),
                 rows=rows,
             )
         )

@@ -15,8 +15,10 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import data_files
 import numpy as np
 import pytest
+from in_process import command
 
 from rowrnn import data
 from rowrnn.config import DataConfig
@@ -409,3 +411,48 @@ def test_the_command_line_exits_with_3(tmp_path):
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "tfds").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def of_labels(train, test, images=None):
+    """Four arrays with these labels, in turn, and images at random or all of one kind."""
+    rng = np.random.default_rng(0)
+    for labels, count in ((train, 300), (test, 50)):
+        yield (
+            rng.integers(0, 256, (count, 28, 28), np.uint8)
+            if images is None
+            else (np.full((count, 28, 28), images, np.uint8))
+        )
+        yield np.resize(np.array(labels, np.uint8), count)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        (of_labels([0], [0]), "all labels are 0, and there is nothing to tell apart"),
+        (of_labels([0, 1, 2], [0, 1]), "No test image is of class 2"),
+        (of_labels([0, 1, 3], [0, 1, 3]), "no training image has the label 2"),
+        (of_labels(range(1, 27), range(1, 27)), "are labels from 1 to 26, as in EMNIST's letters?"),
+        (of_labels([0, 1], [0, 1], images=7), "all training images are alike"),
+    ],
+)
+def test_data_that_teaches_nothing_is_told_and_all_commands_answer(tmp_path, arrays, says):
+    place = data_files.write_set(tmp_path / "data", list(arrays))
+    run = tmp_path / "run"
+    code, _, err = command(
+        "train", "--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=50",
+        "--train.examples=301", "--train.display=none", "--data.dataset=idx", f"--data.dir={place}",
+        f"--run-dir={run}",
+    )  # fmt: skip
+    assert code == 0, err
+    assert err.count(f"rowrnn: warning: data {place}: ") == (not says.startswith("No test"))
+    err += command("eval", run)[1]
+    assert says in err
+    code, out, _ = command("eval", run, "--json")
+    assert code == 0
+    assert "nan" not in out.lower()
+    images = place / "t10k-images-idx3-ubyte.gz"
+    for words in (["predict", run, images], ["read", run, "0"], ["report", run],
+                  ["export", run, "--to", tmp_path / "export"]):  # fmt: skip
+        code, out, err = command(*words, "--json")
+        assert code == 0, (words, err)
+        json.loads(out.splitlines()[-1], parse_constant=pytest.fail)

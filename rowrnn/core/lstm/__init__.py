@@ -6,10 +6,8 @@ gives the same values and gradients but for rounding:
 - ``scan`` (`rowrnn.core.lstm.reference`) is the definition, plain enough to be read as one;
 - ``fast`` (`rowrnn.core.lstm.fast`) is the one to train with: the projection joined into the
   gates where that saves work, and a backward pass of its own;
-- ``split`` (`rowrnn.core.lstm.split`) is what ``fast`` becomes on accelerators: the products with
-  all inputs are done before the loop;
-- ``pallas`` (`rowrnn.core.lstm.pallas`) is ``split`` with one kernel each way for the loop over the
-  rows, on GPUs and TPUs;
+- ``split`` (`rowrnn.core.lstm.split`) is what ``fast`` becomes on accelerators;
+- ``pallas`` (`rowrnn.core.lstm.pallas`) is ``split`` with a kernel each way, for GPUs and TPUs;
 - ``cudnn`` (`rowrnn.core.lstm.cudnn`) calls NVIDIA's kernels on CUDA devices.
 
 Arrays are time-major, ``[T, B, ...]``, so that a row is one contiguous block and ``scan`` and

@@ -75,10 +75,7 @@ def _project(projection, input_scale, xs, dtype, wide):
 
 
 def _join(cell, projection, input_scale, forget_bias, padding):
-    """The joint kernel [F + 1 + H, 4H] of ``[x, 1, h]``; see the head of this file.
-
-    With `padding`, so many rows of zeros lie before those of h.
-    """
+    """The joint kernel of ``[x, 1, 0…, h]`` with `padding` zeros; see the head of this file."""
     hidden = cell.bias.shape[0] // 4
     input_kernel, recurrent_kernel = jnp.split(cell.kernel, [cell.kernel.shape[0] - hidden])
     i, j, f, o = jnp.split(cell.bias, 4)
