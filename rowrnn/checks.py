@@ -80,7 +80,7 @@ def check_dataset(dataset: Any) -> None:
         empty = name == "validation"
         images = check_images(split.images, shape, f"{name} images", may_be_empty=empty)
         shape = images.shape[1:]
-        check_labels(split.labels, len(images), dataset.classes, f"{name} labels")
+        check_labels(split.labels, len(images), int(dataset.classes), f"{name} labels")
 
 
 def _as_array(values: Any, what: str) -> Any:
