@@ -11,7 +11,7 @@ os.environ.setdefault("NPROC", "4")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
 # Optimizing takes half of the time of compiling, and decides how fast a program is and its last
-# bits. CI runs all but the longest tests with XLA_FLAGS= too, on the programs that a user has.
+# bits. On the newest Python CI runs them with XLA_FLAGS=, on the programs that a user has.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Most of what tests do is compiling. A program is compiled once for all workers of a session and
