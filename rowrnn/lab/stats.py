@@ -466,7 +466,8 @@ def _wilcoxon(differences: np.ndarray, scale: float) -> float:
     cleaned = np.round(differences / scale, 12) if scale else differences
     if not cleaned.any():
         return 1.0
-    return float(wilcoxon(cleaned).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    signed: Any = wilcoxon(cleaned)
+    return float(signed.pvalue)
 
 
 def _mann_whitney(a: np.ndarray, b: np.ndarray) -> float:
@@ -474,7 +475,8 @@ def _mann_whitney(a: np.ndarray, b: np.ndarray) -> float:
 
     if np.ptp([*a, *b]) == 0:  # scipy gives nan from 1.18 on.
         return 1.0
-    return float(mannwhitneyu(b, a).pvalue)
+    ranked: Any = mannwhitneyu(b, a)
+    return float(ranked.pvalue)
 
 
 def _seeds_for(effect: float, paired: bool, power: float, level: float) -> int | None:
