@@ -180,7 +180,8 @@ def slope(suite: suites.Train) -> dict[str, Any]:
 
     A short and a long run are timed from outside; what the longer one does more, over the time it
     takes more, is a throughput in which start-up has no part, and that the program has no say in.
-    It includes all that happens between chunks: logs, checkpoints.
+    It includes all that happens between chunks: logs, checkpoints. It is None where the longer run
+    took no longer.
     """
 
     def timed(epochs: int) -> tuple[float, dict[str, Any]]:
@@ -196,9 +197,11 @@ def slope(suite: suites.Train) -> dict[str, Any]:
     short_s, short = timed(1)
     wanted = suite.slope_s * short["examples_per_s"]
     long_s, long = timed(1 + math.ceil(wanted / short["examples"]))
-    rate = (long["examples"] - short["examples"]) / (long_s - short_s)
+    # On a busy machine the short run can take longer.
+    more_s = long_s - short_s
+    rate = (long["examples"] - short["examples"]) / more_s if more_s > 0 else None
     return {
         "reported_examples_per_s": long["examples_per_s"],
         "slope_examples_per_s": rate,
-        "slope_over_reported": rate / long["examples_per_s"],
+        "slope_over_reported": rate and rate / long["examples_per_s"],
     }
