@@ -354,7 +354,10 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, cases):
         .replace("repeats = 3", "repeats = 9")
     )
     command = [sys.executable, "-m", "rowrnn", "bench", "suite.toml", "--out", "out.json"]
+    # Where the tests run in the background of a shell, SIGINT is ignored, by their children too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, before)
         assert process.stderr is not None
         lines = (line for line in process.stderr if line.startswith("bench: H"))
         for _ in range(cases):
