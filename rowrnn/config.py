@@ -363,6 +363,8 @@ def dump(config: Config) -> str:
 
 def check(config: Config) -> None:
     """Raises `ConfigError` naming the first field whose value is of the wrong type or range."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"config = {shown(config)}: must be a rowrnn.Config")
     for name in fields():
         check_value(name, value_of(config, name))
     if config.train.examples is not None and config.train.epochs is not None:
@@ -562,6 +564,8 @@ def parse_value(name: str, text: str) -> Any:
     section, key = name.split(".")
     bare = typing.get_type_hints(type(getattr(Config, section)))[key]
     kinds = {bare, *typing.get_args(bare)}
+    if text == "None" and type(None) in kinds:
+        return None
     value: Any = {"true": True, "false": False}.get(text, text) if bool in kinds else text
     for kind in kinds & {int, float}:
         # What is no number stays text, which `check_value` refuses with the range.

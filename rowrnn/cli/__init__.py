@@ -143,7 +143,8 @@ class _Output(io.TextIOWrapper):
 
     def __init__(self, descriptor: int, encoding: str, *, line_buffering: bool):
         super().__init__(
-            open(descriptor, "wb"),  # noqa: SIM115
+            # It stays open to the end, of which Python would warn otherwise.
+            open(descriptor, "wb", closefd=False),  # noqa: SIM115
             encoding,
             "backslashreplace",
             line_buffering=line_buffering,

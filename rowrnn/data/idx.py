@@ -27,6 +27,16 @@ FILES = (
 """The four files of a dataset, in the order of `Arrays`; each may end in ``.gz``."""
 
 _UNSIGNED_BYTE = 0x08
+_OTHER_TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+# How files begin that are often found in the place of one.
+_OTHER_FILES = {
+    b"\x1f\x8b": "a gzip file, whose name must end in .gz",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8": "a JPEG picture",
+    b"PK": "a zip or npz file",
+    b"\x93NUMPY": "a NumPy file",
+    b"<": "a web page",
+}
 _BLOCK = 2**20
 
 
@@ -40,7 +50,18 @@ def read_directory(directory: str | os.PathLike[str]) -> Arrays:
         raise DataError(
             f"{directory}: no such directory; it must hold {', '.join(FILES)}, each .gz or not"
         )
-    return Arrays(*(read(find(Path(directory), name), _dimensions(name)) for name in FILES))
+    paths = [find(Path(directory), name) for name in FILES]
+    for path in paths:
+        if not os.path.lexists(path):
+            try:
+                others = ", ".join(sorted(os.listdir(directory))[:5]) or "nothing"
+            except OSError as error:
+                others = f"what cannot be read ({error.strerror})"
+            raise DataError(
+                f"{path}: No such file, nor with .gz; the directory holds {others}, and must hold "
+                f"{', '.join(FILES)}"
+            )
+    return Arrays(*(read(path, _dimensions(path.name)) for path in paths))
 
 
 def read(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
@@ -85,8 +106,8 @@ def _parse(file: BinaryIO | gzip.GzipFile, path: str | os.PathLike[str], ndim: i
     magic = bytes([0, 0, _UNSIGNED_BYTE, ndim])
     if header[:4] != magic:
         raise DataError(
-            f"{path}: begins with {header[:4].hex(' ') or 'nothing'}; an IDX file of unsigned "
-            f"bytes in {ndim} dimensions begins with {magic.hex(' ')}"
+            f"{path}: begins with {header[:4].hex(' ') or 'nothing'}{_looks_like(header)}; an IDX "
+            f"file of unsigned bytes in {ndim} dimensions begins with {magic.hex(' ')}"
         )
     if len(header) < size:
         raise DataError(f"{path}: ends within its header of {size} bytes; fetch it again")
@@ -103,6 +124,15 @@ def _parse(file: BinaryIO | gzip.GzipFile, path: str | os.PathLike[str], ndim: i
     array = np.frombuffer(values, np.uint8).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def _looks_like(header: bytes | bytearray) -> str:
+    """What begins like this, in words; empty where nobody can tell."""
+    if header[:2] == b"\0\0" and len(header) >= 4:
+        kind = "unsigned byte" if header[2] == _UNSIGNED_BYTE else _OTHER_TYPES.get(header[2])
+        return f", {kind} values in {header[3]} dimensions" if kind else ""
+    found = (kind for start, kind in _OTHER_FILES.items() if header.lstrip().startswith(start))
+    return next((f", like {kind}" for kind in found), "")
 
 
 def _read_at_most(file: BinaryIO | gzip.GzipFile, size: int) -> bytearray:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from rowrnn import config as configs
 from rowrnn import data
@@ -20,9 +21,9 @@ from rowrnn.core import step
 from rowrnn.core.model import Params, RowRNN, Watched, watch
 from rowrnn.core.state import TrainState
 from rowrnn.data import Split
-from rowrnn.errors import DataError, RunError
+from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.figures import Shown
-from rowrnn.jax_settings import pinned
+from rowrnn.jax_settings import pinned, require_no_trace
 from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
@@ -104,6 +105,10 @@ class Classifier(Shown):
 
     def _finite(self, answer: jax.Array) -> np.ndarray:
         """On the host; raises `RunError` of parameters that nothing can be computed with."""
+        if isinstance(answer, Tracer):
+            raise ConfigError(
+                "a Classifier answers on the host, not within jax.jit; call it with arrays"
+            )
         values = np.asarray(answer)
         if not np.isfinite(values).all():
             raise RunError(
@@ -122,6 +127,8 @@ class Classifier(Shown):
         Raises `RunError` where the data found is other than that, and `DataError` where it is
         missing or damaged, or has no such part.
         """
+        if name not in ("test", "validation", "train"):
+            raise ConfigError(f"split = {shown(name)}: must be one of test, validation, train")
         config = self.config.data
         # Nothing is prepared: a run that came from elsewhere may not say what is written where.
         config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
@@ -179,6 +186,7 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
+    require_no_trace("load")
     path = Path(run_dir)
     if weights.is_export(path):
         params, origin = weights.read(path)

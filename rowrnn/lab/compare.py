@@ -210,6 +210,8 @@ def _read(path: Path) -> tuple[Points, list[str], list[str]]:
         raise RunError(
             f"{file} cannot be read ({error}); make it anew with rowrnn sweep --resume {path}"
         ) from error
+    if not rows:
+        raise RunError(f"{file} has no members; make it anew with rowrnn sweep --resume {path}")
     if not any(points.values()):
         raise RunError(f"{path}: all members have diverged; there is nothing to compare")
     return points, failed, machines

@@ -57,13 +57,14 @@ class Prediction(Shown):
 
 
 def predict(
-    run_dir: str | Path, paths: Iterable[str | Path], *, which: str = "last"
+    run_dir: str | Path, paths: str | Path | Iterable[str | Path], *, which: str = "last"
 ) -> tuple[list[Prediction], list[DataError]]:
     """Classifies pictures with a checkpoint of a run.
 
     Args:
         run_dir: the run directory.
-        paths: PNG or JPEG files of any size, dark on light or light on dark, each of one digit;
+        paths: PNG or JPEG files, or one, of any size, dark on light or light on dark, each of one
+            digit;
             or IDX files of images in the shape the network reads, which are taken as they are.
         which: "last", "best" (highest validation accuracy) or a step.
 
@@ -75,7 +76,7 @@ def predict(
     """
     classifier = load(run_dir, which)
     predictions, problems = [], []
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
             pictures = _read_pictures(Path(path), classifier.shape)
         except DataError as error:

@@ -140,9 +140,14 @@ def read(
         case str() | Path():
             picture = read_picture(image, classifier.shape)
             name, pixels, inverted = picture.path, picture.image, picture.inverted
-        case _:
+        case int() | np.integer() if not isinstance(image, bool):
             name = f"{split}[{image}]"
             pixels, truth = _image_of(classifier, int(image), split, data_dir)
+        case _:
+            raise ConfigError(
+                f"image = {shown(image)}: must be an index from 0, the path of a picture, or uint8 "
+                f"[{classifier.shape[0]}, {classifier.shape[1]}]"
+            )
     watched = classifier.watch(pixels[None])
     probabilities, layers = jax.tree.map(lambda array: array[:, 0], watched)
     return Reading(

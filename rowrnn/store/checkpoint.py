@@ -420,7 +420,7 @@ def _candidates(directory: Path, which: str, settled: bool) -> list[Path]:
                 "validation part (data.validation_size); take last, or a step"
             )
         return [best]
-    chosen = [path for path in paths if path.name == which]
+    chosen = [path for path in paths if path.name == str(which)]
     if not chosen:
         steps = ", ".join(path.name for path in reversed(paths))
         raise RunError(f"{directory} has no checkpoint {which}; there are {steps}, last and best")

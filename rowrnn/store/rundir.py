@@ -315,7 +315,8 @@ def require_run(path: Path, command: str = "rowrnn train") -> None:
     except OSError as error:  # A directory that may not be searched, a name that is too long.
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     if not marked:
-        what = "holds no run" if path.is_dir() else "does not exist"
+        what = "holds no run" if path.is_dir() else "is no directory"
+        what = what if os.path.lexists(path) else "does not exist"
         raise RunError(
             f"{path} {what} (a run directory has a {_MARK}); give the directory that "
             f"`{command}` named at its end"

@@ -698,3 +698,30 @@ def test_cache_is_written_whole_or_not_at_all(prepared, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cache.save(prepared, arrays, digest)
     assert files_below(prepared.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (encode(np.zeros((2, 3, 3), ">i4"), code=0x0C), "int32 values in 3 dimensions"),
+        (encode(np.zeros((2, 3, 3), ">f4"), code=0x0D), "float32 values in 3 dimensions"),
+        (encode(np.zeros((2, 3), np.uint8)), "unsigned byte values in 2 dimensions"),
+        (b"<!DOCTYPE html><html>404", "like a web page"),
+        (b"\n<html>", "like a web page"),
+        (b"PK\x03\x04....", "like a zip or npz file"),
+        (gzip.compress(b"x"), "like a gzip file, whose name must end in .gz"),
+        (b"\x93NUMPY", "like a NumPy file"),
+    ],
+)
+def test_what_lies_in_the_place_of_an_idx_file_is_named(tmp_path, content, says):
+    directory = write_set(tmp_path / "set", packed=False)
+    (directory / idx.FILES[0]).write_bytes(content)
+    with pytest.raises(DataError, match=f"{idx.FILES[0]}: begins with .*, {says}; an IDX file"):
+        data.load(DataConfig(dataset="idx", dir=str(directory)))
+
+
+def test_where_a_file_is_missing_it_is_said_what_lies_there(tmp_path):
+    (tmp_path / "train-images.idx3-ubyte").write_bytes(b"")
+    (tmp_path / "mnist.npz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds mnist\.npz, train-images\.idx3-ubyte, and must"):
+        data.load(DataConfig(dataset="idx", dir=str(tmp_path)))

@@ -137,3 +137,28 @@ def test_with_json_an_error_is_json(made, monkeypatch, words, code, says):
     assert says in answer["error"]
     assert err
     assert command(*words)[1] == ""
+
+
+def test_nothing_is_left_open(made):
+    for words in (["runs", "."], ["eval", "run", "--json"], ["--help"]):
+        code, _, err = rowrnn_in(made, *words, PYTHONWARNINGS="error")
+        assert (code, err) == (0, "")
+
+
+def test_what_is_no_directory_is_not_said_to_be_missing(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(made)
+    assert "/dev/null is no directory" in command("eval", "/dev/null")[2]
+    assert "none does not exist" in command("eval", "none")[2]
+    started = json.loads((made / "sweep" / "sweep.json").read_text())
+    assert started["seeds"] == [0, 1]
+    whole = (made / "sweep" / "results.json").read_text()
+    try:
+        empty = json.dumps(json.loads(whole) | {"members": []})
+        (made / "sweep" / "results.json").write_text(empty)
+        assert "results.json has no members" in command("compare", "sweep", "sweep")[2]
+    finally:
+        (made / "sweep" / "results.json").write_text(whole)
+    grid = ["--grid", "data.validation_size=0,500,None", "--seeds=0:1", "--plan", "--json"]
+    code, out, err = command("sweep", *TINY[:4], "--train.display=none", *grid)
+    assert code == 0, err
+    assert last_json(out)["points"] == 3

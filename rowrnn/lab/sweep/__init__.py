@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, RunError
+from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.files import Size
-from rowrnn.jax_settings import pinned
+from rowrnn.jax_settings import pinned, require_no_trace
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import open_directory
@@ -91,6 +92,9 @@ def sweep(
         RunError: the run directory cannot be used.
         StoppedError: a signal came; the members in progress are saved.
     """
+    require_no_trace("sweep")
+    if config is not None:
+        configs.check(config)
     began = time.perf_counter()
     if resume is not None:
         path = Path(resume)
@@ -100,7 +104,7 @@ def sweep(
     elif seeds is not None:
         path = None if run_dir is None else Path(run_dir)
         settings = settings or SweepSettings()
-        spec = Spec(config or Config(), tuple(seeds), _as_grid(grid), vary)
+        spec = Spec(config or Config(), _as_seeds(seeds), _as_grid(grid), vary)
     else:
         raise ConfigError("seeds: must be given, such as range(64) or --seeds 0:64")
     everyone, mesh, strategy = _prepare(spec, settings)
@@ -154,7 +158,7 @@ def reopen(
         ) from error
     spec = started.spec(config or rundir.read_config(path))
     if seeds is not None:
-        spec = dataclasses.replace(spec, seeds=tuple(seeds))
+        spec = dataclasses.replace(spec, seeds=_as_seeds(seeds))
     if grid is not None:
         spec = dataclasses.replace(spec, grid=_as_grid(grid))
     return spec, settings
@@ -181,8 +185,27 @@ def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
     return Path(to)
 
 
+def _as_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Seeds as a tuple, also those of NumPy; what is no integer stays, and is refused by name."""
+    try:
+        return tuple(map(_as_plain, seeds))
+    except TypeError as error:
+        raise ConfigError(f"seeds = {shown(seeds)}: must be integers, such as range(64)") from error
+
+
+def _as_plain(value: Any) -> Any:
+    """A value of Python, where it is one of NumPy."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, ...]]:
-    return {name: tuple(values) for name, values in (grid or {}).items()}
+    try:
+        return {name: tuple(map(_as_plain, values)) for name, values in (grid or {}).items()}
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"grid = {shown(grid)}: must be lists of values by name, such as "
+            '{"model.hidden_size": [64, 128]}'
+        ) from error
 
 
 def _prepare(
