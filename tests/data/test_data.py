@@ -709,7 +709,7 @@ def test_cache_is_written_whole_or_not_at_all(prepared, monkeypatch):
         (b"<!DOCTYPE html><html>404", "like a web page"),
         (b"\n<html>", "like a web page"),
         (b"PK\x03\x04....", "like a zip or npz file"),
-        (gzip.compress(b"x"), "like a gzip file, whose name must end in .gz"),
+        (gzip.compress(b"x", mtime=0), "like a gzip file, whose name must end in .gz"),
         (b"\x93NUMPY", "like a NumPy file"),
     ],
 )
