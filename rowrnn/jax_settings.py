@@ -73,18 +73,6 @@ def pinned(function: Callable[_P, _Value]) -> Callable[_P, _Value]:
     return run
 
 
-def require_no_trace(name: str) -> None:
-    """Raises `ConfigError` within `jax.jit` and the like, where a job with files cannot run."""
-    from jax.core import Tracer
-    from jax.numpy import zeros
-
-    if isinstance(zeros(()), Tracer):
-        raise ConfigError(
-            f"{name} cannot run within jax.jit, jax.vmap or jax.grad, as it reads and writes "
-            "files; rowrnn.make_train gives a training that can"
-        )
-
-
 def deciding_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables that may change a result and that rowrnn cannot set for itself.
 

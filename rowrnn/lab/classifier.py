@@ -23,7 +23,7 @@ from rowrnn.core.state import TrainState
 from rowrnn.data import Split
 from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.figures import Shown
-from rowrnn.jax_settings import pinned, require_no_trace
+from rowrnn.jax_settings import pinned
 from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin
@@ -186,7 +186,6 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
-    require_no_trace("load")
     path = Path(run_dir)
     if weights.is_export(path):
         params, origin = weights.read(path)

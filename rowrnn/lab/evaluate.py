@@ -20,7 +20,7 @@ from rowrnn.core import step
 from rowrnn.data import Split
 from rowrnn.errors import RunError
 from rowrnn.figures import Drawing, RowCurve, Shown
-from rowrnn.jax_settings import pinned, require_no_trace
+from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.store import members, rundir
@@ -120,7 +120,6 @@ def evaluate(
         ConfigError: the devices are not there.
         JobError: the processes of a job do not find each other.
     """
-    require_no_trace("evaluate")
     devices = devices or ParallelConfig()
     parallel.start(devices)
     parallel.require_same(run=str(run_dir), checkpoint=which, split=split)

@@ -22,7 +22,7 @@ from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
 from rowrnn.figures import Drawing, Shown
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
-from rowrnn.jax_settings import pinned, require_no_trace
+from rowrnn.jax_settings import pinned
 from rowrnn.lab import curves
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
@@ -104,7 +104,6 @@ def train(
     Where the config or the cluster tells of several processes, this is called in each of them:
     process 0 writes the directory, which all must see, and all get the result.
     """
-    require_no_trace("train")
     began = time.perf_counter()
     experiment, mesh, directory = _open(config, run_dir, resume, overwrite)
     with directory, StopRequest() as stop:

@@ -68,20 +68,11 @@ def test_seeds_and_grids_of_numpy_are_taken(run, tmp_path):
     assert again.summary["reused"] == 4
 
 
-def test_what_has_files_or_answers_on_the_host_says_so_within_jit(run, tmp_path):
+def test_what_answers_on_the_host_says_so_within_jit(run):
     network = rowrnn.load(run)
-    for call in (
-        lambda: rowrnn.train(CONFIG, tmp_path / "new"),
-        lambda: rowrnn.sweep(CONFIG, [0], run_dir=tmp_path / "new"),
-        lambda: rowrnn.evaluate(run),
-        lambda: rowrnn.load(run),
-    ):
-        with pytest.raises(ConfigError, match=r"cannot run within jax\.jit"):
-            jax.jit(lambda x, call=call: (call(), x)[1])(1.0)
     for answer in (network.logits, network.probabilities, network.watch):
         with pytest.raises(ConfigError, match="answers on the host, not within"):
             jax.jit(answer)(IMAGES)
-    assert not (tmp_path / "new").exists()
 
 
 def test_small_mistakes(run, tmp_path):

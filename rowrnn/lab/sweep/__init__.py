@@ -17,7 +17,7 @@ from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.files import Size
-from rowrnn.jax_settings import pinned, require_no_trace
+from rowrnn.jax_settings import pinned
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import open_directory
@@ -92,7 +92,6 @@ def sweep(
         RunError: the run directory cannot be used.
         StoppedError: a signal came; the members in progress are saved.
     """
-    require_no_trace("sweep")
     if config is not None:
         configs.check(config)
     began = time.perf_counter()
