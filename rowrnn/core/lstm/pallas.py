@@ -27,10 +27,10 @@ from rowrnn.core.lstm import split
 from rowrnn.core.lstm.cudnn import is_exact
 from rowrnn.core.lstm.split import Recurrence
 
-# Of a program on a GPU: examples (the fewest that tensor cores take) and warps, the fastest of nine
-# pairs on an H200. And units, at most.
+# Examples of a program on a GPU (the fewest that tensor cores take) and its warps, which are the
+# fastest of nine pairs on an H200; and the most units that it can have.
 _GPU_BLOCK, _GPU_WARPS, _GPU_MOST_UNITS = 16, 8, 128
-# Of a program on a TPU: examples at most, and what units are a multiple of.
+# The most examples of a program on a TPU, and what its units are a multiple of.
 _TPU_BLOCK, _TPU_LANES = 128, 128
 
 
@@ -132,15 +132,41 @@ def _cut_backward(results, batch, hidden):
     return _cut(dz, batch, hidden, 4), *(_cut(state, batch, hidden) for state in (dc, dh))
 
 
+def _recurrence(sizes, call, forward_kernel, backward_kernel):
+    """The kernels of one kind of device as a recurrence.
+
+    Args:
+        sizes: (examples, units) -> the same, padded.
+        call: (kernel, arguments, results, index of the network's kernel, backward) -> results.
+        forward_kernel, backward_kernel: for `call`.
+    """
+
+    def forward(z, kernel, c, h, save):
+        (rows, batch, _), hidden = z.shape, c.shape[-1]
+        padded, units = sizes(batch, hidden)
+        shapes = _forward_shapes(rows, padded, units, save)
+        results = [jax.ShapeDtypeStruct(shape, c.dtype) for shape in shapes]
+        arguments = _pad_forward(z, kernel, c, h, padded, units)
+        return _cut_forward(call(forward_kernel, arguments, results, 1, False), batch, hidden)
+
+    def backward(u, cells, transposed, dhs, dc, dh):
+        batch, hidden = dc.shape
+        padded, units = sizes(batch, hidden)
+        arguments = _pad_backward(u, cells, transposed, dhs, dc, dh, padded, units)
+        results = call(backward_kernel, arguments, _backward_results(arguments), 2, True)
+        return _cut_backward(results, batch, hidden)
+
+    return Recurrence(forward, backward)
+
+
 # NVIDIA GPUs.
 
 
 @functools.cache
 def gpu(*, interpret: bool = False) -> Recurrence:
     """The kernels for GPUs."""
-    return Recurrence(
-        functools.partial(_gpu_forward, interpret), functools.partial(_gpu_backward, interpret)
-    )
+    call = functools.partial(_gpu_call, interpret)
+    return _recurrence(_gpu_sizes, call, _gpu_forward_kernel, _gpu_backward_kernel)
 
 
 def _gpu_sizes(batch, hidden):
@@ -148,9 +174,10 @@ def _gpu_sizes(batch, hidden):
     return pl.cdiv(batch, _GPU_BLOCK) * _GPU_BLOCK, max(16, pl.next_power_of_2(hidden))
 
 
-def _gpu_call(kernel, arguments, results, *, held, interpret):
-    """Calls a kernel whose arrays have a block of examples, but for those of indices `held`."""
+def _gpu_call(interpret, kernel, arguments, results, held, _):
+    """Calls a kernel whose arrays have a block of examples, but for the argument `held`."""
     batch = results[-1].shape[0]
+    approximate = _narrow(arguments[held].dtype) and not interpret
 
     def spec(array, whole=False):
         if whole:
@@ -160,14 +187,14 @@ def _gpu_call(kernel, arguments, results, *, held, interpret):
         return pl.BlockSpec((_GPU_BLOCK, array.shape[-1]), lambda i: (i, 0))
 
     return pl.pallas_call(
-        kernel,
+        functools.partial(kernel, triton.approx_tanh if approximate else jnp.tanh),
         grid=(batch // _GPU_BLOCK,),
-        in_specs=[spec(array, index in held) for index, array in enumerate(arguments)],
+        in_specs=[spec(array, index == held) for index, array in enumerate(arguments)],
         out_specs=[spec(array) for array in results],
         out_shape=results,
         compiler_params=triton.CompilerParams(num_warps=_GPU_WARPS, num_stages=1),
         interpret=interpret,
-        name=kernel.func.__name__.strip("_"),
+        name=kernel.__name__.strip("_"),
     )(*arguments)
 
 
@@ -178,21 +205,6 @@ def _narrow(dtype):
     less than they do.
     """
     return jnp.dtype(dtype).itemsize == 2
-
-
-def _gpu_forward(interpret, z, kernel, c, h, save):
-    (rows, batch, _), hidden = z.shape, c.shape[-1]
-    padded, units = _gpu_sizes(batch, hidden)
-    shapes = _forward_shapes(rows, padded, units, save)
-    approximate = _narrow(kernel.dtype) and not interpret
-    results = _gpu_call(
-        functools.partial(_gpu_forward_kernel, triton.approx_tanh if approximate else jnp.tanh),
-        _pad_forward(z, kernel, c, h, padded, units),
-        [jax.ShapeDtypeStruct(shape, c.dtype) for shape in shapes],
-        held=(1,),
-        interpret=interpret,
-    )
-    return _cut_forward(results, batch, hidden)
 
 
 def _gpu_forward_kernel(tanh, z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
@@ -218,21 +230,6 @@ def _gpu_forward_kernel(tanh, z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
         return new_c, h
 
     c_out[:, :], h_out[:, :] = jax.lax.fori_loop(0, rows, read_row, (c_ref[:, :], h_ref[:, :]))
-
-
-def _gpu_backward(interpret, u, cells, transposed, dhs, dc, dh):
-    batch, hidden = dc.shape
-    padded, units = _gpu_sizes(batch, hidden)
-    arguments = _pad_backward(u, cells, transposed, dhs, dc, dh, padded, units)
-    approximate = _narrow(transposed.dtype) and not interpret
-    results = _gpu_call(
-        functools.partial(_gpu_backward_kernel, triton.approx_tanh if approximate else jnp.tanh),
-        arguments,
-        _backward_results(arguments),
-        held=(2,),
-        interpret=interpret,
-    )
-    return _cut_backward(results, batch, hidden)
 
 
 def _gpu_backward_kernel(tanh, u_ref, cells_ref, kernel_ref, dc_ref, dh_ref, *refs):
@@ -266,9 +263,8 @@ def _gpu_backward_kernel(tanh, u_ref, cells_ref, kernel_ref, dc_ref, dh_ref, *re
 @functools.cache
 def tpu_kernels(*, interpret: bool = False) -> Recurrence:
     """The kernels for TPUs."""
-    return Recurrence(
-        functools.partial(_tpu_forward, interpret), functools.partial(_tpu_backward, interpret)
-    )
+    call = functools.partial(_tpu_call, interpret)
+    return _recurrence(_tpu_sizes, call, _tpu_forward_kernel, _tpu_backward_kernel)
 
 
 def _tpu_sizes(batch, hidden):
@@ -277,7 +273,7 @@ def _tpu_sizes(batch, hidden):
     return pl.cdiv(batch, block) * block, pl.cdiv(hidden, _TPU_LANES) * _TPU_LANES
 
 
-def _tpu_call(kernel, arguments, results, *, held, reverse, interpret):
+def _tpu_call(interpret, kernel, arguments, results, held, reverse):
     """Calls a kernel for each block of examples and row; c and h lie in scratch memory."""
     (rows, batch, _), hidden = results[0].shape, results[-1].shape[-1]
     block = min(batch, _TPU_BLOCK)
@@ -294,7 +290,7 @@ def _tpu_call(kernel, arguments, results, *, held, reverse, interpret):
     return pl.pallas_call(
         kernel,
         grid=(batch // block, rows),
-        in_specs=[spec(array, index in held) for index, array in enumerate(arguments)],
+        in_specs=[spec(array, index == held) for index, array in enumerate(arguments)],
         out_specs=[spec(array) for array in results],
         out_shape=results,
         scratch_shapes=[tpu.VMEM((block, hidden), jnp.float32)] * 2,
@@ -302,21 +298,6 @@ def _tpu_call(kernel, arguments, results, *, held, reverse, interpret):
         interpret=interpret,
         name=kernel.__name__.strip("_"),
     )(*arguments)
-
-
-def _tpu_forward(interpret, z, kernel, c, h, save):
-    (rows, batch, _), hidden = z.shape, c.shape[-1]
-    padded, units = _tpu_sizes(batch, hidden)
-    shapes = _forward_shapes(rows, padded, units, save)
-    results = _tpu_call(
-        _tpu_forward_kernel,
-        _pad_forward(z, kernel, c, h, padded, units),
-        [jax.ShapeDtypeStruct(shape, c.dtype) for shape in shapes],
-        held=(1,),
-        reverse=False,
-        interpret=interpret,
-    )
-    return _cut_forward(results, batch, hidden)
 
 
 def _tpu_forward_kernel(z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
@@ -339,21 +320,6 @@ def _tpu_forward_kernel(z_ref, kernel_ref, c_ref, h_ref, hs_ref, *refs):
         u_ref[0], cells_ref[0] = u, c
     # The blocks of the last carry stay on the chip until the last row has written them.
     c_state[...], h_state[...] = c_out[...], h_out[...] = new_c, h
-
-
-def _tpu_backward(interpret, u, cells, transposed, dhs, dc, dh):
-    batch, hidden = dc.shape
-    padded, units = _tpu_sizes(batch, hidden)
-    arguments = _pad_backward(u, cells, transposed, dhs, dc, dh, padded, units)
-    results = _tpu_call(
-        _tpu_backward_kernel,
-        arguments,
-        _backward_results(arguments),
-        held=(2,),
-        reverse=True,
-        interpret=interpret,
-    )
-    return _cut_backward(results, batch, hidden)
 
 
 def _tpu_backward_kernel(u_ref, cells_ref, kernel_ref, dc_ref, dh_ref, *refs):
