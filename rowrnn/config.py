@@ -568,7 +568,7 @@ def parse_value(name: str, text: str) -> Any:
         return None
     value: Any = {"true": True, "false": False}.get(text, text) if bool in kinds else text
     for kind in kinds & {int, float}:
-        # What is no number stays text, which `check_value` refuses with the range.
+        # Text that is no number stays text, which `check_value` refuses with the range.
         with contextlib.suppress(ValueError):
             value = kind(text)
     check_value(name, value)

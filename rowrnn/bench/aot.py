@@ -26,14 +26,13 @@ from rowrnn import parallel
 from rowrnn.bench import record, suites, timing
 from rowrnn.core.experiment import Experiment
 from rowrnn.errors import ConfigError, nearest
+from rowrnn.lab.sweep import plan
 from rowrnn.lab.trainer import compile_chunk, compile_programs, prepare
 
 GIGA = 10**9
 # Memory of a chip, in bytes, by the vendor (cloud.google.com/tpu/docs).
 _TPU_MEMORY = {"v4": 32 * GIGA, "v5e": 16 * GIGA, "v5p": 95 * GIGA, "v6e": 32 * GIGA}
 _GPUS = ("a100", "h100", "h200", "l4")
-# Share of the memory that members may take, as a sweep plans it.
-_SHARE_OF_MEMORY = 0.8
 # Devices of a target that a run or a sweep is divided over at most.
 _MOST_DEVICES = 8
 
@@ -195,12 +194,14 @@ def facts(target: Target, program: Program) -> dict[str, Any]:
         "compile_s": round(seconds, 2),
     }
     if program.vmap and program.data == 1 and program.members > 2:
-        half = compile_chunk(experiment, mesh, program.members // 2, vmap=True)
-        most, least = parallel.device_bytes(compiled), parallel.device_bytes(half)
-        for_one = (most - least) / (program.members - program.members // 2)
-        shared = most - program.members * for_one
+        half = program.members // 2
+        fewer = compile_chunk(experiment, mesh, half, vmap=True)
+        for_one, found["members_that_fit"] = plan.members_that_fit(
+            (half, parallel.device_bytes(fewer)),
+            (program.members, parallel.device_bytes(compiled)),
+            target.memory,
+        )
         found["bytes_per_member"] = round(for_one)
-        found["members_that_fit"] = int((_SHARE_OF_MEMORY * target.memory - shared) / for_one)
     return found
 
 

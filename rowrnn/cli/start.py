@@ -71,7 +71,7 @@ def directory_of(
 
     services.require(config.train.logger)
     name = given.config_file.stem if given.config_file else config.data.dataset
-    # In a job another process may have the directory already.
+    # Another process of the job may have the directory already.
     alone = not reads and configs.told_processes(config.parallel) == 1
     path = given.resume or given.run_dir
     is_default = path is None

@@ -184,7 +184,6 @@ def _most_that_fit(prepared: Experiment, mesh: Mesh) -> int:
         parallel.device_bytes(compile_chunk(prepared, mesh, each * devices, vmap=True))
         for each in (2, 4)
     )
-    for_one = (four - two) / 2
     free = parallel.free_bytes(mesh)
     if free is None:
         raise ConfigError(
@@ -193,9 +192,19 @@ def _most_that_fit(prepared: Experiment, mesh: Mesh) -> int:
         )
     # Of the process that has least, since all run the same program.
     (least,) = parallel.max_over_processes(-free)
-    # What all members share, such as the data, is needed once.
-    shared = two - 2 * for_one
-    return max(1, int((_SHARE_OF_MEMORY * -least - shared) / for_one))
+    return max(1, members_that_fit((2, two), (4, four), -least)[1])
+
+
+def members_that_fit(
+    fewer: tuple[int, int], more: tuple[int, int], memory: float
+) -> tuple[float, int]:
+    """The bytes of a member and how many members fit, from (members, bytes) of two programs.
+
+    What all members share, such as the data, is needed once.
+    """
+    for_one = (more[1] - fewer[1]) / (more[0] - fewer[0])
+    shared = fewer[1] - fewer[0] * for_one
+    return for_one, int((_SHARE_OF_MEMORY * memory - shared) / for_one)
 
 
 def make(groups: Sequence[Group], mesh: Mesh, trainer: Trainer | None, *, strategy: str) -> Plan:
