@@ -11,14 +11,12 @@ from rowrnn.figures.reading import (
     require_format,
 )
 from rowrnn.figures.rows import RowCurve, accuracy_by_row, gate_activity
-from rowrnn.figures.shown import Shown
 from rowrnn.figures.values import distribution
 
 __all__ = [
     "Drawing",
     "ReadingArrays",
     "RowCurve",
-    "Shown",
     "Target",
     "accuracy_by_row",
     "confusion_matrix",

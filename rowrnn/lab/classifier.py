@@ -22,8 +22,8 @@ from rowrnn.core.model import Params, RowRNN, Watched, watch
 from rowrnn.core.state import TrainState
 from rowrnn.data import Split
 from rowrnn.errors import ConfigError, DataError, RunError, shown
-from rowrnn.figures import Shown
 from rowrnn.jax_settings import pinned
+from rowrnn.lab.shown import Shown
 from rowrnn.store import checkpoint, rundir, weights
 from rowrnn.store.checkpoint import Facts
 from rowrnn.store.weights import Origin

@@ -8,9 +8,9 @@ from typing import Any
 from rowrnn import files
 from rowrnn.config import Seed
 from rowrnn.errors import RunError
-from rowrnn.figures.shown import Shown
 from rowrnn.files import Share
 from rowrnn.lab import stats
+from rowrnn.lab.shown import Shown
 from rowrnn.lab.stats import Comparison
 from rowrnn.store import members
 from rowrnn.store.members import short

@@ -19,10 +19,11 @@ from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.core import step
 from rowrnn.data import Split
 from rowrnn.errors import RunError
-from rowrnn.figures import Drawing, RowCurve, Shown
+from rowrnn.figures import RowCurve
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.shown import Shown
 from rowrnn.store import members, rundir
 from rowrnn.store.members import Member
 
@@ -71,11 +72,6 @@ class Evaluation(Shown):
     def _facts(self) -> dict[str, Any]:
         names = ("run_dir", "step", "dataset", "split", "count", "accuracy", "interval", "loss")
         return {name: getattr(self, name) for name in names} | {"run_dir": str(self.run_dir)}
-
-    def _picture(self) -> Drawing:
-        drawing = Drawing()
-        figures.confusion_matrix(self.confusion, drawing, f"{self.split}: true and predicted class")
-        return drawing
 
     def summary(self) -> dict:
         """The figures as JSON takes them, without the arrays over images."""

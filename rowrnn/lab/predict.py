@@ -11,8 +11,8 @@ from rowrnn import files
 from rowrnn.data import idx
 from rowrnn.data.pictures import Picture, read_picture
 from rowrnn.errors import DataError
-from rowrnn.figures.shown import Shown
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.shown import Shown
 
 
 @dataclass(frozen=True, repr=False)

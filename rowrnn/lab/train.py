@@ -20,13 +20,12 @@ from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DivergedError, RunError, StoppedError
-from rowrnn.figures import Drawing, Shown
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
 from rowrnn.jax_settings import pinned
-from rowrnn.lab import curves
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
+from rowrnn.lab.shown import Shown
 from rowrnn.lab.trainer import Trainer, first256_accuracy, prepare, stack_members
 from rowrnn.store import checkpoint, rundir, services
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
@@ -70,9 +69,6 @@ class TrainResult(Shown):
     def _facts(self) -> dict[str, Any]:
         names = ("run_dir", "dataset", "seed", "steps", "validation_accuracy", "test_accuracy")
         return {name: getattr(self, name) for name in names} | {"wall_s": round(self.wall_s)}
-
-    def _picture(self) -> Drawing | None:
-        return next(iter(curves.draw(Path(self.run_dir))), None)
 
 
 @pinned

@@ -12,10 +12,11 @@ from rowrnn import figures
 from rowrnn.core.lstm import Activations
 from rowrnn.data.pictures import read_picture
 from rowrnn.errors import ConfigError, DataError, RunError, shown
-from rowrnn.figures import Drawing, ReadingArrays, Shown
+from rowrnn.figures import ReadingArrays, Target
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import SplitName
+from rowrnn.lab.shown import Shown
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,11 +47,6 @@ class Reading(Shown):
     def _facts(self) -> dict[str, Any]:
         names = ("name", "step", "truth", "label", "probability", "since")
         return {name: getattr(self, name) for name in names}
-
-    def _picture(self) -> Drawing:
-        drawing = Drawing()
-        figures.reading_strip(_arrays(self), drawing, _title(self), self.since)
-        return drawing
 
     @property
     def label(self) -> int:
@@ -169,15 +165,19 @@ def save(reading: Reading, path: str | Path) -> None:
     """
     path = Path(path)
     figures.require_format(path)
-    arrays = _arrays(reading)
     try:
         if path.suffix.lower() == ".gif":
-            figures.reading_animation(arrays, path, _title(reading))
+            figures.reading_animation(_arrays(reading), path, _title(reading))
         else:
             answer = f"{reading.label} since row {reading.since} of {len(reading.image)}"
-            figures.reading_strip(arrays, path, f"{_title(reading)}: {answer}", reading.since)
+            draw_strip(reading, path, f": {answer}")
     except OSError as error:
         raise RunError(f"{path} was not written: {error.strerror or error}") from error
+
+
+def draw_strip(reading: Reading, target: Target, answer: str = "") -> None:
+    """Draws all rows side by side, below a title that ends in `answer`."""
+    figures.reading_strip(_arrays(reading), target, _title(reading) + answer, reading.since)
 
 
 def _arrays(reading: Reading) -> ReadingArrays:

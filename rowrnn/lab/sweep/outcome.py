@@ -15,9 +15,10 @@ from rowrnn import config as configs
 from rowrnn import figures
 from rowrnn.config import Config
 from rowrnn.errors import RunError
-from rowrnn.figures import Drawing, Shown, Target
+from rowrnn.figures import Target
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.shown import Shown
 from rowrnn.lab.stats import Summary, VarianceParts
 from rowrnn.store import ledger, rundir
 from rowrnn.store.ledger import Record
@@ -53,11 +54,6 @@ class SweepResult(Shown):
         names = ("members", "completed", "mean", "interval", "sd", "min", "max")
         found = summarize(self.members)
         return {"run_dir": str(self.run_dir)} | {name: found[name] for name in names}
-
-    def _picture(self) -> Drawing | None:
-        drawing = Drawing()
-        _draw_accuracy(self, "", drawing, None)
-        return drawing if drawing.svg else None
 
     @property
     def seeds(self) -> np.ndarray:
@@ -201,7 +197,7 @@ def draw(
     if not points:
         return
     published = _NOTEBOOK if notebook else None
-    _draw_accuracy(result, f"{title}\n{_verdict(result)}", target("accuracy"), published)
+    draw_accuracy(result, f"{title}\n{_verdict(result)}", target("accuracy"), published)
     if notebook:
         first = {
             point: _finite(_column(records, "first256_accuracy"))
@@ -234,8 +230,8 @@ def draw(
     _draw_grid(result, title, target)
 
 
-def _draw_accuracy(
-    result: SweepResult, title: str, target: Target, published: tuple[str, float] | None
+def draw_accuracy(
+    result: SweepResult, title: str, target: Target, published: tuple[str, float] | None = None
 ) -> None:
     """The distribution of the test accuracy at each point; nothing where all have diverged."""
     statistics, points = result.statistics, by_point(result.members)

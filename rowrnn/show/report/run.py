@@ -16,10 +16,11 @@ from rowrnn.data import Split
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.figures import Drawing
 from rowrnn.figures.frame import count
-from rowrnn.lab import curves, evaluate, runs, stats
+from rowrnn.lab import evaluate, runs, stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import Evaluation
 from rowrnn.lab.train import TrainResult
+from rowrnn.show import curves
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content
 from rowrnn.show.report.strips import Strip

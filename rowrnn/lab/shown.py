@@ -1,0 +1,37 @@
+"""What a result says of itself: a line in a terminal, a line and a picture in a notebook."""
+
+import importlib
+from typing import Any
+
+
+class Shown:
+    """A result that says in a line what matters of it, whatever arrays it holds.
+
+    A subclass says what that is (`_facts`); a dataclass must have ``repr=False``.
+    """
+
+    def _facts(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={short(value)}" for name, value in self._facts().items())
+        return f"{type(self).__name__}({facts})"
+
+    def _repr_html_(self) -> str:
+        # Pictures are drawn in the room above, which is loaded when a notebook asks for it.
+        return importlib.import_module("rowrnn.show.notebook").html_of(self, self._facts())
+
+
+def short(value: Any) -> str:
+    """A value in a line; numbers with four digits after the point.
+
+    >>> short(0.97701), short((0.9, 1.0)), short("mnist")
+    ('0.9770', '(0.9000, 1.0000)', "'mnist'")
+    """
+    match value:
+        case float():
+            return f"{value:.4f}"
+        case tuple():
+            return f"({', '.join(map(short, value))})"
+        case _:
+            return repr(value)
