@@ -67,7 +67,8 @@ FREE = frozenset(
 of devices to a batch adds up gradients in another order, and so changes their last bits."""
 
 _JOB = ("parallel.coordinator", "parallel.processes", "parallel.process")
-_LENGTHS = {"train.examples", "train.epochs"}
+LENGTHS = frozenset({"train.examples", "train.epochs"})
+"""Either sets the length of a run."""
 
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 """A seed of a run or of a member."""
@@ -522,8 +523,8 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
     >>> override(Config(train=TrainConfig(examples=500)), {"train.epochs": 2}).train.examples
     """
-    given = {name for name in _LENGTHS if values.get(name) is not None}
-    others = _LENGTHS - given if given else set()
+    given = {name for name in LENGTHS if values.get(name) is not None}
+    others = LENGTHS - given if given else set()
     return replace(config, {**dict.fromkeys(others), **values})
 
 

@@ -38,6 +38,8 @@ class TrainArguments(Common):
     """A run directory to go on with."""
     overwrite: Flag = False
     """Replace the run that lies in --run-dir."""
+    init_from: Annotated[Path | None, arg(metavar="DIR")] = None
+    """A run, or an export of one, whose parameters are the first ones of this run."""
     config: Annotated[Config, arg(name="")] = Config()
 
 
@@ -57,7 +59,13 @@ def _run(given: TrainArguments, config: Config, run_dir: Path) -> int:
     from rowrnn import parallel
     from rowrnn.lab.train import train
 
-    result = train(config, run_dir, resume=given.resume, overwrite=given.overwrite)
+    result = train(
+        config,
+        run_dir,
+        resume=given.resume,
+        overwrite=given.overwrite,
+        init_from=given.init_from,
+    )
     if not parallel.is_process_0():
         return 0
     _report_training(result)

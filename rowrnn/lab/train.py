@@ -19,9 +19,10 @@ from rowrnn.config import Config, Seed
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
-from rowrnn.errors import DivergedError, RunError, StoppedError
+from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
 from rowrnn.jax_settings import pinned
+from rowrnn.lab import origin
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
@@ -78,6 +79,7 @@ def train(
     *,
     resume: str | Path | None = None,
     overwrite: bool = False,
+    init_from: str | Path | None = None,
 ) -> TrainResult:
     """Trains one run to its end, evaluates it on the test part and keeps it in a directory.
 
@@ -86,8 +88,11 @@ def train(
             the run in everything that decides the result.
         run_dir: where the run is kept; ``runs/train-<time>`` where not given.
         resume: a run directory to go on with, instead of `run_dir`. A run that is finished
-            already gives its result.
+            already gives its result; with a greater length in `config` it goes on, where its
+            schedule is constant.
         overwrite: whether a run in `run_dir` may be replaced.
+        init_from: a run, or what `export` has made of one, that gives the first parameters; step,
+            optimizer and the order of the data begin anew.
 
     Raises:
         ConfigError: a value is out of range or does not fit the data.
@@ -101,13 +106,14 @@ def train(
     process 0 writes the directory, which all must see, and all get the result.
     """
     began = time.perf_counter()
-    experiment, mesh, directory = _open(config, run_dir, resume, overwrite)
+    experiment, mesh, directory = _open(config, run_dir, resume, overwrite, init_from)
     with directory, StopRequest() as stop:
         finished = rundir.read_result(directory.path, TrainResult)
-        if finished is not None:
+        if finished is not None and finished.steps == experiment.steps:
             return finished
         directory.write_environment(parallel.describe(mesh))
         state, progress = _restore(experiment, directory)
+        _set_length(experiment, directory)
         directory.start_logger(experiment.config.train.logger)
         began -= progress.wall_s
         with (
@@ -117,10 +123,7 @@ def train(
             compiling = time.perf_counter()
             trainer = Trainer(experiment, mesh)
             compile_s = time.perf_counter() - compiling
-            if state is None:
-                state = trainer.init(*stack_members([experiment]))
-            else:
-                state = trainer.put(state)
+            state = _begin(trainer, directory.path) if state is None else trainer.put(state)
             job = Run(experiment, trainer, directory, display)
             loop = Loop(trainer, job, writer, stop, began, keeps_best=True)
             state = loop.run(state, progress)
@@ -135,11 +138,20 @@ def train(
 
 
 def _open(
-    config: Config | None, run_dir: str | Path | None, resume: str | Path | None, overwrite: bool
+    config: Config | None,
+    run_dir: str | Path | None,
+    resume: str | Path | None,
+    overwrite: bool,
+    init_from: str | Path | None,
 ) -> tuple[Experiment, Mesh, RunDir]:
     """The experiment, its devices and its directory; all that can be refused is refused before a
     run is overwritten."""
     if resume is not None:
+        if init_from is not None:
+            raise ConfigError(
+                f"init_from = {str(init_from)!r}: a resumed run has parameters already; leave it "
+                "out, or start a new run"
+            )
         rundir.require_single(Path(resume))
         config = _config_to_resume(Path(resume), config)
         rundir.require_same_variables(Path(resume))
@@ -156,7 +168,11 @@ def _open(
         return experiment, mesh, open_directory(Path(resume))
     take = parallel.is_process_0()
     path = Path(run_dir) if run_dir is not None else rundir.default_path("train", take=take)
-    return experiment, mesh, open_directory(path, config, overwrite=overwrite)
+    first = None if init_from is None else origin.find(init_from, experiment)
+    directory = open_directory(path, config, overwrite=overwrite)
+    if first is not None:
+        origin.write(directory, first)
+    return experiment, mesh, directory
 
 
 @dataclass
@@ -258,6 +274,26 @@ def _restore(experiment: Experiment, directory: RunDir) -> tuple[TrainState | No
     return state, progress
 
 
+def _set_length(experiment: Experiment, directory: RunDir) -> None:
+    """Lets a run, which may be finished, go on to the length that is asked for now."""
+    saved = rundir.read_config(directory.path)
+    lengths = {name: configs.value_of(experiment.config, name) for name in configs.LENGTHS}
+    longer = configs.replace(saved, lengths)
+    if longer != saved:
+        # In this order: a run that is cut off between the two has yet to be evaluated, no more.
+        directory.remove("result.json")
+        directory.write("config.toml", configs.dump(longer))
+
+
+def _begin(trainer: Trainer, path: Path) -> TrainState:
+    """The state before the first step, drawn from the seeds or taken from another run."""
+    state = trainer.init(*stack_members([trainer.experiment]))
+    first = origin.read(path)
+    if first is None:
+        return state
+    return trainer.put(origin.begin(trainer.fetch(state), first))
+
+
 def _check_same(experiment: Experiment, saved: Facts, path: Path) -> None:
     """Raises `RunError` where a checkpoint belongs to other data or another config."""
     if saved.fingerprint != experiment.dataset.fingerprint:
@@ -267,6 +303,12 @@ def _check_same(experiment: Experiment, saved: Facts, path: Path) -> None:
             f"{experiment.dataset.fingerprint[:12]}…; give the same data, or start a new run"
         )
     _check_resumable(configs.restore(saved.config), experiment.config, path)
+    done = int(saved.progress["step"])
+    if done > experiment.steps:
+        raise RunError(
+            f"{path} has done {done} steps, and train.epochs or train.examples say "
+            f"{experiment.steps} in all; give a greater length, or start a new run"
+        )
 
 
 def _config_to_resume(path: Path, asked: Config | None) -> Config:
@@ -281,11 +323,16 @@ def _config_to_resume(path: Path, asked: Config | None) -> Config:
 
 def _check_resumable(saved: Config, asked: Config, path: Path) -> None:
     for name, old, new in configs.differences(saved, asked):
-        if name not in configs.FREE:
-            raise RunError(
-                f"{name} = {new!r}: {path} was started with {old!r}, and a resumed run must "
-                "compute the same; leave the value as it was, or start a new run"
+        may_grow = name in configs.LENGTHS and saved.optimizer.schedule == "constant"
+        if name in configs.FREE or may_grow:
+            continue
+        why = "a resumed run must compute the same; leave the value as it was, or start a new run"
+        if name in configs.LENGTHS:
+            why = (
+                f"its learning rate falls to zero at its last step ({saved.optimizer.schedule}); "
+                f"start a new run from its parameters: --init-from {path} (in Python init_from=)"
             )
+        raise RunError(f"{name} = {new!r}: {path} was started with {old!r}, and {why}")
 
 
 def _evaluate(

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import threading
 
 import jax
@@ -140,6 +141,81 @@ def test_a_run_killed_before_its_first_save_starts_again(whole, tmp_path):
 
 def test_a_finished_run_gives_its_result(whole):
     assert rowrnn.train(resume=whole[0]) == whole[1]
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory):
+    """A finished run whose schedule does not know its end: directory, config and result."""
+    path = tmp_path_factory.mktemp("steady") / "run"
+    config = configs.replace(
+        LITTLE,
+        {
+            "optimizer.schedule": "constant",
+            "optimizer.ema_decay": 0.0,
+            "train.examples": None,
+            "train.epochs": 2,
+        },
+    )
+    return path, config, rowrnn.train(config, path)
+
+
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(steady, tmp_path):
+    _, config, whole = steady
+    short = configs.override(config, {"train.examples": 5_001})
+    assert rowrnn.train(short, tmp_path / "run").steps == 50
+    result = rowrnn.train(config, resume=tmp_path / "run")
+    assert (result.steps, result.params_sha256) == (whole.steps, whole.params_sha256)
+    assert configs.load(tmp_path / "run" / "config.toml") == config
+    assert rowrnn.train(resume=tmp_path / "run") == result
+    with pytest.raises(RunError, match=r"has done 78 steps, and .* say 50 in all"):
+        rowrnn.train(short, resume=tmp_path / "run")
+
+
+def test_a_schedule_that_knows_its_end_is_not_made_longer(whole):
+    longer = configs.override(CONFIG, {"train.examples": 20_001})
+    with pytest.raises(RunError, match=r"falls to zero at its last step .*--init-from"):
+        rowrnn.train(longer, resume=whole[0])
+
+
+@pytest.mark.parametrize("source", ["a run", "an export"])
+def test_a_run_begins_with_the_parameters_of_another(steady, tmp_path, source):
+    path, config, trained = steady
+    if source == "an export":
+        rowrnn.export(path, tmp_path / "export")
+        path = tmp_path / "export"
+    # Without a learning rate they stay as they are.
+    still = configs.override(config, {"optimizer.learning_rate": 0.0, "train.examples": 101})
+    result = rowrnn.train(still, tmp_path / "run", init_from=path)
+    assert result.steps == 1
+    assert result.params_sha256 == trained.params_sha256
+    # Had it been killed before its first save, it would begin so again.
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "result.json").unlink()
+    assert rowrnn.train(resume=tmp_path / "run").params_sha256 == trained.params_sha256
+
+
+def test_the_moving_average_begins_with_those_parameters_too(steady, tmp_path):
+    path, config, trained = steady
+    still = {"optimizer.learning_rate": 0.0, "optimizer.ema_decay": 0.5, "train.examples": 101}
+    rowrnn.train(configs.override(config, still), tmp_path / "run", init_from=path)
+    assert rowrnn.evaluate(tmp_path / "run").accuracy == trained.test_accuracy
+
+
+def test_parameters_that_do_not_fit_or_have_changed_are_refused(steady, tmp_path):
+    path, config, _ = steady
+    with pytest.raises(ConfigError, match=r"lstm_0.kernel is \(32, 16\) there and \(36, 32\) in"):
+        rowrnn.train(configs.replace(config, {"model.hidden_size": 8}), tmp_path, init_from=path)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="a resumed run has parameters already"):
+        rowrnn.train(resume=path, init_from=path)
+    source = tmp_path / "source"
+    shutil.copytree(path, source)
+    rowrnn.train(config, tmp_path / "run", init_from=source)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "result.json").unlink()
+    rowrnn.train(configs.override(config, {"train.epochs": 3}), resume=source)
+    with pytest.raises(RunError, match="has other parameters than when this run was begun"):
+        rowrnn.train(resume=tmp_path / "run")
 
 
 def changed(section, **values):
