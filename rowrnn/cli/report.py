@@ -19,6 +19,7 @@ from rowrnn.cli.terminal import (
     tell,
     tell_written,
 )
+from rowrnn.errors import ConfigError
 from rowrnn.jax_settings import require_devices, require_jax
 
 
@@ -28,13 +29,17 @@ class ReportArguments(Common):
 
     Of a run: curves, confusion matrix, the 24 worst test images and the probabilities after each
     of their rows, gates, config, environment. Of a sweep: how accuracy is distributed, statistics,
-    curves, grid. Of a record: tables and plots. train and sweep write it at their end.
+    curves, grid. Of a record: tables and plots. train and sweep write it at their end. Of several
+    runs and sweeps: their curves over each other, and in what they differ.
     """
 
-    path: Annotated[Positional[Path], arg(metavar="PATH")]
-    """The directory of a run or a sweep, or the JSON file of rowrnn bench --out."""
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="PATH")]
+    """The directory of a run or a sweep, or several; or the JSON file of rowrnn bench --out."""
     to: Annotated[Path | None, arg(metavar="FILE.html")] = None
-    """The page; without it, report.html in the directory, or FILE.html beside FILE.json."""
+    """The page; without it, report.html in the directory, FILE.html beside FILE.json, and of
+    several side_by_side.html here."""
+    figures: Annotated[str, arg(metavar="FORMAT,...")] = ""
+    """Write each figure too, for a column of a paper: svg, pdf or svg,pdf."""
     checkpoint: str = "last"
     """Of a run: last, best (on validation) or a step."""
     data: DataPlace = field(default_factory=DataPlace)
@@ -43,7 +48,10 @@ class ReportArguments(Common):
 def main(arguments: Sequence[str]) -> int:
     """Writes the report of what lies in a directory or file."""
     given = parse("report", ReportArguments, arguments)
-    require_text(given.path)
+    if not given.paths:
+        raise ConfigError("PATH is missing: give the directory of a run or a sweep")
+    for path in given.paths:
+        require_text(path)
     if given.to is not None:
         require_text(given.to)
 
@@ -51,12 +59,22 @@ def main(arguments: Sequence[str]) -> int:
     require_devices()
     from rowrnn.show.report import report
 
-    made = report(given.path, to=given.to, which=given.checkpoint, data_dir=given.data.dir)
+    made = report(
+        *given.paths,
+        to=given.to,
+        which=given.checkpoint,
+        data_dir=given.data.dir,
+        figures=tuple(filter(None, given.figures.split(","))),
+    )
     tell(plain(made.verdict), sys.stdout)
     for line in made.missing:
         tell(plain(f"Not shown: {line}"), sys.stdout)
+    for path, about in made.figures.items():
+        tell(plain(f"{path}: {about}"), sys.stdout)
     tell_written(made.path)
-    given.answer({"report": str(made.path), "verdict": made.verdict, "missing": made.missing})
+    figures = {str(path): about for path, about in made.figures.items()}
+    answer = {"report": str(made.path), "verdict": made.verdict, "missing": made.missing}
+    given.answer(answer | {"figures": figures})
     return 0
 
 

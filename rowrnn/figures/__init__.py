@@ -3,7 +3,7 @@
 from rowrnn.figures.confusion import confusion_matrix
 from rowrnn.figures.curves import learning_curves, whole_windows
 from rowrnn.figures.drawing import Drawing, Target
-from rowrnn.figures.grids import grid
+from rowrnn.figures.grids import along, grid, grid_lines
 from rowrnn.figures.reading import (
     ReadingArrays,
     reading_animation,
@@ -19,10 +19,12 @@ __all__ = [
     "RowCurve",
     "Target",
     "accuracy_by_row",
+    "along",
     "confusion_matrix",
     "distribution",
     "gate_activity",
     "grid",
+    "grid_lines",
     "learning_curves",
     "reading_animation",
     "reading_strip",

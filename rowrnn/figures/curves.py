@@ -79,7 +79,7 @@ def learning_curves(
     cut = _scale_values(axes, list(drawn.values()), with_seeds, logarithmic=frame.is_loss(ylabel))
     if len(curves) > 1:
         ends = {label: (curve.steps, curve.band[1]) for label, curve in drawn.items()}
-        frame.label_ends(axes, ends, height)
+        frame.label_ends(axes, ends)
     about = _about_seeds([values for _, values in curves.values()], with_seeds)
     frame.finish(figure, about + cut, path)
 

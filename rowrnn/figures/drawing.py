@@ -1,10 +1,10 @@
-"""A figure as a PNG in a file, or as SVG in a page that gives it its colours and letters."""
+"""A figure as a file, or as SVG in a page that gives it its colours and letters."""
 
 import io
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # still be read.
 WIDTH = 5.0
 
+# Width in inches of a column of a paper.
+COLUMN = 3.4
+
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _CONTROL = re.compile(r"[^\t\n\x20-\x7e\x85\xa0-\U0010ffff]|[\ud800-\udfff]")
 _COLOUR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})\b")
@@ -27,7 +30,7 @@ _REFERENCE = re.compile(r'url\(#([^)]+)\)|href="#([^"]+)"')
 
 @dataclass
 class Drawing:
-    """What a figure is drawn into for a page, in place of the path of a PNG.
+    """What a figure is drawn into for a page or a paper, in place of the path of a PNG.
 
     Title and caption are left out of the picture, for the page to set as text. Text stays text.
     There is no date and no address in it, and the same figure gives the same bytes.
@@ -39,7 +42,8 @@ class Drawing:
             are mixed from the page's ``--ink``, ``--blue`` or ``--vermilion`` and ``--paper``,
             unless it has a picture of its own colours in it (`own_colours`).
         own_colours: whether it needs white paper.
-        inches: the width of the picture.
+        inches: the width that it is drawn for; then its own, which long labels make wider.
+        figure: the figure, for `save`.
 
     >>> from matplotlib.figure import Figure
     >>> figure = Figure()
@@ -55,6 +59,7 @@ class Drawing:
     svg: str = ""
     own_colours: bool = False
     inches: float = WIDTH
+    figure: "Figure | None" = field(default=None, repr=False)
 
     @property
     def least_pixels(self) -> int:
@@ -65,6 +70,7 @@ class Drawing:
         """Draws a finished figure."""
         from matplotlib import rc_context
 
+        self.figure = figure
         self.own_colours = any(axes.images for axes in figure.axes)
         self.inches = float(figure.get_figwidth())
         settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "rowrnn", "text.parse_math": False}
@@ -77,6 +83,11 @@ class Drawing:
             )
         self.svg = _clean(file.getvalue(), own_colours=self.own_colours)
 
+    def save(self, path: Path) -> None:
+        """Writes the picture, without title and caption; raises `OSError` where it cannot be."""
+        assert self.figure is not None, "nothing has been drawn"
+        _write(self.figure, path)
+
 
 Target = str | os.PathLike[str] | Drawing
 """The path of a PNG, or a `Drawing` for a page."""
@@ -87,9 +98,21 @@ def save(figure: "Figure", to: Target) -> None:
     if isinstance(to, Drawing):
         to.take(figure)
         return
+    _write(figure, Path(to))
+
+
+def _write(figure: "Figure", path: Path) -> None:
+    """In the format of the ending; the same figure gives the same bytes, without a date."""
+    from matplotlib import rc_context
+
+    # Letters as outlines in SVG, which look alike everywhere, and as text in PDF.
+    settings: Any = {"svg.hashsalt": "rowrnn", "pdf.fonttype": 42}
+    kind = path.suffix[1:].lower()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     file = io.BytesIO()
-    figure.savefig(file, format="png")
-    files.write_whole(Path(to), file.getvalue())
+    with rc_context(settings):
+        figure.savefig(file, format=kind, metadata=undated, bbox_inches=None)
+    files.write_whole(path, file.getvalue())
 
 
 def _clean(svg: str, *, own_colours: bool) -> str:

@@ -51,7 +51,8 @@ def begin(
         to.title, title = title, ""
         if labels is not None:
             longest = max(map(len, labels), default=0)
-            width = min(width, drawing.WIDTH + 0.075 * max(0, longest - 12))
+            width = min(width, to.inches + 0.075 * max(0, longest - 12))
+        height *= min(1.0, 0.2 + 0.8 * to.inches / drawing.WIDTH)
     # Matplotlib's own wrapping does not tell the layout how high the text becomes.
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(12 * width))]
     figure = new_figure(width, height + 0.2 * max(len(lines) - 1, 0), layout="constrained")
@@ -96,10 +97,9 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dashes}
 
 
-def label_ends(
-    axes: "Axes", ends: Mapping[str, tuple[np.ndarray, np.ndarray]], height: float
-) -> None:
+def label_ends(axes: "Axes", ends: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Writes each label to the right of its curve's end, moved apart where ends are close."""
+    height = axes.get_figure(root=True).get_figheight()  # pyright: ignore
     bottom, top = axes.get_ylim()
     places = np.array([np.clip(values[-1], bottom, top) for _, values in ends.values()])
     fractions = (axes.transScale + axes.transLimits).transform(

@@ -11,7 +11,10 @@ import numpy as np
 from rowrnn.figures import frame
 from rowrnn.figures.drawing import Target
 
-_CAPTION = "mean over seeds and its 95 % interval, the best"
+# Most lines of a figure that can be told apart.
+_MOST_LINES = 8
+
+_MEAN = "mean over seeds and its 95 % interval"
 
 
 class _Grid(NamedTuple):
@@ -23,6 +26,7 @@ class _Grid(NamedTuple):
     path: Target
     title: str
     value_label: str
+    marks_best: bool
 
     @property
     def is_loss(self) -> bool:
@@ -31,11 +35,24 @@ class _Grid(NamedTuple):
 
     @property
     def best(self) -> tuple[int, ...] | None:
-        """The place of the best mean; None where there is no mean."""
-        if not np.isfinite(self.means).any():
+        """The place of the best mean; None where there is no mean, or none may be called best."""
+        if not (self.marks_best and np.isfinite(self.means).any()):
             return None
         flat = np.nanargmin(self.means) if self.is_loss else np.nanargmax(self.means)
         return tuple(int(index) for index in np.unravel_index(flat, self.means.shape))
+
+    def about_best(self, how: str) -> str:
+        """What a caption says of the best: how it is marked, and where it is at an edge."""
+        if self.best is None:
+            return ""
+        edges = [
+            name.replace("_", " ")
+            for place, (name, values) in zip(self.best, self.axes.items(), strict=True)
+            if len(values) > 2 and _are_numbers(values)
+            if values[place] in (min(values), max(values))
+        ]
+        beyond = f", at the edge of {' and of '.join(edges)}: what lies beyond may be better"
+        return f"; the best {how}{beyond if edges else ''}"
 
 
 def grid(
@@ -45,6 +62,8 @@ def grid(
     path: Target,
     title: str,
     value_label: str,
+    *,
+    marks_best: bool = True,
 ) -> None:
     """Draws the means over a grid of settings as a PNG, the best of them marked.
 
@@ -59,6 +78,7 @@ def grid(
         path: the PNG file to write, or a `Drawing`.
         title: one line or two.
         value_label: what the means are of.
+        marks_best: whether the best is marked, which it may not be where these means cannot select.
 
     Raises `OSError` where `path` cannot be written.
 
@@ -67,58 +87,124 @@ def grid(
     >>> intervals = np.stack([means - 0.01, means + 0.01], axis=-1)
     >>> grid({"hidden": [64, 128]}, means, intervals, picture, "two sizes", "test accuracy")
     >>> picture.caption
-    'mean over seeds and its 95 % interval, the best ringed'
+    'line and band: mean over seeds and its 95 % interval; the best ringed'
     """
     means, intervals = np.asarray(means, float), np.asarray(intervals, float)
-    given = _Grid(axes, means, intervals, path, title, value_label)
+    given = _Grid(axes, means, intervals, path, title, value_label, marks_best)
     match list(axes.values()):
-        case [values] if all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
-            _draw_curve(given)
+        case [values] if _are_numbers(values):
+            _draw_lines(given)
         case [_, _]:
             _draw_map(given)
         case _:
             _draw_rows(given)
 
 
-def _draw_curve(grid: _Grid) -> None:
-    """One axis of numbers, which need not come in order."""
-    ((name, values),) = grid.axes.items()
+def grid_lines(
+    axes: Mapping[str, Sequence[Any]],
+    means: np.ndarray,
+    intervals: np.ndarray,
+    path: Target,
+    title: str,
+    value_label: str,
+    *,
+    marks_best: bool = True,
+) -> None:
+    """Draws the means along one of two axes, a line for each value of the other.
+
+    `along` must name an axis. Arguments and errors are those of `grid`.
+
+    >>> from rowrnn.figures import Drawing
+    >>> picture, means = Drawing(), np.array([[0.93, 0.95, 0.94], [0.9, 0.91, 0.92]])
+    >>> intervals = np.stack([means - 0.01, means + 0.01], axis=-1)
+    >>> sizes = {"dropout": [0, 0.5], "hidden": [32, 64, 128]}
+    >>> grid_lines(sizes, means, intervals, picture, "", "accuracy")
+    >>> picture.caption
+    'line and band: mean over seeds and its 95 % interval; the best ringed'
+    """
+    means, intervals = np.asarray(means, float), np.asarray(intervals, float)
+    name = along(axes)
+    assert name is not None, "neither axis has numbers to go along"
+    if next(iter(axes)) == name:
+        axes, means = {other: axes[other] for other in reversed([*axes])}, means.T
+        intervals = intervals.swapaxes(0, 1)
+    _draw_lines(_Grid(axes, means, intervals, path, title, value_label, marks_best))
+
+
+def along(axes: Mapping[str, Sequence[Any]]) -> str | None:
+    """The axis of two along which lines can be drawn: the longer of those with numbers.
+
+    None where there is none with three, or the other would give more lines than can be told apart.
+    """
+    if len(axes) != 2:
+        return None
+    lengths = {name: len(values) for name, values in axes.items() if _are_numbers(values)}
+    name = max(lengths, key=lengths.__getitem__, default=None)
+    if name is None or lengths[name] < 3:
+        return None
+    lines = next(len(values) for other, values in axes.items() if other != name)
+    return name if lines <= _MOST_LINES else None
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
+
+
+def _draw_lines(grid: _Grid) -> None:
+    """A line for each value of the first of two axes along the second, whose numbers need not come
+    in order; along a single axis the means stand beside their points."""
+    *others, (name, values) = grid.axes.items()
     order = np.argsort(np.array(values, float), kind="stable")
-    grid = grid._replace(means=grid.means[order], intervals=grid.intervals[order])
-    places, means, intervals = np.array(values, float)[order], grid.means, grid.intervals
-    figure, axes = frame.begin(grid.title, 7, 4.4, grid.path, labels=())
-    axes.plot(places, means, color=frame.BLUE, marker="o", markersize=6, linewidth=1.4, zorder=4)
-    axes.vlines(places, *intervals.T, color=frame.BLUE, linewidth=2, zorder=3)
-    best = grid.best
-    if best is not None:
+    grid = grid._replace(means=grid.means[..., order], intervals=grid.intervals[..., order, :])
+    places = np.array(values, float)[order]
+    labels = [f"{other}={frame.show(value)}" for other, row in others for value in row]
+    figure, axes = frame.begin(grid.title, 7, 4.4, grid.path, labels=labels)
+    rows = grid.means.reshape(-1, len(places))
+    bands = grid.intervals.reshape(-1, len(places), 2)
+    for index, (means, band) in enumerate(zip(rows, bands, strict=True)):
+        style = frame.style(index)
+        axes.plot(places, means, **style, marker="o", markersize=6, linewidth=1.4, zorder=4)
+        axes.fill_between(places, *band.T, color=style["color"], alpha=0.2, linewidth=0, zorder=2)
+        axes.vlines(places, *band.T, color=style["color"], linewidth=2, zorder=3)
+    if grid.best is not None:
         axes.plot(
-            places[best], means[best], marker="o", markersize=13, fillstyle="none",
-            color=frame.VERMILION, markeredgewidth=2, zorder=5,
+            places[grid.best[-1]], grid.means[grid.best], marker="o", markersize=13,
+            fillstyle="none", color=frame.VERMILION, markeredgewidth=2, zorder=5,
         )  # fmt: skip
     _scale_places(axes, places, [frame.show(values[index]) for index in order])
-    if len(places) <= 10:
-        for index in np.flatnonzero(np.isfinite(means)):
-            # A valley of the lines has room below alone.
-            valley = means[index] <= np.nanmin(means[max(index - 1, 0) : index + 2])
-            below = valley and len(places) > 1
-            end = (np.nanmin if below else np.nanmax)([means[index], *intervals[index]])
-            digits = frame.digits(frame.known(intervals[index]))
-            axes.annotate(
-                f"{means[index]:.{digits}f}", (places[index], end),
-                xytext=(0, -9 if below else 9), textcoords="offset points", ha="center",
-                va="top" if below else "bottom", fontsize=9, zorder=6,
-                weight="bold" if (index,) == best else "normal",
-            )  # fmt: skip
-    axes.margins(x=0.07, y=0.15)
-    for place in places[~np.isfinite(means)]:
+    if not others and len(places) <= 10:
+        _write_means(axes, places, grid)
+    axes.margins(x=0.1, y=0.15)
+    for place in places[~np.isfinite(rows).all(axis=0)]:
         axes.plot(
             place, 0.03, marker="x", color="0.2", markersize=7, transform=axes.get_xaxis_transform()
         )
-    axes.set_xlabel(name, parse_math=False)
+    axes.set_xlabel(name.replace("_", " "), parse_math=False)
     axes.set_ylabel(grid.value_label, parse_math=False)
     frame.plain(axes.yaxis)
-    nothing = "" if np.isfinite(means).all() else "; ×: no seed completed"
-    frame.finish(figure, f"{_CAPTION} ringed{nothing}", grid.path)
+    if others:
+        ends = zip(labels, rows, strict=True)
+        frame.label_ends(axes, {label: (places, means) for label, means in ends})
+    nothing = "" if np.isfinite(rows).all() else "; ×: no seed completed"
+    about = f"line and band: {_MEAN}{grid.about_best('ringed')}{nothing}"
+    frame.finish(figure, about, grid.path)
+
+
+def _write_means(axes: Any, places: np.ndarray, grid: _Grid) -> None:
+    """Writes each mean beside its point of a curve."""
+    means, intervals = grid.means, grid.intervals
+    for index in np.flatnonzero(np.isfinite(means)):
+        # A valley of the lines has room below alone.
+        valley = means[index] <= np.nanmin(means[max(index - 1, 0) : index + 2])
+        below = valley and len(places) > 1
+        end = (np.nanmin if below else np.nanmax)([means[index], *intervals[index]])
+        digits = frame.digits(frame.known(intervals[index]))
+        axes.annotate(
+            f"{means[index]:.{digits}f}", (places[index], end),
+            xytext=(0, -9 if below else 9), textcoords="offset points", ha="center",
+            va="top" if below else "bottom", fontsize=9, zorder=6,
+            weight="bold" if (index,) == grid.best else "normal",
+        )  # fmt: skip
 
 
 def _scale_places(axes: Any, places: np.ndarray, labels: Sequence[str]) -> None:
@@ -168,8 +254,8 @@ def _draw_map(grid: _Grid) -> None:
         corner = (grid.best[1] - 0.5, grid.best[0] - 0.5)
         edge: Any = {"fill": False, "edgecolor": frame.VERMILION, "linewidth": 3}
         panel.add_patch(Rectangle(corner, 1, 1, **edge, clip_on=False))
-    panel.set_xlabel(across, parse_math=False)
-    panel.set_ylabel(down, parse_math=False)
+    panel.set_xlabel(across.replace("_", " "), parse_math=False)
+    panel.set_ylabel(down.replace("_", " "), parse_math=False)
     turned: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     overlap = 0.09 * longest > cell
     panel.set_xticks(range(len(columns)), labels, parse_math=False, **turned if overlap else {})
@@ -182,7 +268,9 @@ def _draw_map(grid: _Grid) -> None:
     bar.set_label(grid.value_label, parse_math=False)
     frame.plain(bar.ax.yaxis)
     bar.outline.set_edgecolor("0.7")  # pyright: ignore
-    about = "mean over seeds ± half its 95 % interval; the bluer the better, best framed"
+    about = (
+        f"mean over seeds ± half its 95 % interval; the bluer the better{grid.about_best('framed')}"
+    )
     frame.finish(figure, about, grid.path)
 
 
@@ -219,7 +307,8 @@ def _draw_rows(grid: _Grid) -> None:
         if not math.isfinite(mean):
             frame.beside(panel, place, "none completed")
             continue
-        colour, weight = (frame.BLUE, "normal") if place else (frame.VERMILION, "bold")
+        is_best = place == 0 and grid.best is not None
+        colour, weight = (frame.VERMILION, "bold") if is_best else (frame.BLUE, "normal")
         panel.plot(mean, place, marker="o", markersize=7, color=colour, zorder=4)
         if interval:
             panel.hlines(place, *interval, color=colour, linewidth=2.5, zorder=3)
@@ -230,4 +319,5 @@ def _draw_rows(grid: _Grid) -> None:
     panel.set_xlabel(grid.value_label, parse_math=False)
     frame.limit(panel, np.array([x for _, mean, pair in points for x in (mean, *(pair or ()))]))
     frame.plain(panel.xaxis)
-    frame.finish(figure, f"{_CAPTION} on top", grid.path)
+    on_top = "the highest on top" if grid.best is None else "the best on top"
+    frame.finish(figure, f"{_MEAN}; {on_top}", grid.path)

@@ -78,7 +78,7 @@ def accuracy_by_row(
     axes.set_ylabel("accuracy")
     if several:
         ends = {label: (rows[label], curve.accuracy) for label, curve in curves.items()}
-        frame.label_ends(axes, ends, height)
+        frame.label_ends(axes, ends)
     elif settled is not None:
         _mark(axes, next(iter(curves.values())).accuracy, settled)
     frame.finish(figure, caption if with_bands else "", path)
@@ -127,5 +127,5 @@ def gate_activity(gates: Mapping[str, np.ndarray], path: Target, title: str, cap
     axes.set_xlabel("rows read")
     axes.set_ylabel("mean activation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    frame.label_ends(axes, ends, height)
+    frame.label_ends(axes, ends)
     frame.finish(figure, caption, path)

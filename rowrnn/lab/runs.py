@@ -8,7 +8,7 @@ import dataclasses
 import datetime
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -116,6 +116,18 @@ def runs(path: str | Path = "runs") -> list[RunSummary]:
     found = [_summarize(run, directory) for run in _search(directory, _DEEPEST)]
     found.sort(key=lambda run: (run.started, run.name))
     return _with_values(found)
+
+
+def side_by_side(paths: Sequence[str | Path]) -> list[RunSummary]:
+    """The runs and sweeps of some directories, in this order, by names that tell them apart."""
+    places = [Path(path).resolve() for path in paths]
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([place.parent for place in places])
+        names = [os.path.relpath(place, common) for place in places]
+    found = [_summarize(Path(path), Path(path)) for path in paths]
+    named = [dataclasses.replace(run, name=name) for run, name in zip(found, names, strict=True)]
+    return _with_values(named)
 
 
 def _search(directory: Path, levels: int) -> Iterator[Path]:

@@ -45,7 +45,7 @@ def picture(result: Shown) -> Drawing | None:
 
 @picture.register
 def _(result: TrainResult) -> Drawing | None:
-    return next(iter(curves.draw(Path(result.run_dir))), None)
+    return next(iter(curves.draw(Path(result.run_dir)).values()), None)
 
 
 @picture.register

@@ -32,7 +32,9 @@ def draw(monkeypatch, tmp_path):
 
     def call(function, *args):
         path = tmp_path / "figure.png"
-        before = {"learning_curves": 1, "distribution": 2, "grid": 3}[function.__name__]
+        before = {"learning_curves": 1, "distribution": 2, "grid": 3, "grid_lines": 3}[
+            function.__name__
+        ]
         function(*args[:before], path, *args[before:])
         with Image.open(path) as picture:
             assert picture.format == "PNG"
@@ -305,6 +307,51 @@ def test_one_axis_of_numbers_is_a_curve(values, scale, draw):
     assert sorted(bars(axes, horizontal=False)) == sorted(map(tuple, intervals))
     ring = max(axes.lines, key=lambda line: line.get_markersize())
     assert ring.get_xdata()[0] == values[means.argmax()]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_axes_are_lines_along_the_longer_one_of_numbers(turned, draw):
+    means, intervals = grid_of((2, 3))
+    axes = {"name": ["adam", "sgd"], "rate": [0.1, 0.001, 0.01]}
+    if turned:
+        axes = dict(reversed(list(axes.items())))
+        means, intervals = means.T, intervals.swapaxes(0, 1)
+    assert figures.along(axes) == "rate"
+    figure, panel, _ = draw(figures.grid_lines, axes, means, intervals, "", "accuracy")
+    rows = means.T if turned else means
+    for line, row in zip(panel.lines, rows, strict=False):
+        np.testing.assert_array_equal(line.get_xdata(), [0.001, 0.01, 0.1])
+        np.testing.assert_array_equal(line.get_ydata(), row[[1, 2, 0]])
+    assert {"name=adam", "name=sgd"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"x": [1, 2, 3]},
+        {"x": [1, 2], "y": [3, 4]},
+        {"x": ["a", "b", "c"], "y": [True, False]},
+        {"x": [1, 2, 3], "y": [str(n) for n in range(9)]},
+        {"x": [1, 2, 3], "y": [1], "z": [1]},
+    ],
+)
+def test_other_grids_are_not_drawn_as_lines(axes):
+    assert figures.along(axes) is None
+
+
+@pytest.mark.parametrize(("best", "at_edge"), [(0, True), (1, False), (2, True)])
+def test_a_best_at_the_edge_of_its_grid_is_named_as_such(best, at_edge):
+    means = np.full(3, 0.9)
+    means[best] = 0.95
+    for marks_best in (True, False):
+        picture = figures.Drawing()
+        figures.grid(
+            {"learning_rate": [1, 2, 3]}, means, np.full((3, 2), np.nan), picture, "", "accuracy",
+            marks_best=marks_best,
+        )  # fmt: skip
+        said = "the best ringed, at the edge of learning rate" in picture.caption
+        assert said == (at_edge and marks_best)
+        assert ("best" in picture.caption) == marks_best
 
 
 @pytest.mark.parametrize("label", ["accuracy", "validation loss"])

@@ -25,8 +25,8 @@ from rowrnn.cli import sweep as sweep_command
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import ConfigError, DataError, DivergedError, RunError, StoppedError
 from rowrnn.figures import Drawing
-from rowrnn.lab import curves
 from rowrnn.lab.sweep import SweepResult, SweepSettings, outcome
+from rowrnn.show import curves
 from rowrnn.show import report as runner
 from rowrnn.show.report import page, run, strips, sweep
 from rowrnn.store import ledger, log, rundir
@@ -441,12 +441,56 @@ def test_a_drawing_takes_its_greys_from_the_page():
     assert "var(" not in drawn.svg
 
 
+def test_several_runs_are_drawn_over_each_other(made, copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = text_of(rowrnn.report(copied, made / "sweep", made / "run"))
+    assert "2 runs and 1 sweep side by side" in text
+    page = (tmp_path / "side_by_side.html").read_text()
+    # Two have the same name, and so are told apart by their directories.
+    labels = {copied.parent.name + "/run", "made0/run", "made0/sweep epsilon=1e-08"}
+    for label in labels:
+        assert page.count(f">{label}<") >= 3, "one in each figure, and one in the table"
+    accuracy = json.loads((copied / "result.json").read_text())["test_accuracy"]
+    assert text.count(f"{100 * accuracy:.2f} %") >= 2
+    with pytest.raises(RunError, match="holds no run"):
+        rowrnn.report(copied, tmp_path)
+
+
+def test_more_curves_than_can_be_told_apart_are_refused(made, tmp_path):
+    for index in range(25):
+        (tmp_path / str(index)).mkdir()
+        for name in ("config.toml", "metrics.jsonl", "environment.json"):
+            shutil.copy(made / "run" / name, tmp_path / str(index))
+    with pytest.raises(ConfigError, match="25 curves; at most 24"):
+        rowrnn.report(*tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run", "sweep"])
+def test_figures_for_a_paper_are_a_column_wide(made, tmp_path, name):
+    made = shutil.copytree(made / name, tmp_path / name)
+    report = rowrnn.report(made, figures=("svg", "pdf"))
+    assert {path.suffix for path in report.figures} == {".svg", ".pdf"}
+    assert len(report.figures) == 8
+    for path in report.figures:
+        if path.suffix == ".svg":
+            width = re.search(rb'width="([\d.]+)pt"', path.read_bytes())
+        else:
+            width = re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", path.read_bytes())
+        # 3.4 inches, and for a confusion matrix and for labels beside the axes a little more.
+        assert 240 < float(width[1]) < (600 if path.stem == "confusion" else 380)
+    before = {path: path.read_bytes() for path in report.figures}
+    rowrnn.report(made, figures=("svg", "pdf"))
+    assert before == {path: path.read_bytes() for path in before}
+    with pytest.raises(ConfigError, match="figures = 'gif': must be some of svg, pdf"):
+        rowrnn.report(made, figures=["gif"])
+
+
 def test_the_command_tells_and_writes(copied, capsys):
     assert cli.run(["report", str(copied), "--json"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert "test images right" in out[0]
     assert out[1] == f"Written: {copied / 'report.html'}"
-    assert set(json.loads(out[-1])) == {"report", "verdict", "missing"}
+    assert set(json.loads(out[-1])) == {"report", "verdict", "missing", "figures"}
     assert (copied / "report.html").read_text().startswith("<!doctype html>")
     (copied / "metrics.jsonl").unlink()
     assert cli.run(["report", str(copied), "--to", str(copied / "x.html")]) == 0

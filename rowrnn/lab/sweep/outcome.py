@@ -28,6 +28,8 @@ from rowrnn.store.rundir import RunDir
 # The notebook of 2015 printed this, 241 right of the first 256 test images.
 _NOTEBOOK = ("the notebook of 2015, on 256 images", 0.941406)
 
+_CURVES = {"train_loss": "training loss", "validation_accuracy": "validation accuracy"}
+
 _COLUMNS = ("status", "steps", "train_loss", "validation_accuracy", "test_accuracy",
             "first256_accuracy", "params_sha256", "wall_s")  # fmt: skip
 
@@ -214,20 +216,23 @@ def draw(
             "accuracy on the first 256 test images",
             published,
         )
-    for name, label in (
-        ("train_loss", "training loss"),
-        ("validation_accuracy", "validation accuracy"),
-    ):
-        curves = {
-            _label(point): _curve(records, name)
-            for point, records in points.items()
-            if any(name in record.curve for record in records)
-        }
-        if name == "train_loss":
-            curves = {label: figures.whole_windows(*curve) for label, curve in curves.items()}
-        if curves:
-            figures.learning_curves(curves, target(name), title, label)
+    finished = [record for records in points.values() for record in records]
+    for name, by_point_ in curves(finished).items():
+        labelled = {_label(point): curve for point, curve in by_point_.items()}
+        figures.learning_curves(labelled, target(name), title, _CURVES[name])
     _draw_grid(result, title, target)
+
+
+def curves(records: Sequence[Record]) -> dict[str, dict[str, tuple[Sequence[int], np.ndarray]]]:
+    """Steps [K] and values [S, K] by name and point; nothing of what was not logged."""
+    found: dict[str, dict[str, tuple[Sequence[int], np.ndarray]]] = {}
+    for point, of_point in by_point(records).items():
+        for name in _CURVES:
+            if any(name in record.curve for record in of_point):
+                curve = _curve(of_point, name)
+                whole = figures.whole_windows(*curve) if name == "train_loss" else curve
+                found.setdefault(name, {})[point] = whole
+    return found
 
 
 def draw_accuracy(
@@ -264,7 +269,10 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
         if summary.interval is not None:
             intervals[place] = summary.interval
     named = {short(name): values for name, values in axes.items()}
-    figures.grid(named, means, intervals, target("grid"), title, "mean test accuracy")
+    drawn = named, means, intervals
+    figures.grid(*drawn, target("grid"), title, "mean test accuracy")
+    if figures.along(named) is not None:
+        figures.grid_lines(*drawn, target("grid_lines"), title, "mean test accuracy")
 
 
 def _label(point: str) -> str:

@@ -1,5 +1,6 @@
 """What there is to show of a record of ``rowrnn bench``."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def _content(path: Path, document: dict[str, Any]) -> Content:
     found = len(document["figures"])
     if found > _MOST_FIGURES:
         raise ValueError(f"{found:,} figures; a page shows at most {_MOST_FIGURES:,}")
-    drawn = [_figure(figure) for figure in plots.figures(document).values()]
+    drawn = _figures(document, _INCHES)
     return Content(
         template="bench.html",
         kind=f"bench {document['suite']}",
@@ -48,21 +49,24 @@ def _content(path: Path, document: dict[str, Any]) -> Content:
         verdict=_verdict(document),
         missing=[],
         parts={
-            "figures": drawn,
+            "figures": list(drawn.values()),
             "pieces": list(_pieces(document)),
             "where": page.facts({name: document[name] for name in _WHERE if name in document}),
         },
+        draw=functools.partial(_figures, document),
     )
 
 
-def _figure(figure: Any) -> Drawing:
-    """A plot of a suite, with its title taken out of the picture."""
-    drawing = Drawing(title=figure.get_suptitle())
-    figure.suptitle("")
-    figure.supxlabel("")  # It says where this was measured, as the page does.
-    figure.set_figwidth(_INCHES)
-    drawing.take(figure)
-    return drawing
+def _figures(document: dict[str, Any], inches: float) -> dict[str, Drawing]:
+    """The plots of a suite, with their titles taken out of the pictures."""
+    drawn = {}
+    for name, figure in plots.figures(document).items():
+        drawn[name] = Drawing(title=figure.get_suptitle())
+        figure.suptitle("")
+        figure.supxlabel("")  # It says where this was measured, as the page does.
+        figure.set_figwidth(inches)
+        drawn[name].take(figure)
+    return drawn
 
 
 def _pieces(document: dict[str, Any]) -> Iterator[str | Table]:

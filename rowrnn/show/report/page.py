@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
+from rowrnn.figures import Drawing
 
 # Most characters of a value, and most values: a file of a stranger may be as long as he likes.
 _MOST_CHARACTERS, _MOST_ROWS = 400, 200
@@ -26,7 +27,8 @@ class Content:
         title: the name of the run, sweep or record.
         verdict: what came out, in one sentence.
         missing: what could not be shown, and why.
-        parts: all else, as the template takes it; figures are `rowrnn.figures.Drawing`.
+        parts: all else, as the template takes it.
+        draw: the figures by name, for a width in inches.
     """
 
     template: str
@@ -35,6 +37,7 @@ class Content:
     verdict: str
     missing: list[str]
     parts: dict[str, Any]
+    draw: Callable[[float], Mapping[str, Drawing]]
 
 
 @dataclass(frozen=True)

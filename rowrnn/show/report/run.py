@@ -1,5 +1,6 @@
 """What there is to show of a single run."""
 
+import functools
 import itertools
 import math
 import shlex
@@ -15,6 +16,7 @@ from rowrnn.config import Config
 from rowrnn.data import Split
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.figures import Drawing
+from rowrnn.figures.drawing import WIDTH
 from rowrnn.figures.frame import count
 from rowrnn.lab import evaluate, runs, stats
 from rowrnn.lab.classifier import Classifier, load
@@ -112,12 +114,13 @@ def _find(path: Path, which: str, data_dir: str) -> _Run:
 
 def _content(run: _Run) -> Content:
     path, result, tested = run.path, run.result, run.tested
-    drawn = curves.draw(path)
+    drawn = _figures(run)
+    learned = [drawn[name] for name in ("loss", "accuracy") if name in drawn]
     if result and len(result.machines) > 1:
         run.missing.append(
             f"The bits of a run on one machine: it was trained on {'; '.join(result.machines)}."
         )
-    if not drawn:
+    if not learned:
         run.missing.append("Curves: nothing was logged yet.")
     environment = page.read_environment(path, run.missing)
     repeat = page.checkout(environment)
@@ -132,18 +135,31 @@ def _content(run: _Run) -> Content:
         missing=run.missing,
         parts={
             "figures": _key_figures(run),
-            "curves": drawn,
+            "curves": learned,
             "matrix": _matrix(tested.evaluation.confusion) if tested else None,
             "mistakes": _mistakes(tested) if tested else [],
             "test_count": tested.evaluation.count if tested else 0,
             "worst": tested.worst if tested else [],
-            "gates": _gates(tested, run.config.model.layers) if tested else None,
+            "gates": drawn.get("gates"),
             "config": page.config_table(run.config),
             "environment": page.facts(environment),
             "repeat": repeat,
             "digest": result.params_sha256 if result else "",
         },
+        draw=functools.partial(_figures, run),
     )
+
+
+def _figures(run: _Run, inches: float = WIDTH) -> dict[str, Drawing]:
+    """The figures of the run by name; the page sets its confusion matrix as a table."""
+    found = curves.draw(run.path, inches)
+    if run.tested:
+        confusion = run.tested.evaluation.confusion
+        found["gates"] = _gates(run.tested, run.config.model.layers, inches)
+        if inches != WIDTH and len(confusion) <= _MOST_CLASSES:
+            found["confusion"] = matrix = Drawing(inches=inches)
+            figures.confusion_matrix(confusion, matrix, "What is taken for what")
+    return found
 
 
 def test(classifier: Classifier, data_dir: str) -> Tested:
@@ -303,12 +319,12 @@ def _mistakes(tested: Tested) -> list[str]:
     ]
 
 
-def _gates(tested: Tested, layers: int) -> Drawing:
+def _gates(tested: Tested, layers: int, inches: float) -> Drawing:
     which = f"of the last of {layers} layers" if layers > 1 else "of the layer"
     caption = (
         f"mean over the units {which} and the first {tested.watched:,} test images; 0 closed, "
         "1 open"
     )
-    drawing = Drawing()
+    drawing = Drawing(inches=inches)
     figures.gate_activity(tested.gates, drawing, "Gates, row by row", caption)
     return drawing

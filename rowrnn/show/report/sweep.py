@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 from rowrnn import config as configs
 from rowrnn.figures import Drawing
+from rowrnn.figures.drawing import WIDTH
 from rowrnn.figures.frame import count
 from rowrnn.lab.sweep import outcome
 from rowrnn.lab.sweep.outcome import SweepResult
+from rowrnn.show.curves import Curve
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content, Table
 from rowrnn.store import members, rundir
@@ -27,7 +30,15 @@ _TITLES = {
     "train_loss": "Training loss",
     "validation_accuracy": "Validation accuracy",
     "grid": "Mean test accuracy by setting",
+    "grid_lines": "Mean test accuracy along a setting",
 }
+
+
+def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
+    """The curves of a sweep by name and by point of its grid."""
+    spec = members.read_sweep(path).spec(rundir.read_config(path))
+    found, _ = Ledger(path / "members").read_all()
+    return outcome.curves(_of_members(members.make_members(spec), found))
 
 
 def read(path: Path) -> Content:
@@ -57,12 +68,13 @@ def read(path: Path) -> Content:
             "distributions": _present(drawn, "accuracy", "first256"),
             "statistics": _statistics(result),
             "curves": _present(drawn, "train_loss", "validation_accuracy"),
-            "grid": drawn.get("grid"),
+            "grid": _present(drawn, "grid_lines", "grid"),
             "failed": _failed(result.failed),
             "config": page.config_table(spec.config),
             "environment": page.facts(environment),
             "repeat": _repeat(path, spec, start.settings, environment),
         },
+        draw=functools.partial(_figures, result, spec),
     )
 
 
@@ -117,12 +129,12 @@ def _test_size(record: Record) -> int:
     return size if 0 <= bits - size < 8 else 0
 
 
-def _figures(result: SweepResult, spec: Spec) -> dict[str, Drawing]:
+def _figures(result: SweepResult, spec: Spec, inches: float = WIDTH) -> dict[str, Drawing]:
     """The figures of the sweep by name, each with the title that it has in the page."""
     drawings: dict[str, Drawing] = {}
 
     def target(name: str) -> Drawing:
-        return drawings.setdefault(name, Drawing())
+        return drawings.setdefault(name, Drawing(inches=inches))
 
     outcome.draw(result, "", target, notebook=outcome.is_notebook(spec.config))
     for name, drawing in drawings.items():
