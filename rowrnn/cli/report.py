@@ -36,8 +36,7 @@ class ReportArguments(Common):
     paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="PATH")]
     """The directory of a run or a sweep, or several; or the JSON file of rowrnn bench --out."""
     to: Annotated[Path | None, arg(metavar="FILE.html")] = None
-    """The page; without it, report.html in the directory, FILE.html beside FILE.json, and of
-    several side_by_side.html here."""
+    """The page; unset: report.html there, FILE.html beside FILE.json, side_by_side.html here."""
     figures: Annotated[str, arg(metavar="FORMAT,...")] = ""
     """Write each figure too, for a column of a paper: svg, pdf or svg,pdf."""
     checkpoint: str = "last"
