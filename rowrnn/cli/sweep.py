@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 PART_FAILED = 6
 """Exit code of a sweep in which members have diverged."""
 
+_PEEKED = (
+    "seeds were added to {known} whose results were known. Where that is repeated until a "
+    "difference shows, chance shows one too often: compare with rowrnn compare --sequential"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepArguments(Common):
@@ -112,6 +117,7 @@ def _run(
             _show_plan(made)
             given.answer(dataclasses.asdict(made))
         return 0
+    known = _known_seeds(given.resume)
     result = runner.sweep(
         spec.config,
         spec.seeds,
@@ -125,6 +131,8 @@ def _run(
     )
     if parallel.is_process_0():
         _report(result)
+        if known and not known.issuperset(spec.seeds):
+            say(_PEEKED.format(known=len(known)))
         tell_service(result.run_dir)
         report_at_end(result.run_dir)
         given.answer(result.summary)
@@ -145,6 +153,13 @@ def _check(given: SweepArguments, arguments: Sequence[str]) -> None:
             "--grid: must be given once, with all its axes after it, such as "
             "--grid optimizer.learning_rate=1e-3,3e-3 model.hidden_size=64,128"
         )
+
+
+def _known_seeds(path: Path | None) -> set[int]:
+    """The seeds of a sweep whose results have been seen."""
+    if path is None or not (path / "results.json").exists():
+        return set()
+    return set(members.read_sweep(path).seeds)
 
 
 def _settings(
@@ -201,6 +216,7 @@ def _report(result: "SweepResult") -> None:
         rows.append((*values, str(group["completed"]), *figures))
     screen.print("\nTest accuracy over seeds")
     _print_table(screen, headings, rows)
+    screen.print("The intervals are Student's, which assume normal values")
     for group in summary["groups"]:
         parts = group["variance"]
         if parts and parts["total"] > 0 and len(summary["groups"]) == 1:
@@ -209,6 +225,8 @@ def _report(result: "SweepResult") -> None:
                 f"Of the variance over seeds, {min(1.0, share):.0%} is what a test part of this "
                 "size would show alone"
             )
+        if group["completed"] and group["failure_rate"]:
+            screen.print(_failures(group))
     if summary["examples_per_s"]:
         throughput, time = summary["examples_per_s"], duration(summary["wall_s"])
         screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")
@@ -217,6 +235,21 @@ def _report(result: "SweepResult") -> None:
     tell_mixture(summary["machines"])
     kept = plain(str(result.run_dir))
     tell(f"The sweep is kept in {kept}: results.csv, results.json, figures/", sys.stderr)
+
+
+def _failures(group: dict[str, Any]) -> str:
+    """How many seeds of a group failed, and which figures to read then."""
+    low, high = group["failure_rate_interval"]
+    where = f"{plain(group['point'])}: " if group["point"] else ""
+    text = (
+        f"{where}{group['failed'] + group['far_below']} of {group['members']} seeds failed "
+        f"({group['failure_rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}), "
+        f"{group['failed']} diverged and {group['far_below']} far below the others. Read that "
+        f"beside the interquartile mean, {group['iqm']:.4f}"
+    )
+    if group["iqm_interval"] is not None:
+        text += " ({:.4f} to {:.4f})".format(*group["iqm_interval"])
+    return f"{text}; the interval of the mean does not hold with failed seeds in it"
 
 
 def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

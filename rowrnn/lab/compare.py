@@ -1,22 +1,53 @@
 """Is one sweep better than another, or one point of a grid than the first, and by how much?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from rowrnn import files
 from rowrnn.config import Seed
-from rowrnn.errors import RunError
-from rowrnn.files import Share
+from rowrnn.errors import ConfigError, RunError, shown
+from rowrnn.files import Count, Share
 from rowrnn.lab import stats
 from rowrnn.lab.shown import Shown
-from rowrnn.lab.stats import Comparison
+from rowrnn.lab.stats import Comparison, Summary
 from rowrnn.store import members
 from rowrnn.store.members import short
 
-# Fewest seeds that both sides must share to be compared in pairs.
-_FEWEST_PAIRS = 2
+ALPHA = 0.05
+"""Largest probability of calling anything better or worse where nothing is."""
+
+Verdict = Literal["better", "worse", "not shown", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The seeds of one side.
+
+    Attributes:
+        name: which group, in words.
+        mean: of the test accuracies that are compared.
+        summary: of the test accuracies of all seeds that have finished.
+        members: how many there are, with those that diverged.
+        failed: members that diverged, which are in no other figure, and seeds far below the others.
+        failure_rate: their share of all members.
+        failure_interval: Wilson's, of that share.
+        unused: seeds that took no part, since the other side does not have them.
+    """
+
+    name: str
+    mean: float
+    summary: Summary
+    members: int
+    failed: int
+    failure_rate: float
+    failure_interval: tuple[float, float]
+    unused: int
 
 
 @dataclass(frozen=True)
@@ -27,11 +58,14 @@ class Pair:
         a, b: which groups, in words.
         mean_a, mean_b: mean test accuracies over the seeds that are compared.
         comparison: what the seeds say; `difference` is b minus a.
-        adjusted_p: its p-value, corrected for the number of comparisons made at once
-            (Benjamini and Hochberg).
-        verdict: "better" or "worse" where the interval of the difference leaves 0 out and, of
-            several comparisons, the corrected p-value is below 0.05; otherwise "no clear
-            difference".
+        adjusted_p: its p-value, corrected for the number of comparisons made at once (Holm).
+        verdict: "better" or "worse" where that is below 0.05; "cannot tell" where no accuracies of
+            so many seeds could bring it there; otherwise "not shown".
+        seeds_to_tell: how many seeds each side needs for any verdict.
+        equivalence: whether the difference lies within the margin ("the same") or that is "not
+            shown", by two one-sided tests, corrected likewise; None without a margin.
+        adjusted_equivalent_p: the p-value of that.
+        side_a, side_b: both groups, with the rate of their failures.
     """
 
     a: str
@@ -40,7 +74,12 @@ class Pair:
     mean_b: float
     comparison: Comparison
     adjusted_p: float
-    verdict: str
+    verdict: Verdict
+    seeds_to_tell: int | None
+    equivalence: Literal["the same", "not shown"] | None
+    adjusted_equivalent_p: float | None
+    side_a: Side
+    side_b: Side
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,11 +91,13 @@ class SweepComparison(Shown):
         left_out: the names of the members that take no part, since they have diverged.
         machines: what all members were trained on, as far as it is known; more than one is a
             mixture, whose last digits differ.
+        margin: the largest difference that counts as the same; None where that was not asked.
     """
 
     pairs: list[Pair]
     left_out: list[str]
     machines: list[str]
+    margin: float | None = None
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -78,63 +119,122 @@ class SweepComparison(Shown):
         return any(pair.verdict == "worse" for pair in self.pairs)
 
 
-def compare(a: str | Path, b: str | Path | None = None) -> SweepComparison:
+def compare(
+    a: str | Path,
+    b: str | Path | None = None,
+    *,
+    margin: float | None = None,
+    sequential: bool = False,
+) -> SweepComparison:
     """Compares the test accuracies of two sweeps, or of the points of one.
 
     Where both have the same points of a grid, point is compared with point; where one has a single
     point, that is compared with each of the other's. One sweep alone has its first point compared
-    with each of the others. Seeds that both sides have are compared in pairs; where fewer than two
-    are shared, all seeds of both sides are compared unpaired.
+    with each of the others. Where both sides share most of their seeds, those are compared in
+    pairs; otherwise all seeds of both are, unpaired. `stats.compare` says how.
 
     Args:
         a: directory of a sweep: what is known.
         b: directory of another: what may be better. None compares the points of `a`.
+        margin: the largest difference in accuracy that counts as the same, such as 0.002.
+        sequential: whether seeds are added until the verdict is clear, and this is one of several
+            looks. Seeds count in ascending order, so add higher ones.
 
-    Raises `RunError` where a directory holds no finished sweep or there is nothing to compare.
+    Raises:
+        ConfigError: the two sides were tested on different data, or the margin is no share.
+        RunError: a directory holds no finished sweep or there is nothing to compare.
     """
-    points_a, failed_a, machines = _read(Path(a))
+    if margin is not None and not 0 < margin < 1:
+        raise ConfigError(f"margin = {shown(margin)}: must lie between 0 and 1, such as 0.002")
+    one = _read(Path(a))
     if b is None:
-        points_b, failed_b = points_a, []
-        first, *others = points_a
+        other = one
+        first, *others = one.points
         if not others:
             raise RunError(f"{a} has a single point; give a second sweep to compare it with")
-        matched = [(first, other) for other in others]
+        matched = [(first, point) for point in others]
     else:
-        points_b, failed_b, others = _read(Path(b))
-        machines = sorted({*machines, *others})
-        matched = _match(points_a, points_b, a, b)
-    names = (str(a), str(b if b is not None else a))
+        other = _read(Path(b))
+        matched = _match(one.points, other.points, a, b)
     # A point of which all have diverged is among those left out.
-    matched = [(at, bt) for at, bt in matched if points_a[at] and points_b[bt]]
+    matched = [(at, bt) for at, bt in matched if one.points[at].seeds and other.points[bt].seeds]
+    names = (str(a), str(b if b is not None else a))
     if not matched:
         raise RunError(
             f"{' and '.join(dict.fromkeys(names))}: wherever two points would be compared, all "
             "members of one have diverged; there is nothing to compare"
         )
-    found = [(at, bt, *_compare(points_a[at], points_b[bt], at, bt, names)) for at, bt in matched]
-    adjusted = stats.adjust([comparison.p_value for *_, comparison in found])
-    alone = b is not None and len(points_a) == len(points_b) == 1
-    pairs = [
-        Pair(
-            a=names[0] if alone else _words(names[0], at, b is not None),
-            b=names[1] if alone else _words(names[1], bt, b is not None),
-            mean_a=mean_a,
-            mean_b=mean_b,
-            comparison=comparison,
-            adjusted_p=p,
-            verdict=_verdict(comparison, p if len(found) > 1 else 0.0),
+    alone = b is not None and len(one.points) == len(other.points) == 1
+    found = []
+    for at, bt in matched:
+        words = names if alone else (_words(names[0], at, b), _words(names[1], bt, b))
+        found.append(
+            _compare(one.points[at], other.points[bt], words, len(matched), margin, sequential)
         )
-        for (at, bt, mean_a, mean_b, comparison), p in zip(found, adjusted, strict=True)
-    ]
-    return SweepComparison(pairs, failed_a + failed_b, machines)
+    left_out = one.failed + (other.failed if b is not None else [])
+    machines = sorted({*one.machines, *other.machines})
+    return SweepComparison(judge(found), left_out, machines, margin)
 
 
-Points = dict[str, dict[int, float]]
-"""Test accuracy by point of the grid and seed."""
+def judge(found: list[tuple[Side, Side, Comparison]]) -> list[Pair]:
+    """The verdicts of comparisons that are made at once: `Side` a, `Side` b, what they say."""
+    comparisons = [comparison for *_, comparison in found]
+    adjusted = stats.adjust([comparison.p_value for comparison in comparisons])
+    # No verdict can come of seeds whose smallest p-values are too large even together.
+    reachable = stats.adjust([comparison.smallest_p for comparison in comparisons])
+    same = [comparison.equivalent_p for comparison in comparisons]
+    adjusted_same = stats.adjust([p for p in same if p is not None]) or [None] * len(found)
+    pairs = []
+    for (side_a, side_b, comparison), p, least, p_same in zip(
+        found, adjusted, reachable, adjusted_same, strict=True
+    ):
+        verdict = "better" if comparison.difference > 0 else "worse"
+        if p >= ALPHA:
+            verdict = "not shown" if least < ALPHA else "cannot tell"
+        equivalence = None
+        if p_same is not None:
+            equivalence = "the same" if p_same < ALPHA else "not shown"
+        pairs.append(
+            Pair(
+                a=side_a.name,
+                b=side_b.name,
+                mean_a=side_a.mean,
+                mean_b=side_b.mean,
+                comparison=comparison,
+                adjusted_p=p,
+                verdict=verdict,
+                seeds_to_tell=stats.fewest_seeds(comparison.test, comparisons=len(found)),
+                equivalence=equivalence,
+                adjusted_equivalent_p=p_same,
+                side_a=side_a,
+                side_b=side_b,
+            )
+        )
+    return pairs
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point of a grid: test accuracy by seed, how many diverged, and what it was tested on.
+
+    `data` is the fingerprint and `test_images` their number; "" and 0 where they are not known.
+    """
+
+    seeds: dict[int, float]
+    diverged: int
+    data: str
+    test_images: int
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    points: dict[str, _Point]
+    failed: list[str]
+    machines: list[str]
 
 
 def _match(
-    points_a: Points, points_b: Points, a: str | Path, b: str | Path
+    points_a: Mapping[str, _Point], points_b: Mapping[str, _Point], a: str | Path, b: str | Path
 ) -> list[tuple[str, str]]:
     if list(points_a) == list(points_b) or set(points_a) == set(points_b):
         return [(point, point) for point in points_a]
@@ -149,58 +249,105 @@ def _match(
 
 
 def _compare(
-    a: Mapping[int, float],
-    b: Mapping[int, float],
-    point_a: str,
-    point_b: str,
+    a: _Point,
+    b: _Point,
     names: tuple[str, str],
-) -> tuple[float, float, Comparison]:
-    shared = sorted(set(a) & set(b))
-    paired = len(shared) >= _FEWEST_PAIRS
-    side_a = [a[seed] for seed in shared] if paired else list(a.values())
-    side_b = [b[seed] for seed in shared] if paired else list(b.values())
-    for name, point, side in zip(names, (point_a, point_b), (side_a, side_b), strict=True):
-        if len(side) < 2:
+    comparisons: int,
+    margin: float | None,
+    sequential: bool,
+) -> tuple[Side, Side, Comparison]:
+    if a.data and b.data and a.data != b.data:
+        raise ConfigError(
+            f"{names[0]} and {names[1]} are on different data (fingerprints {a.data[:12]}… and "
+            f"{b.data[:12]}…): compare sweeps of the same data"
+        )
+    shared = a.seeds.keys() & b.seeds.keys()
+    paired = 2 * len(shared) > max(len(a.seeds), len(b.seeds))
+    sides, values = [], []
+    for name, point in zip(names, (a, b), strict=True):
+        chosen = [point.seeds[seed] for seed in sorted(shared if paired else point.seeds)]
+        if len(chosen) < 2:
             raise RunError(
-                f"{_words(name, point, True)} has {len(side)} finished seed(s): two or more show "
-                f"a spread; run more with rowrnn sweep --resume {name} --seeds 0:16"
+                f"{name} has {len(chosen)} finished seed(s) to compare: two or more show a "
+                f"spread; run more with rowrnn sweep --resume {name.split()[0]} --seeds 0:16"
             )
-    comparison = stats.compare(side_a, side_b, paired=paired)
-    return sum(side_a) / len(side_a), sum(side_b) / len(side_b), comparison
+        values.append(chosen)
+    resolution = 1 / (a.test_images or _denominator(*values))
+    for name, point, chosen in zip(names, (a, b), values, strict=True):
+        everyone = list(point.seeds.values())
+        sides.append(side_of(name, chosen, everyone, point.diverged, resolution))
+    comparison = stats.compare(
+        *values,
+        paired=paired,
+        comparisons=comparisons,
+        resolution=resolution,
+        margin=margin,
+        sequential=sequential,
+        within=(-1.0, 1.0),
+    )
+    return *sides, comparison
 
 
-def _verdict(comparison: Comparison, adjusted_p: float) -> str:
-    low, high = comparison.interval
-    if low <= 0 <= high or adjusted_p >= 0.05:
-        return "no clear difference"
-    return "better" if low > 0 else "worse"
+def side_of(
+    name: str,
+    compared: Sequence[float],
+    everyone: Sequence[float] | None = None,
+    diverged: int = 0,
+    resolution: float = 0.0,
+) -> Side:
+    """A side of a comparison: accuracies that are compared, and those of all that have finished."""
+    everyone = compared if everyone is None else everyone
+    summary = stats.summarize(everyone, resolution=resolution, within=stats.SHARE)
+    failed, count = diverged + summary.far_below, diverged + len(everyone)
+    return Side(
+        name=name,
+        mean=float(np.mean(compared)),
+        summary=summary,
+        members=count,
+        failed=failed,
+        failure_rate=failed / count,
+        failure_interval=stats.wilson_interval(failed, count),
+        unused=len(everyone) - len(compared),
+    )
 
 
-def _words(name: str, point: str, with_name: bool) -> str:
-    if not with_name:
+def _denominator(*sides: list[float]) -> int:
+    """The smallest number of images that gives all these accuracies."""
+    fractions = (Fraction(value).limit_denominator(10**6) for side in sides for value in side)
+    return math.lcm(*(fraction.denominator for fraction in fractions))
+
+
+def _words(name: str, point: str, other: str | Path | None) -> str:
+    if other is None:
         return point
     return f"{name} {point}" if point else name
 
 
-def _read(path: Path) -> tuple[Points, list[str], list[str]]:
-    """The completed members of a sweep, the names of the others, and the machines of all."""
+def _read(path: Path) -> _Sweep:
+    """The members of a finished sweep."""
     grid = members.read_sweep(path).grid
     file = path / "results.json"
     try:
         document = files.read_json(file)
         rows, summary = document["members"], document["summary"]
         machines = files.fit("machines", summary.get("machines", []), list[str])
-        points: Points = {}
+        known = {group["point"]: group for group in summary.get("groups", [])}
+        points: dict[str, _Point] = {}
         failed = []
         for row in rows:
-            point = _point(row, grid)
-            points.setdefault(point, {})
+            name = _point(row, grid)
+            if name not in points:
+                group = known.get(name, {})
+                data = files.fit("data", group.get("data", ""), str)
+                images = files.fit("test_images", group.get("test_images", 0), Count)
+                points[name] = _Point({}, 0, data, images)
             seed = files.fit("seed", row["seed"], Seed)
             accuracy = files.fit("test_accuracy", row["test_accuracy"], Share | None)
             if accuracy is None:
-                failed.append(f"{path} {point} seed={seed}".replace("  ", " "))
+                failed.append(f"{path} {name} seed={seed}".replace("  ", " "))
+                points[name] = replace(points[name], diverged=points[name].diverged + 1)
             else:
-                points[point][seed] = accuracy
+                points[name].seeds[seed] = accuracy
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not finished: it has no results.json; go on with "
@@ -212,9 +359,9 @@ def _read(path: Path) -> tuple[Points, list[str], list[str]]:
         ) from error
     if not rows:
         raise RunError(f"{file} has no members; make it anew with rowrnn sweep --resume {path}")
-    if not any(points.values()):
+    if not any(point.seeds for point in points.values()):
         raise RunError(f"{path}: all members have diverged; there is nothing to compare")
-    return points, failed, machines
+    return _Sweep(points, failed, machines)
 
 
 def _point(row: Mapping[str, Any], grid: Mapping[str, Any]) -> str:

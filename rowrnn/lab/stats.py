@@ -5,33 +5,30 @@ scipy is imported where it is used: it takes longer to load than most of what ne
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Interval = tuple[float, float]
+from rowrnn.lab import evidence
+from rowrnn.lab.evidence import Evidence, Interval
+
 Values = Sequence[float] | np.ndarray
 
-# From this number of values on an interval is a BCa bootstrap, below it Student's t. Measured
-# coverage of the 95 % interval in 20,000 simulated sweeps (their own error is 0.15 %), normal and
-# with the skewness −1 of a reflected gamma distribution of shape 4:
-#
-#     values             8      16      32      64     128
-#     t, normal       95.1    95.1    94.9    95.1    94.8
-#     t, skewed       93.6    93.8    94.5    95.0    94.6
-#     BCa, normal     88.7    92.0    93.5    94.4    94.3
-#     BCa, skewed     87.7    91.3    93.2    94.4    94.3
-BCA_FROM = 64
-
-# Other random draws would move the ends of a BCa interval by about 2 % of its width.
-RESAMPLES = 2_000
+SHARE: Interval = (0.0, 1.0)
+"""Between what an accuracy lies."""
 
 # More seeds than this are not searched for.
 MOST_SEEDS = 1_000_000
+
+# From this number of pairs on sign flips have the power of a t-test with one pair less.
+_AS_A_T_TEST = 15
+
+# Fewest values of which some can be called far below the others.
+_FEWEST_TO_FAIL = 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,8 @@ class Summary:
     """What the values of one group of seeds say; see `summarize`.
 
     `sd` divides by count − 1. `argmin` and `argmax` are positions in the values (of the first,
-    where several are alike). `sd` and `interval` are None for a single value.
+    where several are alike). `far_below` are how many lie far below the others. `sd` and the
+    intervals are None for a single value, `iqm_interval` also for fewer than 4.
     """
 
     count: int
@@ -48,7 +46,9 @@ class Summary:
     median: float
     iqm: float
     interval: Interval | None
-    method: Literal["t", "bca"]
+    method: Literal["t"]
+    iqm_interval: Interval | None
+    far_below: int
     min: float
     max: float
     argmin: int
@@ -71,8 +71,25 @@ class VarianceParts:
 class Comparison:
     """What two groups of seeds say about each other; see `compare`.
 
-    `difference` is the mean of b minus the mean of a. `sd_difference` is the standard deviation
-    of the differences of the pairs, or, unpaired, the pooled one of the two sides.
+    Attributes:
+        count_a, count_b: seeds of either side.
+        paired: whether they are compared in pairs.
+        difference: the mean of b minus the mean of a.
+        interval: of the difference.
+        interval_method: the test, or "student", which assumes normal values.
+        p_value: of the difference, two-sided.
+        test: what gave it; see `evidence`.
+        smallest_p: the smallest p-value that any values of so many seeds can have.
+        equivalent_p: of the difference being within the margin; None without a margin.
+        probability_of_improvement: how often b is above a, ties counted half.
+        sd_difference: the standard deviation of the differences of the pairs, or, unpaired, the
+            pooled one of the two sides.
+        correlation: of the two sides over the pairs; None unpaired, or where a side has no spread.
+        correlated: whether it is clearly above 0 (95 %), so that what a seed does to both sides
+            cancels.
+        seeds_needed: for a difference as this one, each side; None where no number shows it.
+        seeds_needed_between: the same at the ends of the 95 % interval of the difference in parts
+            of its spread; the upper one is None where there is no end.
     """
 
     count_a: int
@@ -80,11 +97,17 @@ class Comparison:
     paired: bool
     difference: float
     interval: Interval
+    interval_method: Literal["sign flips", "relabelling", "betting", "student"]
     p_value: float
-    test: Literal["wilcoxon", "mann-whitney"]
+    test: evidence.Name
+    smallest_p: float
+    equivalent_p: float | None
     probability_of_improvement: float
     sd_difference: float
+    correlation: float | None
+    correlated: bool
     seeds_needed: int | None
+    seeds_needed_between: tuple[int, int | None] | None
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -142,16 +165,20 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
     )
 
 
-def interval_of_mean(values: Values, level: float = 0.95) -> Interval:
-    """An interval for the mean behind `values`, independent draws such as one accuracy per seed.
+def interval_of_mean(
+    values: Values,
+    level: float = 0.95,
+    *,
+    resolution: float = 0.0,
+    within: Interval = (-math.inf, math.inf),
+) -> Interval:
+    """Student's interval for the mean behind `values`, independent draws such as one for each seed.
 
-    Student's t for fewer than `BCA_FROM` values; from there on the BCa bootstrap, which follows
-    the skew of the values, always with the same random draws. Equal values v give (v, v), a
-    single value gives (nan, nan).
+    It assumes that values are normal; `experiments/results/verdicts.md` says how often it holds the
+    mean where they are not. A spread below `resolution` (of accuracies one test image) counts as
+    that. The interval is cut to what is possible, `within`. A single value gives (nan, nan).
 
-    Sources: Student, "The probable error of a mean", Biometrika 6 (1908), 1-25; B. Efron, "Better
-    bootstrap confidence intervals", Journal of the American Statistical Association 82 (1987),
-    171-185.
+    Source: Student, "The probable error of a mean", Biometrika 6 (1908), 1-25.
 
     Raises `ValueError` unless there are values, all of them finite, and 0 < level < 1.
 
@@ -163,25 +190,30 @@ def interval_of_mean(values: Values, level: float = 0.95) -> Interval:
     _check_share("level", level)
     if len(array) < 2:
         return math.nan, math.nan
-    first = float(array[0])
-    if np.ptp(array) == 0:
-        return first, first
-    if len(array) >= BCA_FROM:
-        return _bca(np.mean, level, array)
-    from scipy.stats import ttest_1samp
-
-    return _moved(ttest_1samp(array - first, 0).confidence_interval(level), first)
+    return _clipped(_student((array,), resolution, level), within)
 
 
-def summarize(values: Values, level: float = 0.95) -> Summary:
+def summarize(
+    values: Values,
+    level: float = 0.95,
+    *,
+    resolution: float = 0.0,
+    within: Interval = (-math.inf, math.inf),
+) -> Summary:
     """Mean, spread and extremes of `values`, one per seed, with an interval for the mean.
 
     The interquartile mean `iqm` leaves out a quarter of the values at either end: one failed seed
-    does not move it, and it wavers less than the median. `interval` and `method` are those of
-    `interval_of_mean`.
+    does not move it, and it wavers less than the median. `far_below` are below the lower quartile
+    by more than three times the distance of the quartiles, and more than three `resolution`, if
+    there are at least 8 values. Where there are any, or members that diverged, read the
+    interquartile mean beside the rate of failures: the interval of the mean holds it too rarely.
+    `interval` is that of `interval_of_mean`.
 
-    Source of the interquartile mean: R. Agarwal et al., "Deep reinforcement learning at the edge
-    of the statistical precipice", NeurIPS 2021, arXiv 2108.13264.
+    Sources of the interquartile mean: R. Agarwal et al., "Deep reinforcement learning at the edge
+    of the statistical precipice", NeurIPS 2021, arXiv 2108.13264; of its interval: J. W. Tukey and
+    D. H. McLaughlin, "Less vulnerable confidence and significance procedures for location based on
+    a single sample: trimming/winsorization 1", Sankhyā A 25 (1963), 331-352; of the fence:
+    J. W. Tukey, "Exploratory data analysis", 1977, chapter 2.
 
     Raises `ValueError` unless there are values, all of them finite, and 0 < level < 1.
 
@@ -190,10 +222,17 @@ def summarize(values: Values, level: float = 0.95) -> Summary:
     (0.7695, 0.988, 2)
     """
     from scipy.stats import trim_mean
+    from scipy.stats.mstats import trimmed_mean_ci
 
     array = _checked("values", values)
-    interval = interval_of_mean(array, level)
-    several = len(array) > 1
+    interval = interval_of_mean(array, level, resolution=resolution, within=within)
+    several, iqm_interval, far_below = len(array) > 1, None, 0
+    if len(array) >= 4:
+        low, high = trimmed_mean_ci(array - array[0], (0.25, 0.25), alpha=1 - level)
+        iqm_interval = _clipped((float(low + array[0]), float(high + array[0])), within)
+    if len(array) >= _FEWEST_TO_FAIL:
+        low, high = np.quantile(array, [0.25, 0.75])
+        far_below = int((array < low - 3 * max(high - low, resolution)).sum())
     return Summary(
         count=len(array),
         mean=_mean(array),
@@ -201,7 +240,9 @@ def summarize(values: Values, level: float = 0.95) -> Summary:
         median=float(np.median(array)),
         iqm=float(trim_mean(array, 0.25)),
         interval=interval if several else None,
-        method="bca" if len(array) >= BCA_FROM else "t",
+        method="t",
+        iqm_interval=iqm_interval,
+        far_below=far_below,
         min=float(array.min()),
         max=float(array.max()),
         argmin=int(array.argmin()),
@@ -272,25 +313,37 @@ def variance_parts(correct: ArrayLike) -> VarianceParts:
     )
 
 
-def compare(a: Values, b: Values, *, paired: bool, level: float = 0.95) -> Comparison:
+def compare(
+    a: Values,
+    b: Values,
+    *,
+    paired: bool,
+    level: float = 0.95,
+    comparisons: int = 1,
+    resolution: float = 0.0,
+    margin: float | None = None,
+    sequential: bool = False,
+    within: Interval = (-math.inf, math.inf),
+) -> Comparison:
     """What the values `a` and `b`, one per seed, say about b against a.
 
-    Where both sides ran with the same seeds, in the same order, `paired` compares seed by seed,
-    and what a seed does to both sides cancels. The interval of the difference is then that of
-    `interval_of_mean`; otherwise it is Welch's t, or the BCa bootstrap where both sides have
-    `BCA_FROM` values. The p-value is that of Wilcoxon's signed ranks or of Mann and Whitney's U,
-    two-sided: 1 where nothing differs. The probability of improvement is how often b is above a,
-    ties counted half: over the pairs, or over every a with every b. `seeds_needed` is that of the
-    function of this name for the difference and the spread seen here, at 80 % power: a guess for
-    planning, since a difference worth following up is more often over- than underestimated. It is
-    None where there is no difference or `MOST_SEEDS` would not show it.
+    Pairs, of sides that ran with the same seeds in the same order, are compared by sign flips, and
+    what has no partners by relabelling. p-value and interval are of the same test. Where it has no
+    finite interval (fewer than 6 pairs or 4 and 4 seeds), Student's or Welch's is given, which
+    assumes normal values. With `sequential` the test is that of betting on pairs in the order of
+    the seeds, which holds however often it is looked at while seeds are added: unpaired values are
+    paired by their place then. See `evidence` for all three.
+
+    A spread below `resolution` (of accuracies one test image) counts as that. `margin` asks
+    besides whether the difference is smaller than that, by two one-sided tests. `seeds_needed` is
+    that of the function of this name for the difference and the spread seen here, at 80 % power,
+    where `comparisons` are made at once: a guess for planning, since a difference worth following
+    up is more often over- than underestimated.
 
     Sources: B. L. Welch, "The generalization of 'Student's' problem when several different
-    population variances are involved", Biometrika 34 (1947), 28-35; F. Wilcoxon, "Individual
-    comparisons by ranking methods", Biometrics Bulletin 1 (1945), 80-83; H. B. Mann and D. R.
-    Whitney, "On a test of whether one of two random variables is stochastically larger than the
-    other", Annals of Mathematical Statistics 18 (1947), 50-60; probability of improvement:
-    R. Agarwal et al., arXiv 2108.13264.
+    population variances are involved", Biometrika 34 (1947), 28-35; probability of improvement:
+    R. Agarwal et al., arXiv 2108.13264; interval of a standardized difference: L. V. Hedges and
+    I. Olkin, "Statistical methods for meta-analysis", 1985, chapter 5.
 
     Raises `ValueError` unless there are at least 2 finite values on each side, equally many where
     paired, and 0 < level < 1.
@@ -299,7 +352,7 @@ def compare(a: Values, b: Values, *, paired: bool, level: float = 0.95) -> Compa
     >>> better = [0.989, 0.990, 0.991, 0.992, 0.987, 0.992]
     >>> c = compare(base, better, paired=True)
     >>> round(c.difference, 4), c.probability_of_improvement, c.p_value, c.seeds_needed
-    (0.0017, 1.0, 0.03125, 5)
+    (0.0017, 1.0, 0.03125, 6)
     """
     _check_share("level", level)
     side_a, side_b = _checked("a", a), _checked("b", b)
@@ -311,37 +364,78 @@ def compare(a: Values, b: Values, *, paired: bool, level: float = 0.95) -> Compa
             f"a has {len(side_a)} values and b has {len(side_b)}: pairs must have both; "
             "compare what has no partner with paired=False"
         )
-    differences = side_b - side_a if paired else np.subtract.outer(side_b, side_a)
-    if paired:
-        difference, sd = _mean(differences), _sd(differences)
-        interval = interval_of_mean(differences, level)
-        p_value = _wilcoxon(differences, max(np.abs(side_a).max(), np.abs(side_b).max()))
+    if sequential:
+        count = min(len(side_a), len(side_b))
+        side_a, side_b = side_a[:count], side_b[:count]
+    in_pairs = paired or sequential
+    differences = side_b - side_a if in_pairs else np.subtract.outer(side_b, side_a)
+    sides = (differences,) if in_pairs else (side_a, side_b)
+    if sequential:
+        found = evidence.betting(differences, resolution)
+    elif paired:
+        found = evidence.sign_flips(differences, resolution)
     else:
-        difference, sd = _mean(side_b) - _mean(side_a), _pooled_sd(side_a, side_b)
-        interval = _interval_of_difference(side_a, side_b, level)
-        p_value = _mann_whitney(side_a, side_b)
-    effect = abs(difference) / sd if sd else math.inf
+        found = evidence.relabelling(side_a, side_b, resolution)
+    interval = found.interval(level)
+    sd = _sd(differences) if in_pairs else _pooled_sd(side_a, side_b)
+    correlation = _correlation(side_a, side_b) if paired else None
+    needed, between = _needed(found, max(sd, resolution), sides, level, comparisons)
     return Comparison(
         count_a=len(side_a),
         count_b=len(side_b),
         paired=paired,
-        difference=difference,
-        interval=interval,
-        p_value=p_value,
-        test="wilcoxon" if paired else "mann-whitney",
+        difference=found.difference,
+        interval=_clipped(interval or _student(sides, resolution, level), within),
+        interval_method="student" if interval is None else found.name,
+        p_value=found.p_value(),
+        test=found.name,
+        smallest_p=found.smallest_p,
+        equivalent_p=None if margin is None else found.p_equivalent(margin),
         probability_of_improvement=float(np.heaviside(differences, 0.5).mean()),
         sd_difference=sd,
-        seeds_needed=_seeds_for(effect, paired, 0.8, level) if difference else None,
+        correlation=correlation,
+        correlated=_is_above_0(correlation, len(side_a)),
+        seeds_needed=needed,
+        seeds_needed_between=between,
     )
 
 
-def seeds_needed(
-    sd: float, difference: float, *, paired: bool, power: float = 0.8, level: float = 0.95
-) -> int:
-    """How many seeds per side a two-sided t-test needs to see `difference` with this `power`.
+def fewest_seeds(test: evidence.Name, *, level: float = 0.95, comparisons: int = 1) -> int | None:
+    """How many seeds per side a test needs to have any p-value that says something.
 
-    `sd` is the standard deviation of the differences of the pairs, or, unpaired, that of either
-    side. The power is exact for normal values, from the noncentral t distribution.
+    That is one below 1 − level where it is corrected for so many comparisons at once (Holm). None
+    where there are too many comparisons for the random draws of the test.
+
+    >>> fewest_seeds("sign flips"), fewest_seeds("sign flips", comparisons=2)
+    (6, 7)
+    >>> fewest_seeds("relabelling")
+    4
+    """
+    counts = range(2, 64)
+    at = bisect.bisect_left(
+        counts,
+        True,
+        key=lambda count: evidence.smallest_p(test, count, count) * comparisons < 1 - level,
+    )
+    return counts[at] if at < len(counts) else None
+
+
+def seeds_needed(
+    sd: float,
+    difference: float,
+    *,
+    test: evidence.Name,
+    power: float = 0.8,
+    level: float = 0.95,
+    comparisons: int = 1,
+) -> int:
+    """How many seeds per side show `difference` with this `power`, of so many `comparisons`.
+
+    `sd` is the standard deviation of the differences of the pairs, or, of relabelling, that of
+    either side. Of sign flips and relabelling it is one more than a t-test needs, whose power is
+    exact for normal values (noncentral t), and at least `fewest_seeds`; with fewer than 15 pairs,
+    and for betting, the test is simulated. `experiments/results/verdicts.md` has the power that
+    this gives. The correction is that of the smallest of the p-values, Bonferroni's.
 
     Source: J. Cohen, "Statistical power analysis for the behavioral sciences", 2nd edition, 1988,
     chapter 2.
@@ -349,10 +443,10 @@ def seeds_needed(
     Raises `ValueError` unless sd >= 0, the difference is finite and not 0, power and level lie
     between 0 and 1, and `MOST_SEEDS` suffice.
 
-    >>> seeds_needed(sd=0.001, difference=0.0005, paired=False)
-    64
-    >>> seeds_needed(sd=0.001, difference=0.0005, paired=True)
-    34
+    >>> seeds_needed(sd=0.001, difference=0.0005, test="relabelling")
+    65
+    >>> seeds_needed(sd=0.001, difference=0.0005, test="sign flips")
+    35
     """
     _check_share("power", power)
     _check_share("level", level)
@@ -360,8 +454,8 @@ def seeds_needed(
         raise ValueError(f"sd = {sd}: must be finite and at least 0")
     if difference == 0 or not math.isfinite(difference):
         raise ValueError(f"difference = {difference}: must be finite and other than 0 to be seen")
-    effect = abs(difference) / sd if sd else math.inf
-    count = _seeds_for(effect, paired, power, level)
+    effect = _effect(difference, sd)
+    count = _seeds_for(effect, test, power, level, comparisons)
     if count is None:
         raise ValueError(
             f"difference = {difference} at sd = {sd}: {MOST_SEEDS:,} seeds would not show it; "
@@ -371,27 +465,28 @@ def seeds_needed(
 
 
 def adjust(p_values: Values) -> list[float]:
-    """The p-values of a grid of comparisons, corrected for their number.
+    """The p-values of several comparisons, corrected for their number.
 
-    Benjamini and Hochberg: whoever calls those at most q differences is wrong, on average, in at
-    most a share q of them. Holds for independent comparisons and for those that depend positively
-    on one another, such as many settings against one baseline.
+    Holm: whoever calls those below q differences is wrong anywhere at all with a probability of at
+    most q, however the comparisons depend on one another.
 
-    Source: Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", Journal of the
-    Royal Statistical Society B 57 (1995), 289-300.
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+    of Statistics 6 (1979), 65-70.
 
     Raises `ValueError` unless all lie within [0, 1].
 
     >>> [round(p, 3) for p in adjust([0.01, 0.04, 0.03, 0.5])]
-    [0.04, 0.053, 0.053, 0.5]
+    [0.04, 0.09, 0.09, 0.5]
     """
-    from scipy.stats import false_discovery_control
-
     array = np.asarray(p_values, np.float64)
     wrong = array[~((array >= 0) & (array <= 1))]
     if wrong.size:
         raise ValueError(f"p-value {wrong[0]}: must lie within [0, 1]")
-    return false_discovery_control(array, method="bh").tolist() if array.size else []
+    order = np.argsort(array, kind="stable")
+    times = np.arange(len(array), 0, -1)
+    adjusted = np.empty_like(array)
+    adjusted[order] = np.minimum(np.maximum.accumulate(array[order] * times), 1)
+    return adjusted.tolist()
 
 
 def _checked(name: str, values: Values) -> np.ndarray:
@@ -424,68 +519,71 @@ def _pooled_sd(a: np.ndarray, b: np.ndarray) -> float:
     return math.sqrt(squares / (len(a) + len(b) - 2))
 
 
-def _moved(interval: Any, by: float) -> Interval:
-    """An interval of scipy, with both of its ends moved."""
-    return by + float(interval.low), by + float(interval.high)
+def _clipped(interval: Interval, within: Interval) -> Interval:
+    low, high = np.clip(interval, *within)
+    return float(low), float(high)
 
 
-def _bca(statistic: Callable[..., np.ndarray], level: float, *samples: np.ndarray) -> Interval:
-    from scipy.stats import bootstrap
+def _student(sides: tuple[np.ndarray, ...], resolution: float, level: float) -> Interval:
+    """Student's interval of the mean of one side, or Welch's of the second less the first."""
+    from scipy.special import stdtrit
 
-    # Without their means: `statistic` is linear.
-    means = [_mean(sample) for sample in samples]
-    found = bootstrap(
-        [sample - mean for sample, mean in zip(samples, means, strict=True)],
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=level,
-        method="BCa",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return _moved(found.confidence_interval, means[0] - sum(means[1:]))
+    errors = [max(_sd(side), resolution) ** 2 / len(side) for side in sides]
+    middle = _mean(sides[-1]) - (_mean(sides[0]) if len(sides) > 1 else 0.0)
+    if not sum(errors):
+        return middle, middle
+    parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]
+    half = float(stdtrit(sum(errors) ** 2 / sum(parts), (1 + level) / 2)) * math.sqrt(sum(errors))
+    return middle - half, middle + half
 
 
-def _interval_of_difference(a: np.ndarray, b: np.ndarray, level: float) -> Interval:
-    from scipy.stats import ttest_ind
-
-    apart = float(b[0] - a[0])
-    if np.ptp(a) == np.ptp(b) == 0:
-        return apart, apart
-    if min(len(a), len(b)) >= BCA_FROM:
-        return _bca(lambda b, a, axis: b.mean(axis) - a.mean(axis), level, b, a)
-    welch: Any = ttest_ind(b - b[0], a - a[0], equal_var=False)
-    return _moved(welch.confidence_interval(level), apart)
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a - a[0], b - b[0])[0, 1])
 
 
-def _wilcoxon(differences: np.ndarray, scale: float) -> float:
-    from scipy.stats import wilcoxon
-
-    # Accuracies are whole numbers of examples: differences that are alike must not be ranked by
-    # the rounding errors of the subtraction.
-    cleaned = np.round(differences / scale, 12) if scale else differences
-    if not cleaned.any():
-        return 1.0
-    signed: Any = wilcoxon(cleaned)
-    return float(signed.pvalue)
+def _is_above_0(correlation: float | None, count: int) -> bool:
+    """Whether a correlation over pairs is so beyond chance, by Fisher's z at 95 %."""
+    if correlation is None or count < 4:
+        return False
+    return math.atanh(min(correlation, 1 - 1e-12)) * math.sqrt(count - 3) > 1.96
 
 
-def _mann_whitney(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import mannwhitneyu
-
-    if np.ptp([*a, *b]) == 0:  # scipy gives nan from 1.18 on.
-        return 1.0
-    ranked: Any = mannwhitneyu(b, a)
-    return float(ranked.pvalue)
+def _effect(difference: float, sd: float) -> float:
+    """The size of a difference in standard deviations, of which more than this is all the same."""
+    return min(abs(difference) / sd if sd else math.inf, 1e4)
 
 
-def _seeds_for(effect: float, paired: bool, power: float, level: float) -> int | None:
-    """The smallest number of seeds that sees a difference of `effect` standard deviations."""
+def _needed(
+    found: Evidence, sd: float, sides: tuple[np.ndarray, ...], level: float, comparisons: int
+) -> tuple[int | None, tuple[int, int | None] | None]:
+    """`seeds_needed` for what was found, and at the ends of the interval of its effect."""
+    if not found.difference:
+        return None, None
+    effect = _effect(found.difference, sd)
+    error = math.sqrt(sum(1 / len(side) for side in sides) + effect**2 / (2 * sum(map(len, sides))))
+
+    def seeds(effect: float) -> int | None:
+        return _seeds_for(effect, found.name, 0.8, level, comparisons)
+
+    z = NormalDist().inv_cdf(0.975)
+    fewest = seeds(effect + z * error)
+    most = seeds(effect - z * error) if effect > z * error else None
+    return seeds(effect), None if fewest is None else (fewest, most)
+
+
+def _seeds_for(
+    effect: float, test: evidence.Name, power: float, level: float, comparisons: int
+) -> int | None:
+    """The number of seeds that shows a difference of `effect` standard deviations."""
     from scipy.stats import nct, t
+
+    alpha, paired = (1 - level) / comparisons, test != "relabelling"
 
     def suffices(count: int) -> bool:
         freedom = count - 1 if paired else 2 * (count - 1)
-        critical = t.ppf((1 + level) / 2, freedom)
+        critical = t.isf(alpha / 2, freedom)
         shift = effect * math.sqrt(count if paired else count / 2)
         # The power is 1 to the last digit then, but scipy's function may give nan.
         if shift > 50 + 20 * critical:
@@ -495,4 +593,15 @@ def _seeds_for(effect: float, paired: bool, power: float, level: float) -> int |
 
     counts = range(2, MOST_SEEDS + 1)
     at = bisect.bisect_left(counts, True, key=suffices)
-    return counts[at] if at < len(counts) else None
+    fewest = fewest_seeds(test, level=level, comparisons=comparisons)
+    if at == len(counts) or fewest is None:
+        return None
+    if test == "betting":
+        return max(evidence.seeds_to_bet(effect, power, alpha), fewest)
+    count = max(counts[at] + 1, fewest)
+    # With few pairs there are few p-values, of which the next below alpha may be far from it.
+    while test == "sign flips" and count < _AS_A_T_TEST:
+        if evidence.power_of_flips(effect, count, alpha) >= power + 0.01:
+            break
+        count += 1
+    return count

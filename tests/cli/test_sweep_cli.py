@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -92,10 +93,22 @@ def test_members_that_diverge_have_a_line_each_and_a_code(grid):
     members = members_of(cwd / "sweep")
     assert [member["status"] for member in members] == ["completed", "diverged"] * 2
     assert [member["test_accuracy"] is None for member in members] == [False, True] * 2
+    alike, gone = summary["groups"]
+    assert (alike["failure_rate"], gone["failure_rate"]) == (0, 1)
     assert "Sweep of 4 members at 2 points" in err
     assert "map on 2 devices, 1 compilation, 4,000 examples" in err
     assert "The sweep is kept in sweep: results.csv, results.json, figures/" in err
     assert (cwd / "sweep" / "figures" / "accuracy.png").exists()
+
+
+@pytest.mark.slow
+def test_seeds_that_are_added_once_the_results_are_known_are_said(grid, tmp_path):
+    shutil.copytree(grid[0] / "sweep", tmp_path / "sweep")
+    _, err = here("sweep", "--resume=sweep", cwd=tmp_path, code=6)
+    assert "seeds were added" not in err
+    _, err = here("sweep", "--resume=sweep", "--seeds=0:3", cwd=tmp_path, code=6)
+    assert "seeds were added to 2 whose results were known" in err
+    assert "rowrnn compare --sequential" in err
 
 
 def test_runs_lists_the_sweep(grid):

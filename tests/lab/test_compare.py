@@ -13,7 +13,7 @@ from rowrnn.errors import RunError
 RATE = "optimizer.learning_rate"
 
 
-def make_sweep(path, *rows, rates=()):
+def make_sweep(path, *rows, rates=(), data="a" * 64, images=1000):
     """A finished sweep of rows (rate, seed, accuracy); without rates one of a single point."""
     path.mkdir()
     (path / "config.toml").write_text(config.dump(config.Config()))
@@ -25,7 +25,10 @@ def make_sweep(path, *rows, rates=()):
         {"seed": seed, "test_accuracy": accuracy} | ({RATE: rate} if rates else {})
         for rate, seed, accuracy in rows
     ]
-    (path / "results.json").write_text(json.dumps({"summary": {}, "members": members}))
+    points = [f"learning_rate={rate}" for rate in rates] or [""]
+    groups = [{"point": point, "data": data, "test_images": images} for point in points]
+    document = {"summary": {"groups": groups}, "members": members}
+    (path / "results.json").write_text(json.dumps(document))
     return path
 
 
@@ -51,16 +54,113 @@ def test_seeds_are_compared_in_pairs_whatever_their_order(tmp_path):
     assert (pair.a, pair.b, pair.verdict) == (str(a), str(b), "better")
     assert pair.mean_b - pair.mean_a == pytest.approx(differences.mean())
     assert pair.comparison.difference == pytest.approx(differences.mean())
-    assert pair.adjusted_p == pytest.approx(scipy_stats.wilcoxon(differences).pvalue)
+    # All eight are better: of the 256 ways to choose signs, two are as clear.
+    assert (pair.adjusted_p, pair.comparison.test) == (2 / 256, "sign flips")
+    assert (pair.side_a.unused, pair.side_b.unused) == (0, 1)
 
 
-def test_sweeps_that_share_no_seeds_are_compared_unpaired(tmp_path):
+@pytest.mark.parametrize("apart", [4, 9])
+def test_sweeps_that_share_few_seeds_are_compared_unpaired(tmp_path, apart):
     a = make_sweep(tmp_path / "a", *of_point(None, LOW))
-    b = make_sweep(tmp_path / "b", *((None, seed + 9, x) for _, seed, x in of_point(None, HIGH)))
+    b = make_sweep(tmp_path / "b", *((None, s + apart, x) for _, s, x in of_point(None, HIGH)))
     (pair,) = rowrnn.compare(b, a).pairs
-    assert pair.verdict == "worse"
-    expected = scipy_stats.mannwhitneyu(LOW, HIGH).pvalue
-    assert pair.adjusted_p == pytest.approx(expected)
+    assert (pair.verdict, pair.comparison.test) == ("worse", "relabelling")
+    assert (pair.comparison.count_a, pair.comparison.count_b) == (8, 8)
+    assert pair.mean_a == pytest.approx(np.mean(HIGH))
+
+
+def test_few_seeds_cannot_tell_and_it_says_how_many_would(tmp_path, capsys):
+    a = make_sweep(tmp_path / "a", *of_point(None, LOW[:2]))
+    b = make_sweep(tmp_path / "b", *of_point(None, [x - 0.001 for x in LOW[:2]]))
+    (pair,) = rowrnn.compare(a, b).pairs
+    assert (pair.verdict, pair.seeds_to_tell) == ("cannot tell", 6)
+    assert cli.run(["compare", str(a), str(b)]) == 0
+    said = capsys.readouterr().out
+    assert "cannot tell, these seeds cannot reach p = 0.05; 6 each would" in said
+    assert "(Student's, assumes normal values)" in said
+    # Of six pairs one comparison can be told, and of two none.
+    six = [*of_point(0.1, HIGH[:6]), *of_point(0.2, LOW[:6])]
+    two = make_sweep(tmp_path / "two", *six, rates=(0.1, 0.2))
+    assert [pair.verdict for pair in rowrnn.compare(two).pairs] == ["worse"]
+    six += of_point(0.3, LOW[:6])
+    three = make_sweep(tmp_path / "three", *six, rates=(0.1, 0.2, 0.3))
+    assert {(p.verdict, p.seeds_to_tell) for p in rowrnn.compare(three).pairs} == {
+        ("cannot tell", 7)
+    }
+
+
+def test_sweeps_on_different_data_are_refused(tmp_path, capsys):
+    a = make_sweep(tmp_path / "a", *of_point(None, LOW))
+    b = make_sweep(tmp_path / "b", *of_point(None, HIGH), data="b" * 64)
+    assert cli.run(["compare", str(a), str(b)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "are on different data (fingerprints aaaaaaaaaaaa… and bbbbbbbbbbbb…)" in said
+
+
+def test_the_same_within_a_margin_is_shown_and_not_assumed(tmp_path, capsys):
+    a = make_sweep(tmp_path / "a", *of_point(None, LOW))
+    near = [x + 0.001 * sign for x, sign in zip(LOW, [1, -1] * 4, strict=True)]
+    b = make_sweep(tmp_path / "b", *of_point(None, near))
+    (pair,) = rowrnn.compare(a, b, margin=0.002).pairs
+    assert (pair.verdict, pair.equivalence) == ("not shown", "the same")
+    # At both ends of the margin all signs are alike but for chance: the larger of both p-values.
+    assert pair.adjusted_equivalent_p == max(
+        scipy_stats.permutation_test(
+            (np.subtract(near, LOW) + end,),
+            lambda x, axis: np.mean(x, axis=axis),
+            permutation_type="samples",
+            alternative="greater" if end > 0 else "less",
+        ).pvalue
+        for end in (-0.002, 0.002)
+    )
+    assert cli.run(["compare", str(a), str(b), "--margin", "0.002"]) == 0
+    assert "  the same within 0.2 points (two one-sided tests, p = " in capsys.readouterr().out
+    assert cli.run(["compare", str(a), str(b), "--margin", "0.0001"]) == 0
+    assert "  not shown to be the same within 0.01 points" in capsys.readouterr().out
+    assert cli.run(["compare", str(a), str(b), "--margin", "2"]) == 2
+    assert rowrnn.compare(a, b).pairs[0].equivalence is None
+
+
+def test_failed_seeds_are_said_beside_the_interquartile_mean(tmp_path, capsys):
+    a = make_sweep(tmp_path / "a", *of_point(None, LOW))
+    failing = [*np.linspace(0.95, 0.96, 14), 0.1, None]
+    b = make_sweep(tmp_path / "b", *of_point(None, failing))
+    (pair,) = rowrnn.compare(a, b).pairs
+    assert (pair.side_b.failed, pair.side_b.members) == (2, 16)
+    assert pair.side_b.failure_interval == pytest.approx(
+        scipy_stats.binomtest(2, 16).proportion_ci(0.95, "wilson"), abs=1e-9
+    )
+    cli.run(["compare", str(a), str(b)])
+    said = capsys.readouterr().out
+    assert "  failed seeds: 2 of 16 (12.5%, 3.5% to 36.0%) against 0 of 8 (0.0%, " in said
+    assert "  interquartile mean 0.95" in said
+
+
+def test_a_sequential_comparison_bets_on_the_seeds_in_ascending_order(tmp_path):
+    rows = of_point(None, LOW)
+    a, up = (
+        make_sweep(tmp_path / "a", *rows),
+        make_sweep(tmp_path / "b", *((None, seed, x + 0.01) for _, seed, x in rows[::-1])),
+    )
+    (pair,) = rowrnn.compare(a, up, sequential=True).pairs
+    assert (pair.comparison.test, pair.verdict) == ("betting", "better")
+    # Each of eight equal differences is as large as the typical one: 1 + tanh(c) each time.
+    grown = np.mean([(1 + np.tanh(c)) ** 8 for c in (0.125, 0.25, 0.5, 1, 2)])
+    assert pair.adjusted_p == pytest.approx(2 / grown)
+    # Whoever shares no seeds is paired by place.
+    moved = make_sweep(tmp_path / "c", *((None, seed + 50, x + 0.01) for _, seed, x in rows))
+    (other,) = rowrnn.compare(a, moved, sequential=True).pairs
+    assert other.adjusted_p == pytest.approx(pair.adjusted_p)
+
+
+def test_sweeps_of_earlier_versions_are_told_apart_by_their_accuracies(tmp_path):
+    a = make_sweep(tmp_path / "a", *of_point(None, [0.91, 0.92] * 4), images=0, data="")
+    b = make_sweep(tmp_path / "b", *of_point(None, [0.92, 0.93] * 4), images=0)
+    (pair,) = rowrnn.compare(a, b).pairs
+    # Of 100 images each counts 0.01, which is the difference.
+    assert (pair.verdict, pair.comparison.test) == ("better", "sign flips")
+    low, high = pair.comparison.interval
+    assert low < 0.01 - 0.0069 < 0.01 + 0.0069 < high
 
 
 def test_the_first_point_is_what_the_others_are_compared_with(tmp_path):
@@ -68,7 +168,7 @@ def test_the_first_point_is_what_the_others_are_compared_with(tmp_path):
     found = rowrnn.compare(make_sweep(tmp_path / "a", *rows, rates=(0.1, 0.2, 0.3)))
     assert pairs_of(found) == [
         ("learning_rate=0.1", "learning_rate=0.2", "worse"),
-        ("learning_rate=0.1", "learning_rate=0.3", "no clear difference"),
+        ("learning_rate=0.1", "learning_rate=0.3", "not shown"),
     ]
     assert found.regressed
 
@@ -96,11 +196,11 @@ def test_a_single_point_is_compared_with_each_of_the_others(tmp_path):
     b = make_sweep(tmp_path / "b", *of_point(0.1, HIGH), *of_point(0.2, LOW), rates=(0.1, 0.2))
     assert [pair.verdict for pair in rowrnn.compare(a, b).pairs] == [
         "better",
-        "no clear difference",
+        "not shown",
     ]
     assert [pair.verdict for pair in rowrnn.compare(b, a).pairs] == [
         "worse",
-        "no clear difference",
+        "not shown",
     ]
 
 
@@ -134,4 +234,4 @@ def test_the_command_says_it_and_leaves_with_1_where_it_is_worse(tmp_path, capsy
     assert cli.run(["compare", str(b), str(a), "--json"]) == 1
     said = capsys.readouterr().out
     assert f"{a} against {b}: worse" in said
-    assert "in pairs" in said
+    assert "8 seeds in pairs (correlation 0.75: what a seed does to both cancels in part)" in said

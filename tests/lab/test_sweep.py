@@ -23,11 +23,11 @@ from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.core.step import Batch
 from rowrnn.errors import ConfigError, RunError, StoppedError
+from rowrnn.lab import stats, trainer
 from rowrnn.lab import sweep as runner
-from rowrnn.lab import trainer
 from rowrnn.lab.evaluate import evaluate_rows
 from rowrnn.lab.loop import Loop
-from rowrnn.lab.sweep import SweepSettings
+from rowrnn.lab.sweep import SweepSettings, outcome
 from rowrnn.lab.sweep.stack import Stack
 from rowrnn.store import checkpoint, ledger, log, members, rundir
 from rowrnn.store.members import Spec
@@ -666,6 +666,23 @@ COLUMNS = ["status", "steps", "train_loss", "validation_accuracy", "test_accurac
            "params_sha256", "wall_s"]  # fmt: skip
 STATISTICS = {"members", "completed", "failed", "reused", "mean", "sd", "median", "iqm",
               "interval"}  # fmt: skip
+
+
+def test_seeds_that_failed_are_counted_beside_the_interquartile_mean(whole):
+    members = whole[1].members * 4
+    low = [dataclasses.replace(members[0], test_accuracy=0.1)]
+    gone = [dataclasses.replace(members[0], status="diverged", test_accuracy=None)]
+    accuracies = np.linspace(0.95, 0.96, 16)
+    good = [
+        dataclasses.replace(member, test_accuracy=accuracy)
+        for member, accuracy in zip(members, accuracies, strict=True)
+    ]
+    found = outcome.summarize(good + low + gone, 1000)
+    assert (found["failed"], found["far_below"], found["failure_rate"]) == (1, 1, 2 / 18)
+    assert found["failure_rate_interval"] == stats.wilson_interval(2, 18)
+    assert 0.95 < found["iqm_interval"][0] < found["iqm"] < found["iqm_interval"][1] < 0.96
+    assert outcome.summarize(good, 1000)["failure_rate"] == 0
+    assert outcome.summarize(gone)["failure_rate"] == 1
 
 
 def test_the_table_and_the_document_say_the_same(tmp_path, whole):

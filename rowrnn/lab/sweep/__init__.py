@@ -375,7 +375,7 @@ class _Sweep:
         discard(self._partial)
         tally.recorded += len(outcomes)
         tally.failed += sum(end.record.status == ledger.DIVERGED for end in outcomes)
-        # At most once a second: a bootstrap of many members takes a while.
+        # At most once a second: with many members it takes a while.
         if time.perf_counter() - self._estimated_at >= 1.0:
             self._estimated_at = time.perf_counter()
             tally.estimate = outcome.estimate(self._records())
@@ -399,17 +399,18 @@ class _Sweep:
         order = {member.name: place for place, member in enumerate(members.make_members(spec))}
         records = sorted(self._records(), key=lambda record: order[record.name])
         points = outcome.by_point(records)
-        sizes = {
-            group.members[place].point: len(group.prepared.dataset.test.labels)
+        data = {
+            member.point: group.prepared.dataset
             for group in self._groups
-            for place in range(len(group.members))
+            for member in group.members
         }
+        sizes = {point: len(dataset.test.labels) for point, dataset in data.items()}
         result = SweepResult(self._run.path, records, {}, sizes)
         parts = {point: dataclasses.asdict(part) for point, part in result.variance.items()}
         reused = {record.name for record in self._reused}
         summary = {
             "run_dir": str(self._run.path),
-            **outcome.summarize(records),
+            **outcome.summarize(records, max(sizes.values())),
             "reused": len(reused),
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
@@ -418,7 +419,9 @@ class _Sweep:
             "examples_per_s": tally.examples_per_s,
             "wall_s": time.perf_counter() - self._began,
             "groups": [
-                {"point": point, **of_point[0].varied, **outcome.summarize(of_point),
+                {"point": point, **of_point[0].varied,
+                 **outcome.summarize(of_point, sizes[point]),
+                 "data": data[point].fingerprint, "test_images": sizes[point],
                  "reused": sum(record.name in reused for record in of_point),
                  "variance": parts.get(point)}
                 for point, of_point in points.items()

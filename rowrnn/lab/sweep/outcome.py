@@ -91,7 +91,7 @@ class SweepResult(Shown):
     def statistics(self) -> dict[str, Summary]:
         """Of the test accuracy, by point of the grid (one, named "", without a grid)."""
         return {
-            point: stats.summarize(_completed(records))
+            point: _summary(_completed(records), self.test_size.get(point, 0))
             for point, records in by_point(self.members).items()
             if len(_completed(records))
         }
@@ -135,27 +135,37 @@ def point_of(record: Record) -> str:
     return ",".join(f"{short(name)}={value}" for name, value in record.varied.items())
 
 
-def summarize(records: Sequence[Record]) -> dict[str, Any]:
-    """The figures of some members: how many, and the distribution of their test accuracy."""
+def summarize(records: Sequence[Record], test_images: int = 0) -> dict[str, Any]:
+    """The figures of some members: how many, and the distribution of their test accuracy.
+
+    `test_images` is the size of the test part, where it is known. `failure_rate` counts those that
+    diverged and those that are far below the others.
+    """
     accuracies = _completed(records)
+    summary = _summary(accuracies, test_images) if len(accuracies) else None
+    failed = len(records) - len(accuracies)
+    failing = failed + (summary.far_below if summary else 0)
     counts = {
         "members": len(records),
         "completed": len(accuracies),
-        "failed": len(records) - len(accuracies),
+        "failed": failed,
+        "far_below": failing - failed,
+        "failure_rate": failing / len(records),
+        "failure_rate_interval": stats.wilson_interval(failing, len(records)),
     }
-    if len(accuracies) == 0:
-        empty = ("mean", "sd", "median", "iqm", "interval", "min", "max")
-        return counts | dict.fromkeys(empty)
-    summary = stats.summarize(accuracies)
+    names = ("mean", "sd", "median", "iqm", "interval", "iqm_interval", "min", "max")
+    if summary is None:
+        return counts | dict.fromkeys(names)
     completed = [record for record in records if record.status == ledger.COMPLETED]
-    figures_ = {
-        name: getattr(summary, name)
-        for name in ("mean", "sd", "median", "iqm", "interval", "method", "min", "max")
-    }
-    return counts | figures_ | {
+    return counts | {name: getattr(summary, name) for name in (*names, "method")} | {
         "min_seed": completed[summary.argmin].seed,
         "max_seed": completed[summary.argmax].seed,
     } | _first256(completed)  # fmt: skip
+
+
+def _summary(accuracies: np.ndarray, test_images: int) -> Summary:
+    resolution = 1 / test_images if test_images else 0.0
+    return stats.summarize(accuracies, resolution=resolution, within=stats.SHARE)
 
 
 def _first256(completed: Sequence[Record]) -> dict[str, float]:
@@ -208,7 +218,9 @@ def draw(
         figures.distribution(
             {_label(point): values for point, values in first.items()},
             {
-                _label(point): stats.interval_of_mean(values) if len(values) > 1 else None
+                _label(point): stats.interval_of_mean(values, within=stats.SHARE)
+                if len(values) > 1
+                else None
                 for point, values in first.items()
             },
             target("first256"),
@@ -328,5 +340,5 @@ def estimate(records: Sequence[Record]) -> str:
     accuracies = _completed(records)
     if len(accuracies) < 2:
         return f"mean {accuracies[0]:.4f}" if len(accuracies) else ""
-    low, high = stats.interval_of_mean(accuracies)
+    low, high = stats.interval_of_mean(accuracies, within=stats.SHARE)
     return f"mean {accuracies.mean():.4f} ± {(high - low) / 2:.4f}"

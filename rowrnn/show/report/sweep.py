@@ -55,7 +55,9 @@ def read(path: Path) -> Content:
             f"rowrnn sweep --resume {shlex.quote(str(path))}"
         )
     environment = page.read_environment(path, missing)
-    result = SweepResult(path, records, outcome.summarize(records), _test_sizes(records))
+    sizes = _test_sizes(records)
+    summary = outcome.summarize(records, max(sizes.values(), default=0))
+    result = SweepResult(path, records, summary, sizes)
     drawn = _figures(result, spec)
     return Content(
         template="sweep.html",
