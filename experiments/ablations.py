@@ -1,12 +1,13 @@
 """Arguments about row-wise LSTMs, settled over 16 seeds each.
 
     rowrnn data prepare mnist
-    python experiments/ablations.py [--seeds 16] [--epochs 5]
+    python experiments/ablations.py [--seeds 16] [--epochs 5] [--table]
 
 Shows: what each choice is worth, seed by seed against `lstm128.toml` cut to 5 epochs: the
 projection joined into the gates or apart, forget bias, initialisation and read-out, rows or
 columns, float32 or bfloat16. Each arm is a sweep in `runs/ablations`, which goes on where it was
-cut; the figures go into `experiments/results/ablations.json` and `ablations.md`.
+cut; the figures go into `experiments/results/ablations.json` and `ablations.md`, which `--table`
+makes of the former.
 Last result: see the table.
 """
 
@@ -20,10 +21,12 @@ import numpy as np
 import rowrnn
 from rowrnn import config, data
 from rowrnn.lab import stats
+from rowrnn.lab.compare import judge, side_of
 
 ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs" / "ablations", ROOT / "experiments" / "results"
 BASE = "base"
+ONE_IMAGE = 1 / 10_000
 
 # What each arm changes, and what it asks; all are held against the base.
 ARMS = {
@@ -42,8 +45,8 @@ HEAD = """\
 
 `python experiments/ablations.py --seeds {seeds} --epochs {epochs}`: `lstm128.toml` cut to {epochs}
 epochs, {seeds} seeds for each line, held seed by seed against the first. Mean test accuracy on the
-10,000 images, differences with their 95 % intervals, p by Wilcoxon's signed-rank test, corrected
-for the number of lines (Benjamini and Hochberg). {machine}
+10,000 images, differences with their 95 % intervals by sign flips, p by sign flips, corrected for
+the number of lines (Holm). {machine}
 
 | changed | accuracy | difference | p | verdict |
 |---|---|---|---|---|
@@ -61,7 +64,11 @@ def main():
     parser = argparse.ArgumentParser(description="Ablations of the row-wise LSTM.")
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--table", action="store_true", help="write the table alone")
     given = parser.parse_args()
+    if given.table:
+        write_table(json.loads((RESULTS / "ablations.json").read_text()))
+        return
     if given.seeds < 2:
         parser.error("--seeds: must be at least 2, which have a spread")
     results = {}
@@ -116,29 +123,44 @@ def write_idx(path, array):
 
 def write(results, epochs):
     """The figures and the table of the arms that are finished."""
-    seeds = len(results[BASE].seeds)
     document = {
-        "seeds": seeds,
+        "seeds": len(results[BASE].seeds),
         "epochs": epochs,
         "environment": json.loads((RUNS / BASE / "environment.json").read_text()),
         "accuracy": {name: result.accuracy.tolist() for name, result in results.items()},
     }
     del document["environment"]["command"]
-    (RESULTS / "ablations.json").write_text(json.dumps(document, indent=1) + "\n")
-    table = HEAD.format(seeds=seeds, epochs=epochs, machine=machine(document["environment"]))
-    table += f"| {ARMS[BASE][1]} | {results[BASE].accuracy.mean():.4f} | | | |\n"
-    pairs = {name: rowrnn.compare(RUNS / BASE, RUNS / name).pairs[0] for name in results}
-    del pairs[BASE]
-    adjusted = stats.adjust([pair.comparison.p_value for pair in pairs.values()])
-    for (name, pair), p in zip(pairs.items(), adjusted, strict=True):
-        low, high = pair.comparison.interval
-        verdict = pair.verdict if p < 0.05 else "no clear difference"
-        difference = f"{pair.comparison.difference:+.4f} ({low:+.4f} to {high:+.4f})"
-        table += f"| {ARMS[name][1]} | {pair.mean_b:.4f} | {difference} | {p:.2g} | {verdict} |\n"
     if "apart" in results:
         steps, joined = results[BASE].curves["train_loss"]
         away = np.abs(results["apart"].curves["train_loss"][1] - joined).max(axis=0)
-        table += SAME.format(seeds=seeds, step=steps[0], first=away[0], last=away[-1])
+        document["apart"] = {"step": steps[0], "first": float(away[0]), "last": float(away[-1])}
+    (RESULTS / "ablations.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_table(document)
+
+
+def write_table(document):
+    """All arms against the base, in Markdown."""
+    table = HEAD.format(**document, machine=machine(document["environment"]))
+    accuracy = {name: np.array(values) for name, values in document["accuracy"].items()}
+    base = accuracy.pop(BASE)
+    table += f"| {ARMS[BASE][1]} | {base.mean():.4f} | | | |\n"
+    found = [
+        (
+            side_of(BASE, base, resolution=ONE_IMAGE),
+            side_of(name, values, resolution=ONE_IMAGE),
+            stats.compare(
+                base, values, paired=True, comparisons=len(accuracy), resolution=ONE_IMAGE
+            ),
+        )
+        for name, values in accuracy.items()
+    ]
+    for pair in judge(found):
+        low, high = pair.comparison.interval
+        difference = f"{pair.comparison.difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        table += f"| {ARMS[pair.b][1]} | {pair.mean_b:.4f} | {difference} "
+        table += f"| {pair.adjusted_p:.2g} | {pair.verdict} |\n"
+    if "apart" in document:
+        table += SAME.format(**document["apart"], seeds=document["seeds"])
     (RESULTS / "ablations.md").write_text(table, encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ from torch_seeds import WINDOW
 
 from rowrnn import config
 from rowrnn.figures import frame
-from rowrnn.lab import stats
+from rowrnn.lab import evidence, stats
 
 HERE = Path(__file__).parent
 RUN, RESULTS = HERE.parent / "runs" / "notebook", HERE / "results" / "notebook-agreement"
@@ -57,7 +57,20 @@ def main():
     """Runs all and writes what they gave."""
     parser = argparse.ArgumentParser(description="The notebook's protocol in two libraries.")
     parser.add_argument("--seeds", type=int, default=64)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--table", action="store_true", help="write table and figure alone")
+    given = parser.parse_args()
+    seeds = given.seeds
+    if given.table:
+        document = json.loads(RESULTS.with_suffix(".json").read_text())
+        environment = document.pop("environment")
+        write(
+            {
+                who: {name: np.array(values) for name, values in figures_.items()}
+                for who, figures_ in document.items()
+            },
+            environment,
+        )
+        return
     if seeds < 2:
         parser.error("--seeds: must be at least 2, which have a spread")
     path = HERE / "notebook_2015.toml"
@@ -162,7 +175,8 @@ def around(accuracies):
 
 def curves(ours, theirs):
     """How far the means of two sets of curves [S, K] are apart."""
-    p = [stats.compare(b, a, paired=False).p_value for a, b in zip(ours.T, theirs.T, strict=True)]
+    pairs = zip(ours.T, theirs.T, strict=True)
+    p = [evidence.relabelling(b, a, 0.0).p_value() for a, b in pairs]
     away = ours.mean(axis=0) - theirs.mean(axis=0)
     at = int(np.abs(away).argmax())
     return (

@@ -222,14 +222,12 @@ def summarize(
     (0.7695, 0.988, 2)
     """
     from scipy.stats import trim_mean
-    from scipy.stats.mstats import trimmed_mean_ci
 
     array = _checked("values", values)
     interval = interval_of_mean(array, level, resolution=resolution, within=within)
     several, iqm_interval, far_below = len(array) > 1, None, 0
     if len(array) >= 4:
-        low, high = trimmed_mean_ci(array - array[0], (0.25, 0.25), alpha=1 - level)
-        iqm_interval = _clipped((float(low + array[0]), float(high + array[0])), within)
+        iqm_interval = _clipped(_around_iqm(array, resolution, level), within)
     if len(array) >= _FEWEST_TO_FAIL:
         low, high = np.quantile(array, [0.25, 0.75])
         far_below = int((array < low - 3 * max(high - low, resolution)).sum())
@@ -534,6 +532,19 @@ def _student(sides: tuple[np.ndarray, ...], resolution: float, level: float) -> 
         return middle, middle
     parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]
     half = float(stdtrit(sum(errors) ** 2 / sum(parts), (1 + level) / 2)) * math.sqrt(sum(errors))
+    return middle - half, middle + half
+
+
+def _around_iqm(array: np.ndarray, resolution: float, level: float) -> Interval:
+    """An interval of the interquartile mean, from the spread of what is not far out."""
+    from scipy.special import stdtrit
+    from scipy.stats import trim_mean
+    from scipy.stats.mstats import winsorize
+
+    spread = max(_sd(np.asarray(winsorize(array, (0.25, 0.25)))), resolution)
+    kept = len(array) - 2 * (len(array) // 4)
+    half = float(stdtrit(kept - 1, (1 + level) / 2)) * 2 * spread / math.sqrt(len(array))
+    middle = float(trim_mean(array, 0.25))
     return middle - half, middle + half
 
 
