@@ -99,12 +99,8 @@ def _seeds(pair: "Pair") -> str:
     if not c.paired:
         return f"{c.count_a} and {c.count_b} seeds"
     left = f", {unused} without a partner left out" if unused else ""
-    if c.correlation is None:
-        return f"{c.count_a} seeds in pairs{left}"
-    cancels = (
-        ": what a seed does to both cancels in part" if c.correlated else (", not clearly above 0")
-    )
-    return f"{c.count_a} seeds in pairs{left} (correlation {c.correlation:.2f}{cancels})"
+    how_alike = "" if c.correlation is None else f" (correlation {c.correlation:.2f})"
+    return f"{c.count_a} seeds in pairs{left}{how_alike}"
 
 
 def _needed(c: "Comparison") -> str:

@@ -85,8 +85,6 @@ class Comparison:
         sd_difference: the standard deviation of the differences of the pairs, or, unpaired, the
             pooled one of the two sides.
         correlation: of the two sides over the pairs; None unpaired, or where a side has no spread.
-        correlated: whether it is clearly above 0 (95 %), so that what a seed does to both sides
-            cancels.
         seeds_needed: for a difference as this one, each side; None where no number shows it.
         seeds_needed_between: the same at the ends of the 95 % interval of the difference in parts
             of its spread; the upper one is None where there is no end.
@@ -105,7 +103,6 @@ class Comparison:
     probability_of_improvement: float
     sd_difference: float
     correlation: float | None
-    correlated: bool
     seeds_needed: int | None
     seeds_needed_between: tuple[int, int | None] | None
 
@@ -392,7 +389,6 @@ def compare(
         probability_of_improvement=float(np.heaviside(differences, 0.5).mean()),
         sd_difference=sd,
         correlation=correlation,
-        correlated=_is_above_0(correlation, len(side_a)),
         seeds_needed=needed,
         seeds_needed_between=between,
     )
@@ -554,13 +550,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.corrcoef(a - a[0], b - b[0])[0, 1])
 
 
-def _is_above_0(correlation: float | None, count: int) -> bool:
-    """Whether a correlation over pairs is so beyond chance, by Fisher's z at 95 %."""
-    if correlation is None or count < 4:
-        return False
-    return math.atanh(min(correlation, 1 - 1e-12)) * math.sqrt(count - 3) > 1.96
-
-
 def _effect(difference: float, sd: float) -> float:
     """The size of a difference in standard deviations, of which more than this is all the same."""
     return min(abs(difference) / sd if sd else math.inf, 1e4)
@@ -610,9 +599,11 @@ def _seeds_for(
     if test == "betting":
         return max(evidence.seeds_to_bet(effect, power, alpha), fewest)
     count = max(counts[at] + 1, fewest)
-    # With few pairs there are few p-values, of which the next below alpha may be far from it.
+    # With few pairs there are few p-values, of which the next below alpha may be far from it, and
+    # ties and skew cost more, for which something is kept.
     while test == "sign flips" and count < _AS_A_T_TEST:
-        if evidence.power_of_flips(effect, count, alpha) >= power + 0.01:
+        kept = min(0.5 / count, (1 - power) / 2)
+        if evidence.power_of_flips(effect, count, alpha) >= power + kept:
             break
         count += 1
     return count

@@ -34,23 +34,30 @@ def test_sign_flips_are_those_of_scipy(count):
     greater, less = (scipys_flips(differences, side) for side in ("greater", "less"))
     assert found.tails(0.0) == pytest.approx((greater, less))
     assert found.p_value() == pytest.approx(min(1, 2 * min(greater, less)))
-    # In parts of 1,000, where subtraction rounds.
-    assert sign_flips(0.9 + differences / 1000 - 0.9, 0.0).tails(0.0) == found.tails(0.0)
 
 
-@pytest.mark.parametrize(("count_a", "count_b"), [(4, 4), (3, 6), (2, 5)])
+def test_sums_that_are_alike_but_for_rounding_are_ties():
+    for answers in np.random.default_rng(0).integers(900, 1000, (20, 2, 8)):
+        a, b = answers / 1000
+        rounded, exact = sign_flips(b - a, 0.0), sign_flips(1.0 * (answers[1] - answers[0]), 0.0)
+        assert rounded.tails(0.0) == exact.tails(0.0)
+
+
+@pytest.mark.parametrize(("count_a", "count_b"), [(4, 4), (3, 6), (2, 7)])
 def test_relabelling_is_the_share_of_labels_with_as_large_a_t(count_a, count_b):
-    rng = np.random.default_rng(count_b)
-    a, b = rng.normal(0, 1, count_a), rng.normal(0.5, 3, count_b)
-    both, t = np.concatenate([a, b]), []
-    for chosen in itertools.combinations(range(count_a + count_b), count_b):
-        t.append(ttest_ind(both[[*chosen]], np.delete(both, chosen), equal_var=False).statistic)
-    seen = ttest_ind(b, a, equal_var=False).statistic
-    expected = np.mean(np.array(t) >= seen - 1e-9), np.mean(np.array(t) <= seen + 1e-9)
-    assert relabelling(a, b, 0.0).tails(0.0) == pytest.approx(expected)
-    # A shift of b is asked for as if b had been shifted.
-    moved = relabelling(a, b, 0.0).tails(0.7)
-    assert moved == pytest.approx(relabelling(a, b - 0.7, 0.0).tails(0.0))
+    chosen = np.array([*itertools.combinations(range(count_a + count_b), count_b)])
+    rest = [np.setdiff1d(range(count_a + count_b), row) for row in chosen]
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        a, b = rng.normal(0, 1, count_a), rng.normal(0.5, 3, count_b)
+        both = np.concatenate([a, b])
+        t = ttest_ind(both[chosen], both[rest], axis=1, equal_var=False).statistic
+        seen = ttest_ind(b, a, equal_var=False).statistic
+        expected = np.mean(t >= seen - 1e-9), np.mean(t <= seen + 1e-9)
+        assert relabelling(a, b, 0.0).tails(0.0) == pytest.approx(expected)
+        # A shift of b is asked for as if b had been shifted.
+        moved = relabelling(a, b, 0.0).tails(0.7)
+        assert moved == pytest.approx(relabelling(a, b - 0.7, 0.0).tails(0.0))
 
 
 @pytest.mark.parametrize("count", [6, 8, 20])
@@ -139,12 +146,12 @@ def test_equal_sides_are_seldom_called_different(draw, count, runs):
 
 
 @pytest.mark.parametrize("runs", [200, FULL])
-@pytest.mark.parametrize(
-    ("effect", "comparisons"), [(2.0, 1), (1.7, 2), (1.5, 1), (1.9, 7), (1.0, 1)]
-)
+@pytest.mark.parametrize(("effect", "comparisons"), [(2.0, 1), (1.72, 2), (1.7, 7), (1.0, 1)])
 @pytest.mark.parametrize("test", ["sign flips", "relabelling"])
 def test_the_number_of_seeds_that_is_advised_has_the_power(test, effect, comparisons, runs):
     count = seeds_needed(1.0, effect, test=test, comparisons=comparisons)
+    # Flips are quick.
+    runs *= 5 if test == "sign flips" and runs < 1000 else 1
     a, b = np.random.default_rng(0).normal(0, 1, (2, runs, count))
     b += effect
     shown = [
@@ -153,7 +160,7 @@ def test_the_number_of_seeds_that_is_advised_has_the_power(test, effect, compari
     ]
     power = np.mean([found.p_value() * comparisons < 0.05 for found in shown])
     assert power >= 0.8 - 3 * math.sqrt(0.16 / runs)
-    assert count == fewest_seeds(test, comparisons=comparisons) or power < 0.97
+    assert count == fewest_seeds(test, comparisons=comparisons) or power < 0.99
 
 
 @pytest.mark.parametrize("runs", [300, FULL])
