@@ -282,7 +282,12 @@ def _summarize(point: str, dataset: str, count: int, of_each: dict[str, np.ndarr
     accuracy = np.stack(list(of_each.values()))
     interval = None
     if len(accuracy) > 1:
-        interval = np.array([stats.interval_of_mean(v, within=stats.SHARE) for v in accuracy.T])
+        interval = np.array(
+            [
+                stats.interval_of_mean(values, resolution=1 / count, within=stats.SHARE)
+                for values in accuracy.T
+            ]
+        )
     mean = accuracy.mean(axis=0)
     return PointRows(point, dataset, count, list(of_each), mean, interval, accuracy)
 

@@ -344,7 +344,8 @@ def test_eval_rows_of_a_sweep(sweep, test_part, monkeypatch):
     expected = [accuracies(sweep / "states" / name, test_part) for name in rows["members"]]
     np.testing.assert_allclose(rows["accuracy"], expected)
     np.testing.assert_allclose(rows["mean"], np.mean(expected, axis=0))
-    intervals = [stats.interval_of_mean(values) for values in np.array(expected).T]
+    one_image = {"resolution": 1 / 1000}
+    intervals = [stats.interval_of_mean(row, **one_image) for row in np.array(expected).T]
     np.testing.assert_allclose(rows["interval"], intervals)
     assert json.loads((sweep / "eval-test.json").read_text()) == summary
     assert width(sweep / "eval-test-rows.png") > 500

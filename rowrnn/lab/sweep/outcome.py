@@ -150,8 +150,8 @@ def summarize(records: Sequence[Record], test_images: int = 0) -> dict[str, Any]
         "completed": len(accuracies),
         "failed": failed,
         "far_below": failing - failed,
-        "failure_rate": failing / len(records),
-        "failure_rate_interval": stats.wilson_interval(failing, len(records)),
+        "failure_rate": failing / len(records) if records else None,
+        "failure_rate_interval": stats.wilson_interval(failing, len(records)) if records else None,
     }
     names = ("mean", "sd", "median", "iqm", "interval", "iqm_interval", "min", "max")
     if summary is None:
@@ -217,12 +217,7 @@ def draw(
         }
         figures.distribution(
             {_label(point): values for point, values in first.items()},
-            {
-                _label(point): stats.interval_of_mean(values, within=stats.SHARE)
-                if len(values) > 1
-                else None
-                for point, values in first.items()
-            },
+            {_label(point): _summary(values, 256).interval for point, values in first.items()},
             target("first256"),
             f"{title}\nthe notebook's own figure: the first 256 test images",
             "accuracy on the first 256 test images",

@@ -208,7 +208,7 @@ def _statistics(result: SweepResult) -> Table:
                 "highest", "failed"]  # fmt: skip
     rows = []
     for records in list(points.values())[:_MOST_LINES]:
-        summary = outcome.summarize(records)
+        summary = outcome.summarize(records, result.test_size.get(outcome.point_of(records[0]), 0))
         figures = ("–",) * 7
         if summary["completed"]:
             interval, sd = summary["interval"], summary["sd"]
@@ -217,13 +217,24 @@ def _statistics(result: SweepResult) -> Table:
                 "–" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
                 "–" if sd is None else f"{sd:.4f}",
                 f"{summary['median']:.4f}",
-                f"{summary['iqm']:.4f}",
+                _around(summary["iqm"], summary["iqm_interval"]),
                 f"{summary['min']:.4f} (seed {summary['min_seed']})",
                 f"{summary['max']:.4f} (seed {summary['max_seed']})",
             )
         values = [str(value) for value in records[0].varied.values()]
-        rows.append([*values, f"{summary['completed']:,}", *figures, str(summary["failed"])])
-    return Table(headings, rows, _about_variance(result) if len(points) == 1 else "")
+        failed = str(summary["failed"])
+        if summary["far_below"]:
+            failed += f", and {summary['far_below']:,} far below: read the IQM"
+        rows.append([*values, f"{summary['completed']:,}", *figures, failed])
+    about = _about_variance(result) if len(points) == 1 else ""
+    caption = f"The intervals are Student's, which assume normal values. {about}"
+    return Table(headings, rows, caption.rstrip())
+
+
+def _around(value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def _about_variance(result: SweepResult) -> str:
