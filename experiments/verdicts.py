@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr
 
 from rowrnn.lab import evidence, stats
 
@@ -138,7 +138,10 @@ def labels(a, b, one_image):
     ]
     t = 2 * of_b / count / np.sqrt(sum(spreads))
     seen, close = t[:, -1:], 1e-9 * np.abs(t[:, -1:]) + 1e-12
-    return np.minimum((t >= seen - close).mean(axis=1), (t <= seen + close).mean(axis=1))
+    fewest = np.minimum((t >= seen - close).mean(axis=1), (t <= seen + close).mean(axis=1))
+    errors = [spread[:, -1] for spread in spreads]
+    freedom = sum(errors) ** 2 / sum(error**2 / (count - 1) for error in errors)
+    return np.maximum(fewest, stdtr(freedom, -np.abs(t[:, -1])))
 
 
 def of_false(runs, test, values, count):

@@ -53,8 +53,13 @@ def test_relabelling_is_the_share_of_labels_with_as_large_a_t(count_a, count_b):
         both = np.concatenate([a, b])
         t = ttest_ind(both[chosen], both[rest], axis=1, equal_var=False).statistic
         seen = ttest_ind(b, a, equal_var=False).statistic
-        expected = np.mean(t >= seen - 1e-9), np.mean(t <= seen + 1e-9)
-        assert relabelling(a, b, 0.0).tails(0.0) == pytest.approx(expected)
+        shares = np.mean(t >= seen - 1e-9), np.mean(t <= seen + 1e-9)
+        welch = [
+            ttest_ind(b, a, equal_var=False, alternative=side).pvalue
+            for side in ("greater", "less")
+        ]
+        expected = np.maximum(shares, welch)
+        assert relabelling(a, b, 0.0).tails(0.0) == pytest.approx(tuple(expected))
         # A shift of b is asked for as if b had been shifted.
         moved = relabelling(a, b, 0.0).tails(0.7)
         assert moved == pytest.approx(relabelling(a, b - 0.7, 0.0).tails(0.0))
@@ -161,6 +166,13 @@ def test_the_number_of_seeds_that_is_advised_has_the_power(test, effect, compari
     power = np.mean([found.p_value() * comparisons < 0.05 for found in shown])
     assert power >= 0.8 - 3 * math.sqrt(0.16 / runs)
     assert count == fewest_seeds(test, comparisons=comparisons) or power < 0.99
+
+
+@pytest.mark.parametrize("runs", [1000, FULL])
+def test_sides_of_unlike_spread_are_seldom_called_different(runs):
+    a, b = np.random.default_rng(1).normal(0, [[[1]], [[10]]], (2, runs, 4))
+    wrong = [relabelling(x, y, 0.0).p_value() < 0.05 for x, y in zip(a, b, strict=True)]
+    assert np.mean(wrong) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 
 
 @pytest.mark.parametrize("runs", [300, FULL])
