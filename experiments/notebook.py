@@ -132,7 +132,7 @@ def draw(losses, path):
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("step")
     axes.set_ylabel("of rowrnn's loss")
-    frame.label_ends(axes, ends, 4.6)
+    frame.label_ends(axes, ends)
     frame.finish(
         figure, "line: difference of the means; band: its 95 % interval, step by step", path
     )
