@@ -213,10 +213,10 @@ def cells():
     for test in ("sign flips", "relabelling", "betting"):
         for values in (*ALIKE, *map(" and ".join, UNLIKE)):
             for count in COUNTS if values in ALIKE else (4, 6, 8, 16, 64):
-                yield of_false, 1.0 if count <= 16 else 0.2, test, values, count
+                yield of_false, 1.0 if count <= 8 else 0.2, test, values, count
         for values in ("normal", "discrete", "skewed"):
             for given in ((2.0, 1), (1.5, 1), (1.0, 1), (0.5, 1), (2.0, 7), (1.0, 7)):
-                yield of_power, 0.2, test, values, given
+                yield of_power, 0.1, test, values, given
         if test != "relabelling":
             yield of_peeking, 0.2, test, "normal", "ever"
     for test, counts in (("sign flips", (2, 3, 4, 5)), ("relabelling", (2, 3))):
