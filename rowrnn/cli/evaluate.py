@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from rowrnn import config as configs
 from rowrnn.cli.terminal import (
@@ -20,6 +23,7 @@ from rowrnn.cli.terminal import (
     tell_written,
 )
 from rowrnn.config import Config, ParallelConfig
+from rowrnn.errors import ConfigError
 from rowrnn.jax_settings import require_jax
 
 if TYPE_CHECKING:
@@ -42,6 +46,9 @@ class EvalArguments(Common):
     """The part of the data."""
     rows: Flag = False
     """Accuracy after each row too, with a plot, eval-SPLIT-rows.png."""
+    groups: Annotated[Path | None, arg(metavar="FILE")] = None
+    """An integer for each image, such as its writer (CSV, NPY or QMNIST's labels): accuracy by
+    group, with a plot, and what groups do to the interval."""
     data: DataPlace = field(default_factory=DataPlace)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
@@ -63,8 +70,13 @@ def main(arguments: Sequence[str]) -> int:
         "devices": given.parallel,
     }
     if given.rows and rundir.is_sweep(given.run):
+        if given.groups:
+            raise ConfigError(
+                f"--groups {given.groups}: not with --rows of a sweep; "
+                f"rowrnn sweep --resume {given.run} --groups FILE has them"
+            )
         return _finish(given, evaluate.evaluate_rows(given.run, **how), _report_sweep)
-    found = evaluate.evaluate(given.run, rows=given.rows, **how)
+    found = evaluate.evaluate(given.run, rows=given.rows, groups=given.groups, **how)
     return _finish(given, found, _report_evaluation)
 
 
@@ -83,6 +95,8 @@ def _finish(given: EvalArguments, found: Any, report: Callable[[Any], None]) -> 
 
 
 def _report_sweep(found: "SweepRows") -> None:
+    from rowrnn.lab.over_images import ANOTHER_SEED
+
     for point in found.points:
         count = len(point.members)
         place = f"{plain(point.point)}: " if point.point else ""
@@ -91,6 +105,8 @@ def _report_sweep(found: "SweepRows") -> None:
             f"{point.count:,} images of {plain(point.dataset)}"
         )
         _report_rows(point.mean, point.interval)
+        if point.interval is not None:
+            print(f"The intervals say: {ANOTHER_SEED}")
         print()
 
 
@@ -111,13 +127,19 @@ def _report_rows(accuracy: "np.ndarray", interval: "np.ndarray | None" = None) -
 
 
 def _report_evaluation(evaluation: "Evaluation") -> None:
+    from rowrnn.lab.over_images import THIS_NETWORK
+
     low, high = evaluation.interval
     print(
         f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "
         f"95 % interval {low:.4f} to {high:.4f}, loss {evaluation.loss:.4f}\n"
         f"{evaluation.count:,} images of {plain(evaluation.dataset)}, checkpoint of step "
-        f"{evaluation.step}\n"
+        f"{evaluation.step}"
     )
+    print(f"The interval says: {THIS_NETWORK}")
+    if evaluation.grouped is not None:
+        print(*evaluation.grouped.in_words("this network"), sep="\n")
+    print()
     lines = []
     for label, row in enumerate(evaluation.confusion):
         errors = row.copy()

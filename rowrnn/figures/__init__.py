@@ -3,6 +3,7 @@
 from rowrnn.figures.confusion import confusion_matrix
 from rowrnn.figures.curves import learning_curves, whole_windows
 from rowrnn.figures.drawing import Drawing, Target
+from rowrnn.figures.funnel import accuracy_by_group
 from rowrnn.figures.grids import along, grid, grid_lines
 from rowrnn.figures.reading import (
     ReadingArrays,
@@ -18,6 +19,7 @@ __all__ = [
     "ReadingArrays",
     "RowCurve",
     "Target",
+    "accuracy_by_group",
     "accuracy_by_row",
     "along",
     "confusion_matrix",

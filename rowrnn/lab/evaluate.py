@@ -4,6 +4,7 @@
 members whose states were kept.
 """
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from rowrnn import figures, files, parallel
 from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.core import step
 from rowrnn.data import Split
+from rowrnn.data.groups import read as read_groups
 from rowrnn.errors import RunError
 from rowrnn.figures import RowCurve
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.over_images import ANOTHER_SEED, Grouped, grouped
 from rowrnn.lab.shown import Shown
 from rowrnn.store import members, rundir
 from rowrnn.store.members import Member
@@ -41,13 +44,14 @@ class Evaluation(Shown):
         split: "test", "validation" or "train".
         count: how many images, N.
         accuracy: share classified correctly.
-        interval: its 95 % Wilson interval, (low, high).
+        interval: its 95 % Wilson interval, (low, high): of this network on other images.
         loss: mean cross-entropy.
         per_class: accuracy within each true class, [C]; NaN for a class that does not occur.
         confusion: how often a true class (row) was called what (column), int [C, C].
         labels: true classes, [N].
         logits: float32 [N, C].
         rows: accuracy after each row, [T]; None where it was not asked for.
+        grouped: what groups of the images say; None where none were given.
     """
 
     run_dir: Path
@@ -63,6 +67,7 @@ class Evaluation(Shown):
     labels: np.ndarray
     logits: np.ndarray
     rows: np.ndarray | None = None
+    grouped: Grouped | None = None
 
     @property
     def right(self) -> int:
@@ -87,6 +92,8 @@ class Evaluation(Shown):
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
+        if self.grouped is not None:
+            summary |= self.grouped.summary()
         return summary if self.rows is None else summary | {"rows": self.rows.tolist()}
 
 
@@ -99,6 +106,7 @@ def evaluate(
     data_dir: str = "",
     devices: ParallelConfig | None = None,
     rows: bool = False,
+    groups: str | Path | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run on a part of the data it was trained on.
 
@@ -109,10 +117,12 @@ def evaluate(
         data_dir: where the data lies now, where that is not what the run's config says.
         devices: which share the images, of this process or of several; as `train` takes them.
         rows: whether to give the accuracy after each row too.
+        groups: a file with an integer for each image, such as its writer: NPY, CSV or
+            QMNIST's labels. What the images of one group share then counts.
 
     Raises:
         RunError: no run, no intact checkpoint, or the data is not what it was trained on.
-        DataError: the data is missing or damaged, or has no such part.
+        DataError: the data or the groups are missing or damaged, or there is no such part.
         ConfigError: the devices are not there.
         JobError: the processes of a job do not find each other.
     """
@@ -122,9 +132,14 @@ def evaluate(
     mesh = parallel.process_0_first(lambda: parallel.make_mesh(devices))
     classifier = load(run_dir, which)
     part = classifier.load_split(split, data_dir)
+    of = None if groups is None else read_groups(groups, part.labels)
     logits = _logits(classifier, mesh, part.images)
     after_rows = _accuracy_after_rows(classifier, part) if rows else None
-    return judge(classifier, split, part.labels, logits, after_rows)
+    found = judge(classifier, split, part.labels, logits, after_rows)
+    if of is None:
+        return found
+    right = logits.argmax(axis=1) == part.labels
+    return dataclasses.replace(found, grouped=grouped(right[None], of))
 
 
 def judge(
@@ -190,7 +205,8 @@ class PointRows:
         count: how many images, N.
         members: the names of the members whose states were kept, S of them.
         mean: the mean over the members, [T].
-        interval: 95 % interval of that mean, [T, 2]; None of a single member.
+        interval: 95 % interval of that mean, [T, 2]: another seed, these images; None of a single
+            member.
         accuracy: the accuracy of each member after each row, [S, T].
     """
 
@@ -296,8 +312,8 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
     """Writes ``eval-<split>.json`` and the figures beside it into the directory.
 
     ``eval-<split>.png`` is the confusion matrix of a run, ``eval-<split>-rows.png`` the accuracy
-    after each row where that was asked for. Returns the paths; raises `RunError` where they cannot
-    be written.
+    after each row and ``eval-<split>-groups.png`` that of each group, where these were asked for.
+    Returns the paths; raises `RunError` where they cannot be written.
     """
     json_path = found.run_dir / f"eval-{found.split}.json"
     figure_path = json_path.with_suffix(".png")
@@ -312,14 +328,26 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
             f"({found.accuracy:.2%})"
         )
         figures.confusion_matrix(found.confusion, figure_path, title)
-        if found.rows is None:
-            return json_path, figure_path
-        _draw_run(found, found.rows, rows_path)
+        paths = [json_path, figure_path]
+        if found.rows is not None:
+            _draw_run(found, found.rows, rows_path)
+            paths.append(rows_path)
+        if found.grouped is not None:
+            paths.append(json_path.with_name(f"{json_path.stem}-groups.png"))
+            draw_groups(found.grouped, paths[-1], title)
     except OSError as error:
         raise RunError(
             f"{found.run_dir}: the evaluation was not written: {error.strerror}"
         ) from error
-    return json_path, figure_path, rows_path
+    return tuple(paths)
+
+
+def draw_groups(found: Grouped, path: figures.Target, title: str) -> None:
+    """Draws the accuracy of each group of images."""
+    about = f"{title}\n{len(found.names):,} groups of images"
+    if found.design_effect is not None:
+        about += f", design effect {found.design_effect:.2f}"
+    figures.accuracy_by_group(found.counts, found.accuracy, found.spread, path, about)
 
 
 def _draw_run(found: Evaluation, accuracy: np.ndarray, path: Path) -> None:
@@ -343,6 +371,7 @@ def _draw_sweep(found: SweepRows, path: Path) -> None:
         f"{seeds:,} network{'s' if seeds > 1 else ''}"
     )
     known = any(point.interval is not None for point in points)
-    caption = "line: mean over seeds; band: 95 % interval of that mean" if known else ""
+    about = f"line: mean over seeds; band: its 95 % interval ({ANOTHER_SEED})"
+    caption = about if known else ""
     curves = {point.point: RowCurve(point.mean, point.interval) for point in points}
     figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(points[0].mean))

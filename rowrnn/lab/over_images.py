@@ -23,6 +23,14 @@ from numpy.typing import ArrayLike
 from rowrnn.lab import stats
 from rowrnn.lab.stats import Interval
 
+# Which question an interval answers.
+ANOTHER_SEED = "another seed, these images"
+BOTH = "another seed, other images"
+THIS_NETWORK = "this network, other images"
+
+# With fewer groups than this the intervals are shorter than they should be.
+_FEW_GROUPS = 20
+
 
 @dataclass(frozen=True)
 class Grouped:
@@ -65,6 +73,28 @@ class Grouped:
             ],
         }
 
+    def in_words(self, who: str) -> list[str]:
+        """The figures, a sentence each; `who` is "this network" or "another seed"."""
+        low, high = self.interval_by_group
+        words = [
+            f"By {len(self.names):,} groups of images: 95 % interval {low:.4f} to {high:.4f}, "
+            f"standard error {self.standard_error_by_group:.4f} ({who}, images of other groups)"
+        ]
+        if self.effective_images is not None:
+            words.append(
+                f"Design effect {self.design_effect:.2f}: {self.counts.sum():,} images say as much "
+                f"as {self.effective_images:,.0f} without groups"
+            )
+        first, median, third = np.percentile(self.accuracy, [25, 50, 75])
+        at = int(self.accuracy.argmin())
+        words.append(
+            f"Accuracy of a group: quartiles {first:.4f}, {median:.4f} and {third:.4f}; the lowest "
+            f"{self.accuracy[at]:.4f} (group {self.names[at]}, {self.counts[at]:,} images)"
+        )
+        if len(self.names) < _FEW_GROUPS:
+            words.append(f"Of fewer than {_FEW_GROUPS} groups the interval is too short")
+        return words
+
 
 def interval_over_images(
     correct: ArrayLike, groups: ArrayLike | None = None, level: float = 0.95
@@ -75,7 +105,7 @@ def interval_over_images(
     √(a² + b²) on either side, which holds its level for any number of seeds whose accuracies are
     normal (Banerjee). b is Wilson's, with as many images as give the variance B − C, and Student's
     t. A single seed has no spread: its interval is for this network on other images. With groups
-    it holds from about 20 of them on.
+    it holds from about `_FEW_GROUPS` of them on.
 
     Sources: S. K. Banerjee, "On confidence interval for two-means problem based on separate
     estimates of variances and tabulated values of t-table", Sankhyā A 23 (1961), 359-378; for

@@ -147,6 +147,36 @@ def test_eval_gives_the_figures_of_the_run(run):
         assert picture.size[0] > 500
 
 
+def test_eval_counts_images_of_a_group_for_less(run):
+    cwd, result, _ = run
+    test = data.load(DataConfig()).test
+    right = load(cwd / result["run_dir"]).logits(test.images).argmax(axis=1) == test.labels
+    # The mistakes, like those of one writer, are in two groups of fifty.
+    groups = np.argsort(np.argsort(right, kind="stable")) // 20
+    np.savetxt(cwd / "writers.csv", groups, fmt="%d", header="writer", comments="")
+    out, _ = here("eval", result["run_dir"], "--groups=writers.csv", "--json", cwd=cwd)
+    summary = last_json(out)
+    assert summary["groups"] == len(summary["by_group"]) == 50
+    shares = np.array([right[groups == group].mean() for group in range(50)])
+    assert [group["accuracy"] for group in summary["by_group"]] == pytest.approx(shares.tolist())
+    # Groups of one size: their accuracies are a sample of their own.
+    error = shares.std(ddof=1) / 50**0.5
+    assert summary["standard_error_by_group"] == pytest.approx(error)
+    alone = right.std(ddof=1) / 1000**0.5
+    assert summary["design_effect"] == pytest.approx((error / alone) ** 2)
+    assert summary["effective_images"] == pytest.approx(1000 / summary["design_effect"])
+    low, high = summary["interval_by_group"]
+    assert low < summary["interval"][0] < summary["interval"][1] < high
+    assert f"By 50 groups of images: 95 % interval {low:.4f} to {high:.4f}" in out
+    assert "this network, other images" in out
+    with Image.open(cwd / result["run_dir"] / "eval-test-groups.png") as picture:
+        assert picture.size[0] > 500
+    (cwd / "short.csv").write_text("1\n2\n")
+    _, err = here("eval", result["run_dir"], "--groups=short.csv", cwd=cwd, code=3)
+    assert "short.csv has 2 entries for 1,000 images; it must hold one integer an image" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_predict_answers_the_good_and_names_the_bad(run):
     cwd, result, _ = run
     test = data.load(DataConfig()).test
