@@ -47,8 +47,7 @@ class EvalArguments(Common):
     rows: Flag = False
     """Accuracy after each row too, with a plot, eval-SPLIT-rows.png."""
     groups: Annotated[Path | None, arg(metavar="FILE")] = None
-    """An integer for each image, such as its writer (CSV, NPY or QMNIST's labels): accuracy by
-    group, with a plot, and what groups do to the interval."""
+    """An integer an image, such as its writer (CSV, NPY, QMNIST's labels): accuracy by group."""
     data: DataPlace = field(default_factory=DataPlace)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 

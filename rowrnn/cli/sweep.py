@@ -75,6 +75,8 @@ class SweepArguments(Common):
     """The directory of a sweep to go on with."""
     overwrite: Flag = False
     """Replace what lies in --run-dir."""
+    groups: Annotated[Path | None, arg(metavar="FILE")] = None
+    """An integer a test image, such as its writer (CSV, NPY, QMNIST's labels)."""
     config: Annotated[Config, arg(name="")] = Config()
 
 
@@ -127,6 +129,7 @@ def _run(
         run_dir=None if given.resume else run_dir,
         resume=given.resume,
         overwrite=given.overwrite,
+        groups=given.groups,
         tell=_show_plan,
     )
     if parallel.is_process_0():
@@ -197,6 +200,8 @@ def _show_plan(plan: "Plan") -> None:
 
 def _report(result: "SweepResult") -> None:
     """The statistics as a table, and where everything lies."""
+    from rowrnn.lab.sweep import outcome
+
     summary = result.summary
     screen = console(stderr=True)
     names = list(result.members[0].varied)
@@ -216,15 +221,9 @@ def _report(result: "SweepResult") -> None:
         rows.append((*values, str(group["completed"]), *figures))
     screen.print("\nTest accuracy over seeds")
     _print_table(screen, headings, rows)
-    screen.print("The intervals are Student's, which assume normal values")
+    for line in outcome.in_words(result):
+        screen.print(line)
     for group in summary["groups"]:
-        parts = group["variance"]
-        if parts and parts["total"] > 0 and len(summary["groups"]) == 1:
-            share = parts["finite_test"] / parts["total"]
-            screen.print(
-                f"Of the variance over seeds, {min(1.0, share):.0%} is what a test part of this "
-                "size would show alone"
-            )
         if group["completed"] and group["failure_rate"]:
             screen.print(_failures(group))
     if summary["examples_per_s"]:

@@ -14,7 +14,7 @@ from rowrnn.figures.drawing import Target
 # Most lines of a figure that can be told apart.
 _MOST_LINES = 8
 
-_MEAN = "mean over seeds and its 95 % interval"
+_MEAN = "mean over seeds and its 95 % interval for these images"
 
 
 class _Grid(NamedTuple):
@@ -87,7 +87,7 @@ def grid(
     >>> intervals = np.stack([means - 0.01, means + 0.01], axis=-1)
     >>> grid({"hidden": [64, 128]}, means, intervals, picture, "two sizes", "test accuracy")
     >>> picture.caption
-    'line and band: mean over seeds and its 95 % interval; the best ringed'
+    'line and band: mean over seeds and its 95 % interval for these images; the best ringed'
     """
     means, intervals = np.asarray(means, float), np.asarray(intervals, float)
     given = _Grid(axes, means, intervals, path, title, value_label, marks_best)
@@ -120,7 +120,7 @@ def grid_lines(
     >>> sizes = {"dropout": [0, 0.5], "hidden": [32, 64, 128]}
     >>> grid_lines(sizes, means, intervals, picture, "", "accuracy")
     >>> picture.caption
-    'line and band: mean over seeds and its 95 % interval; the best ringed'
+    'line and band: mean over seeds and its 95 % interval for these images; the best ringed'
     """
     means, intervals = np.asarray(means, float), np.asarray(intervals, float)
     name = along(axes)
@@ -269,7 +269,8 @@ def _draw_map(grid: _Grid) -> None:
     frame.plain(bar.ax.yaxis)
     bar.outline.set_edgecolor("0.7")  # pyright: ignore
     about = (
-        f"mean over seeds ± half its 95 % interval; the bluer the better{grid.about_best('framed')}"
+        "mean over seeds ± half its 95 % interval, for these images; blue is better"
+        f"{grid.about_best('framed')}"
     )
     frame.finish(figure, about, grid.path)
 

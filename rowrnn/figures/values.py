@@ -53,7 +53,7 @@ def distribution(
     >>> intervals = {"hidden=128": (0.937, 0.951)}
     >>> distribution(groups, intervals, picture, "three seeds", "accuracy", ("2015", 0.9414))
     >>> picture.caption
-    'point: a seed; diamond and bar: mean and its 95 % interval'
+    'point: a seed; diamond and bar: mean and its 95 % interval over seeds, for these images'
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -84,7 +84,9 @@ def distribution(
     if published:
         # The label would meet the heading beside it in a narrow figure.
         _reference(axes, *published, above=16 if narrow else 4)
-    legend = "point: a seed; diamond and bar: mean and its 95 % interval"
+    legend = (
+        "point: a seed; diamond and bar: mean and its 95 % interval over seeds, for these images"
+    )
     if most >= _QUARTILES_FROM:
         legend += "; thin line: quartiles and median"
     frame.caption(figure, legend, path)

@@ -25,7 +25,7 @@ from rowrnn.figures import RowCurve
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
-from rowrnn.lab.over_images import ANOTHER_SEED, Grouped, grouped
+from rowrnn.lab.over_images import Grouped, grouped
 from rowrnn.lab.shown import Shown
 from rowrnn.store import members, rundir
 from rowrnn.store.members import Member
@@ -371,7 +371,7 @@ def _draw_sweep(found: SweepRows, path: Path) -> None:
         f"{seeds:,} network{'s' if seeds > 1 else ''}"
     )
     known = any(point.interval is not None for point in points)
-    about = f"line: mean over seeds; band: its 95 % interval ({ANOTHER_SEED})"
+    about = "line: mean over seeds; band: its 95 % interval over seeds, for these images"
     caption = about if known else ""
     curves = {point.point: RowCurve(point.mean, point.interval) for point in points}
     figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(points[0].mean))

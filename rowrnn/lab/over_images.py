@@ -127,7 +127,7 @@ def interval_over_images(
     images = _of_images(answers, index, sizes, level)
     if len(answers) == 1:
         return images
-    seeds = stats.interval_of_mean(answers.mean(axis=1), level)
+    seeds = stats.interval_of_mean(answers.mean(axis=1), level, resolution=1 / len(index))
     low, high = _joined(float(answers.mean()), seeds, images)
     return max(low, 0.0), min(high, 1.0)
 

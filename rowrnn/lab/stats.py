@@ -59,12 +59,16 @@ class Summary:
 class VarianceParts:
     """The variance of test accuracy over seeds and its two parts; see `variance_parts`.
 
-    `total` = `finite_test` + `between_seeds`.
+    `total` = `finite_test` + `between_seeds`. `finite_share` is `finite_test` of `total`, and above
+    1 where `between_seeds` is below 0; its 95 % interval assumes normal accuracies. Both are None
+    where `total` is 0.
     """
 
     total: float
     finite_test: float
     between_seeds: float
+    finite_share: float | None
+    finite_share_interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,9 @@ def variance_parts(correct: ArrayLike) -> VarianceParts:
     differ at all: read that as too small to be seen. Averages of it, over runs or test sets, stay
     right; clipped at 0 they would not.
 
+    Of normal accuracies V is its expectation times χ²/(S − 1), beside which that of Σ v_i is known;
+    from this follows the interval of the share of the finite test set.
+
     Source: K. Jordan, "On the variance of neural network training with respect to test sets and
     distributions", 2023, arXiv 2304.01910.
 
@@ -289,6 +296,8 @@ def variance_parts(correct: ArrayLike) -> VarianceParts:
     >>> parts.total, round(parts.finite_test, 4), round(parts.between_seeds, 4)
     (0.0, 0.0833, -0.0833)
     """
+    from scipy.stats import chi2
+
     answers = np.asarray(correct)
     if answers.dtype != bool or answers.ndim != 2 or min(answers.shape) < 2:
         raise ValueError(
@@ -301,10 +310,14 @@ def variance_parts(correct: ArrayLike) -> VarianceParts:
     right = np.count_nonzero(answers, axis=0)
     of_answers = (right * (seeds - right)).sum() / (seeds * (seeds - 1))
     between_seeds = examples / (examples - 1) * (total - of_answers / examples**2)
+    share = float(1 - between_seeds / total) if total else None
+    low, high = chi2.ppf([0.025, 0.975], seeds - 1) / (seeds - 1)
     return VarianceParts(
         total=float(total),
         finite_test=float(total - between_seeds),
         between_seeds=float(between_seeds),
+        finite_share=share,
+        finite_share_interval=None if share is None else (share * float(low), share * float(high)),
     )
 
 

@@ -213,5 +213,6 @@ def _accuracy(evaluation: Mapping[str, Any]) -> str:
     low, high = (100 * bound for bound in evaluation["interval"])
     return (
         f"{100 * evaluation['test_accuracy']:.2f} % of the {evaluation['count']:,} test images are "
-        f"classified correctly (95 % Wilson interval {low:.2f} to {high:.2f} %)."
+        f"classified correctly (95 % Wilson interval {low:.2f} to {high:.2f} %: this network on "
+        "other images)."
     )

@@ -196,6 +196,38 @@ def test_what_seeds_and_images_share_cancels_in_a_difference():
     assert (found[1] - found[0]) / 2 == pytest.approx(t.ppf(0.975, 1_999) * error, rel=0.05)
 
 
+def share_covered(seeds, images, skill, rounds):
+    """How often the interval of the finite test part's share of the variance has the true one."""
+    rng, ease = np.random.default_rng(8), np.random.default_rng(9).normal(3, 2, images)
+    # The seeds' accuracies and the noise of their answers, over all seeds there are.
+    many = expit(ease + rng.normal(0, skill, (20_000, 1)))
+    between = many.mean(axis=1).var() - (many * (1 - many)).mean() / images / len(many)
+    noise = (many.mean(axis=0) * (1 - many.mean(axis=0))).mean() / images
+    # The two parts for these very images: noise counts what seeds share of an image too.
+    aim = (noise - between / images) / (noise - between / images + between)
+    found = 0
+    for _ in range(rounds):
+        answers = rng.random((seeds, images)) < expit(ease + rng.normal(0, skill, (seeds, 1)))
+        low, high = stats.variance_parts(answers).finite_share_interval
+        found += low <= aim <= high
+    return found / rounds
+
+
+@pytest.mark.parametrize(("seeds", "skill"), [(4, 0.0), (8, 0.05), (16, 0.2)])
+def test_the_share_of_the_test_part_is_covered(seeds, skill):
+    # Three standard errors of 200 sweeps on either side of 95 %.
+    assert 0.9 <= share_covered(seeds, 500, skill, 200) <= 0.995
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seeds", [2, 4, 8, 16, 64])
+@pytest.mark.parametrize("skill", [0.0, 0.05, 0.2])
+def test_the_interval_of_the_share_holds_its_level(seeds, skill):
+    found = share_covered(seeds, 1_000, skill, 4_000)
+    print(f"{seeds} seeds, skill {skill}: {found:.1%}")
+    assert found == pytest.approx(0.95, abs=0.015)
+
+
 def test_figures_of_groups_are_plain_numbers():
     answers, of = world(np.random.default_rng(7), 2, 60, ease=2, skill=0, easy=1, writers=5)
     summary = grouped(answers, of).summary()

@@ -22,7 +22,7 @@ from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, Trai
 from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.core.step import Batch
-from rowrnn.errors import ConfigError, RunError, StoppedError
+from rowrnn.errors import ConfigError, DataError, RunError, StoppedError
 from rowrnn.lab import stats, trainer
 from rowrnn.lab import sweep as runner
 from rowrnn.lab.evaluate import evaluate_rows
@@ -683,6 +683,53 @@ def test_seeds_that_failed_are_counted_beside_the_interquartile_mean(whole):
     assert 0.95 < found["iqm_interval"][0] < found["iqm"] < found["iqm_interval"][1] < 0.96
     assert outcome.summarize(good, 1000)["failure_rate"] == 0
     assert outcome.summarize(gone)["failure_rate"] == 1
+
+
+def test_other_images_and_their_groups_are_in_the_results(tmp_path, whole, trained):
+    path = tmp_path / "sweep"
+    shutil.copytree(whole[0], path)
+    groups = np.arange(1000) % 25
+    np.save(tmp_path / "writers.npy", groups)
+    result = rowrnn.sweep(resume=path, groups=tmp_path / "writers.npy")
+    assert not trained
+    test = rowrnn.load(path / "states" / "seed=0").load_split("test")
+    right = np.array([
+        rowrnn.load(path / "states" / f"seed={seed}").logits(test.images).argmax(axis=1)
+        == test.labels
+        for seed in range(4)
+    ])  # fmt: skip
+    summary = results_of(path)["summary"]
+    assert summary == json.loads(json.dumps(result.summary))
+    (of_point,) = summary["groups"]
+    names = ["interval_over_images", "interval_by_group", "design_effect", "effective_images"]
+    assert [of_point[name] for name in names] == [summary[name] for name in names]
+    low, high = summary["interval_over_images"]
+    assert low < summary["interval"][0] < summary["mean"] < summary["interval"][1] < high
+    of_group = [right[:, groups == group].mean() for group in range(25)]
+    assert [part["accuracy"] for part in summary["by_group"]] == pytest.approx(of_group)
+    # Groups of one size: their accuracies are a sample, of which the seeds' own share is left.
+    a, b = right.mean(axis=1).var(ddof=1) / 4, np.var(of_group, ddof=1) / 25
+    shares = np.array([[right[s, groups == group].mean() for group in range(25)] for s in range(4)])
+    rest = shares - shares.mean(axis=0) - shares.mean(axis=1, keepdims=True) + shares.mean()
+    c = (rest**2).sum() / 3 / 24 / 100
+    assert summary["standard_error_by_group"] ** 2 == pytest.approx(a + b - c)
+    parts = of_point["variance"]
+    assert parts["finite_share"] == pytest.approx(parts["finite_test"] / parts["total"])
+    # Without the file it is as it was.
+    assert "by_group" not in rowrnn.sweep(resume=path).summary
+
+
+def test_groups_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path, whole, trained):
+    (tmp_path / "writers.csv").write_text("1\n2\n")
+    reason = r"writers.csv has 2 entries for 1,000 images; it must hold one integer an image"
+    with pytest.raises(DataError, match=reason):
+        rowrnn.sweep(SMALL, [0, 1], run_dir=tmp_path / "new", groups=tmp_path / "writers.csv")
+    assert not (tmp_path / "new").exists()
+    before = (whole[0] / "results.json").read_bytes()
+    with pytest.raises(DataError, match=reason):
+        rowrnn.sweep(resume=whole[0], groups=tmp_path / "writers.csv")
+    assert (whole[0] / "results.json").read_bytes() == before
+    assert not trained
 
 
 def test_the_table_and_the_document_say_the_same(tmp_path, whole):

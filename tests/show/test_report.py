@@ -166,9 +166,12 @@ def test_the_figures_of_a_sweep_are_those_of_its_members(made, tmp_path):
     statistics = {line[0]: line for line in content.parts["statistics"].rows}
     line = statistics["1e-08"]
     assert line[1:3] == ["3", f"{good.mean():.4f}"]
-    assert line[4:6] == [f"{good.std(ddof=1):.4f}", f"{np.median(good):.4f}"]
+    # Other images add to what other seeds would change.
+    (low, high), (least, most) = (map(float, cell.split(" to ")) for cell in line[3:5])
+    assert least < low < good.mean() < high < most
+    assert line[5:7] == [f"{good.std(ddof=1):.4f}", f"{np.median(good):.4f}"]
     assert line[-1] == "0"
-    assert statistics["0.0"][1:] == ["0", *["–"] * 7, "3"]
+    assert statistics["0.0"][1:] == ["0", *["–"] * 8, "3"]
     failed = content.parts["failed"].rows
     assert [name for name, _ in failed] == [f"epsilon=0.0,seed={seed}" for seed in range(3)]
     text = text_of(rowrnn.report(made / "sweep", to=tmp_path / "page.html"))
@@ -267,6 +270,21 @@ def test_of_a_grid_over_data_no_dataset_is_named(made):
     assert "on mnist_sample" in sweep._verdict(result, spec)
     over_data = dataclasses.replace(spec, grid={"data.dataset": ("mnist_sample", "mnist")})
     assert "mnist" not in sweep._verdict(result, over_data)
+
+
+def test_groups_of_images_are_drawn_where_they_are_given(made):
+    records, _ = ledger.Ledger(made / "sweep" / "members").read_all()
+    sizes, drawings = sweep._test_sizes(records), {}
+
+    def target(name):
+        return drawings.setdefault(name, Drawing())
+
+    for groups in (None, np.arange(1000) % 40):
+        result = SweepResult(made, records, outcome.summarize(records), sizes, groups)
+        assert "groups" not in drawings
+        outcome.draw(result, "a sweep", target, notebook=False)
+    assert "40 groups of images, design effect" in drawings["groups"].title
+    assert drawings["groups"].svg.count("<use") > 40  # a point for each
 
 
 def test_a_run_whose_data_is_elsewhere_says_so(copied, monkeypatch):

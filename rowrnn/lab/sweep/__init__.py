@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
+from rowrnn.data.groups import read as read_groups
 from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.files import Size
 from rowrnn.jax_settings import pinned
@@ -67,6 +68,7 @@ def sweep(
     run_dir: str | Path | None = None,
     resume: str | Path | None = None,
     overwrite: bool = False,
+    groups: str | Path | None = None,
     tell: Callable[[Plan], None] | None = None,
 ) -> SweepResult:
     """Trains a member for each seed and each point of a grid, and says how they are distributed.
@@ -82,13 +84,15 @@ def sweep(
         resume: the directory of a sweep to go on with; only what its ledger lacks is run. What is
             given beside it replaces what the sweep was started with: more seeds, another grid.
         overwrite: whether a run in `run_dir` may be replaced.
+        groups: a file with an integer for each test image, such as its writer, as `evaluate` takes
+            it; it is not kept, and given again to a sweep that goes on.
         tell: is called with the plan before the first member starts.
 
     Members that diverge are in the result with that status and in no statistic.
 
     Raises:
         ConfigError: a value is out of range or does not fit the data.
-        DataError: the data is missing or damaged.
+        DataError: the data or the groups are missing or damaged.
         RunError: the run directory cannot be used.
         StoppedError: a signal came; the members in progress are saved.
     """
@@ -114,17 +118,21 @@ def sweep(
         grid=str(spec.grid),
         settings=str((spec.vary, settings)),
     )
-    groups = None
+    planned, of_images = None, None
     if resume is None:
         # All that can be refused is refused before a run is overwritten.
-        groups = _make_groups(everyone, mesh, Ledger())
+        planned = _make_groups(everyone, mesh, Ledger())
+        of_images = _read_groups(groups, planned)
         path = path or rundir.default_path("sweep", take=parallel.is_process_0())
         run = open_directory(path, spec.config, overwrite=overwrite)
     else:
         run = open_directory(Path(resume))
     with run, StopRequest() as stop:
-        groups = groups or _make_groups(everyone, mesh, Ledger(run.path / "members"))
-        return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
+        if planned is None:
+            planned = _make_groups(everyone, mesh, Ledger(run.path / "members"))
+            of_images = _read_groups(groups, planned)
+        made = _Sweep(run, spec, settings, planned, mesh, strategy, stop, began, of_images)
+        return made.run(tell)
 
 
 @pinned
@@ -252,6 +260,18 @@ def _make_groups(everyone: Sequence[Member], mesh: Mesh, found: Ledger) -> list[
     return parallel.process_0_first(make)
 
 
+def _read_groups(path: str | Path | None, planned: Sequence[Group]) -> np.ndarray | None:
+    """The groups of the test images, [N], which all members must have in common."""
+    if path is None:
+        return None
+    found = None
+    for dataset in {
+        id(group.prepared.dataset): group.prepared.dataset for group in planned
+    }.values():
+        found = read_groups(path, dataset.test.labels)
+    return found
+
+
 class _Sweep:
     """A sweep that has its directory."""
 
@@ -265,10 +285,11 @@ class _Sweep:
         strategy: Literal["map", "vmap"],
         stop: StopRequest,
         began: float,
+        of_images: np.ndarray | None,
     ):
         self._run, self._spec, self._settings = run, spec, settings
         self._mesh, self._strategy = mesh, strategy
-        self._stop, self._began = stop, began
+        self._stop, self._began, self._of_images = stop, began, of_images
         self._ledger = Ledger(run.path / "members")
         self._partial = run.path / "partial"
         self._saved = saved_keys(self._partial)
@@ -405,12 +426,13 @@ class _Sweep:
             for member in group.members
         }
         sizes = {point: len(dataset.test.labels) for point, dataset in data.items()}
-        result = SweepResult(self._run.path, records, {}, sizes)
+        result = SweepResult(self._run.path, records, {}, sizes, self._of_images)
         parts = {point: dataclasses.asdict(part) for point, part in result.variance.items()}
         reused = {record.name for record in self._reused}
         summary = {
             "run_dir": str(self._run.path),
             **outcome.summarize(records, max(sizes.values())),
+            **(result.images_of(*points) if len(points) == 1 else {}),
             "reused": len(reused),
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
@@ -421,6 +443,7 @@ class _Sweep:
             "groups": [
                 {"point": point, **of_point[0].varied,
                  **outcome.summarize(of_point, sizes[point]),
+                 **result.images_of(point),
                  "data": data[point].fingerprint, "test_images": sizes[point],
                  "reused": sum(record.name in reused for record in of_point),
                  "variance": parts.get(point)}

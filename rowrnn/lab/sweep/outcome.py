@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ from rowrnn import figures
 from rowrnn.config import Config
 from rowrnn.errors import RunError
 from rowrnn.figures import Target
-from rowrnn.lab import stats
+from rowrnn.lab import evaluate, stats
 from rowrnn.lab.classifier import Classifier, load
+from rowrnn.lab.over_images import ANOTHER_SEED, BOTH, Grouped, grouped, interval_over_images
 from rowrnn.lab.shown import Shown
-from rowrnn.lab.stats import Summary, VarianceParts
+from rowrnn.lab.stats import Interval, Summary, VarianceParts
 from rowrnn.store import ledger, rundir
 from rowrnn.store.ledger import Record
 from rowrnn.store.members import short
@@ -45,12 +46,14 @@ class SweepResult(Shown):
         members: the records.
         summary: the figures of ``results.json``; `statistics` has those of each point.
         test_size: images in the test part, by point of the grid.
+        groups: an integer for each image of the test part, [N]; None where none were given.
     """
 
     run_dir: Path
     members: list[Record]
     summary: dict[str, Any]
     test_size: dict[str, int]
+    groups: np.ndarray | None = None
 
     def _facts(self) -> dict[str, Any]:
         names = ("members", "completed", "mean", "interval", "sd", "min", "max")
@@ -99,11 +102,30 @@ class SweepResult(Shown):
     @cached_property
     def variance(self) -> dict[str, VarianceParts]:
         """Of the test accuracy: the parts of seeds and of the finite test set, by point."""
-        return {
-            point: stats.variance_parts(_correct(records, self.test_size[point]))
-            for point, records in by_point(self.members).items()
-            if len(_completed(records)) > 1
-        }
+        return {point: stats.variance_parts(correct) for point, correct in self._correct()}
+
+    @cached_property
+    def over_images(self) -> dict[str, Interval]:
+        """95 % interval of the accuracy of another seed on other images, by point."""
+        return {point: interval_over_images(correct) for point, correct in self._correct()}
+
+    @cached_property
+    def grouped(self) -> dict[str, Grouped]:
+        """What groups of the test images say, by point; empty where none were given."""
+        if self.groups is None:
+            return {}
+        return {point: grouped(correct, self.groups) for point, correct in self._correct()}
+
+    def images_of(self, point: str) -> dict[str, Any]:
+        """What other images would give at a point, and its groups of images, as JSON takes it."""
+        found = {"interval_over_images": self.over_images.get(point)}
+        return found | (self.grouped[point].summary() if point in self.grouped else {})
+
+    def _correct(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each point of which several members have an accuracy, and who answered what, [S, N]."""
+        for point, records in by_point(self.members).items():
+            if len(_completed(records)) > 1 and self.test_size.get(point, 0) > 1:
+                yield point, _correct(records, self.test_size[point])
 
     @cached_property
     def states(self) -> dict[str, Classifier]:
@@ -210,6 +232,9 @@ def draw(
         return
     published = _NOTEBOOK if notebook else None
     draw_accuracy(result, f"{title}\n{_verdict(result)}", target("accuracy"), published)
+    if len(result.grouped) == 1:
+        (found,) = result.grouped.values()
+        evaluate.draw_groups(found, target("groups"), title)
     if notebook:
         first = {
             point: _finite(_column(records, "first256_accuracy"))
@@ -282,6 +307,29 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
         figures.grid_lines(*drawn, target("grid_lines"), title, "mean test accuracy")
 
 
+def in_words(result: SweepResult) -> list[str]:
+    """What the intervals over seeds say and do not say, a sentence each."""
+    words = []
+    if result.over_images:
+        words.append(f"95 % interval: {ANOTHER_SEED} (Student's, which assumes normal accuracies)")
+    if len(by_point(result.members)) > 1 or not words:
+        return words
+    ((low, high),), (parts,) = result.over_images.values(), result.variance.values()
+    words.append(f"Another seed, other images: {low:.4f} to {high:.4f}")
+    for found in result.grouped.values():
+        words += found.in_words("another seed")
+    if parts.finite_share is not None and parts.finite_share_interval is not None:
+        # Estimates beyond 1 are for whoever averages them.
+        share, least, most = (
+            min(1.0, x) for x in (parts.finite_share, *parts.finite_share_interval)
+        )
+        words.append(
+            f"Of the variance over seeds, {share:.0%} is what a test part of this size would show "
+            f"alone ({least:.0%} to {most:.0%}, if accuracies are normal)"
+        )
+    return words
+
+
 def _label(point: str) -> str:
     return point or "all seeds"
 
@@ -292,7 +340,10 @@ def _verdict(result: SweepResult) -> str:
     text = f"mean {summary['mean']:.4f}"
     if summary["interval"] is not None:
         low, high = summary["interval"]
-        text += f", 95 % interval {low:.4f} to {high:.4f}, sd {summary['sd']:.4f}"
+        text += f", sd {summary['sd']:.4f}, 95 % interval {low:.4f} to {high:.4f} ({ANOTHER_SEED})"
+    if len(result.over_images) == 1:
+        ((low, high),) = result.over_images.values()
+        text += f", {low:.4f} to {high:.4f} ({BOTH})"
     return text + (f"; {failed} of {len(result.members)} failed" if failed else "")
 
 

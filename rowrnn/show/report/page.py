@@ -137,8 +137,17 @@ def interval(bounds: tuple[float, float]) -> str:
     >>> interval((0.96, 0.98))
     '95 % interval 96.00 to 98.00 %'
     """
+    return f"95 % interval {bounds_of(bounds)}"
+
+
+def bounds_of(bounds: tuple[float, float]) -> str:
+    """Both ends of an interval of a share.
+
+    >>> bounds_of((0.96, 0.98))
+    '96.00 to 98.00 %'
+    """
     low, high = bounds
-    return f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def duration(seconds: float) -> str:

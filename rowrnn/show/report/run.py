@@ -21,6 +21,7 @@ from rowrnn.figures.frame import count
 from rowrnn.lab import evaluate, runs, stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import Evaluation
+from rowrnn.lab.over_images import THIS_NETWORK
 from rowrnn.lab.train import TrainResult
 from rowrnn.show import curves
 from rowrnn.show.report import page
@@ -212,7 +213,8 @@ def _verdict(run: _Run) -> str:
         tested = run.tested.evaluation
         found = (
             f"{tested.right:,} of {tested.count:,} test images right, "
-            f"{page.share(tested.accuracy)} ({page.interval(tested.interval)}); "
+            f"{page.share(tested.accuracy)} ({page.interval(tested.interval)} for this network on "
+            "other images); "
             f"{_about_mistakes(run.tested)}."
         )
         if result and run.which != "last":
@@ -258,7 +260,11 @@ def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
         tested = run.tested.evaluation
         at = "" if run.which == "last" else f" at step {tested.step:,}"
         found = [
-            ("Test accuracy", page.share(tested.accuracy), page.interval(tested.interval)),
+            (
+                "Test accuracy",
+                page.share(tested.accuracy),
+                f"{page.interval(tested.interval)}, {THIS_NETWORK}",
+            ),
             ("Test loss", f"{tested.loss:.4f}", f"mean cross-entropy{at}"),
         ]
     elif result:

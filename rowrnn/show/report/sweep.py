@@ -12,6 +12,7 @@ from rowrnn import config as configs
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
 from rowrnn.figures.frame import count
+from rowrnn.lab.over_images import ANOTHER_SEED, BOTH
 from rowrnn.lab.sweep import outcome
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.show.curves import Curve
@@ -168,7 +169,10 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
             f"{page.share(one.mean)} over {seeds}"
         )
     if one.interval is not None:
-        text += f" ({page.interval(one.interval)})"
+        text += f" ({page.interval(one.interval)} for another seed on these images"
+        if best in result.over_images:
+            text += f", {page.bounds_of(result.over_images[best])} on other images"
+        text += ")"
     if one.count > 1:
         text += f"; single seeds lie between {page.share(one.min)} and {page.share(one.max)}"
     if failed:
@@ -185,7 +189,11 @@ def _key_figures(result: SweepResult, spec: Spec) -> list[tuple[str, str, str]]:
         (one,) = statistics.values()
         if one.interval is not None:
             found += [
-                ("Mean", page.share(one.mean), page.interval(one.interval)),
+                ("Mean", page.share(one.mean), f"{page.interval(one.interval)}, {ANOTHER_SEED}"),
+                *(
+                    ("With other images", page.bounds_of(both), f"95 % interval, {BOTH}")
+                    for both in result.over_images.values()
+                ),
                 ("Standard deviation", f"{100 * (one.sd or 0):.2f}", "points, over seeds"),
             ]
         found.append(
@@ -204,17 +212,19 @@ def _statistics(result: SweepResult) -> Table:
     """A line for each point of the grid."""
     points = outcome.by_point(result.members)
     names = [members.short(name) for name in result.members[0].varied] if result.members else []
-    headings = [*names, "seeds", "mean", "95 % interval", "sd", "median", "IQM", "lowest",
-                "highest", "failed"]  # fmt: skip
+    headings = [*names, "seeds", "mean", "95 % interval", "with other images", "sd", "median",
+                "IQM", "lowest", "highest", "failed"]  # fmt: skip
     rows = []
-    for records in list(points.values())[:_MOST_LINES]:
-        summary = outcome.summarize(records, result.test_size.get(outcome.point_of(records[0]), 0))
-        figures = ("–",) * 7
+    for point, records in list(points.items())[:_MOST_LINES]:
+        summary = outcome.summarize(records, result.test_size.get(point, 0))
+        both = result.over_images.get(point)
+        figures = ("–",) * 8
         if summary["completed"]:
             interval, sd = summary["interval"], summary["sd"]
             figures = (
                 f"{summary['mean']:.4f}",
                 "–" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
+                "–" if both is None else f"{both[0]:.4f} to {both[1]:.4f}",
                 "–" if sd is None else f"{sd:.4f}",
                 f"{summary['median']:.4f}",
                 _around(summary["iqm"], summary["iqm_interval"]),
@@ -226,29 +236,14 @@ def _statistics(result: SweepResult) -> Table:
         if summary["far_below"]:
             failed += f", and {summary['far_below']:,} far below: read the IQM"
         rows.append([*values, f"{summary['completed']:,}", *figures, failed])
-    about = _about_variance(result) if len(points) == 1 else ""
-    caption = f"The intervals are Student's, which assume normal values. {about}"
-    return Table(headings, rows, caption.rstrip())
+    about = "".join(f"{line}. " for line in outcome.in_words(result))
+    return Table(headings, rows, about.rstrip())
 
 
 def _around(value: float, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return f"{value:.4f}"
     return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"
-
-
-def _about_variance(result: SweepResult) -> str:
-    """How much of the spread of a single point is noise of the test part."""
-    if not all(result.test_size.values()):
-        return ""
-    for parts in result.variance.values():
-        if parts.total > 0:
-            noise = min(1.0, parts.finite_test / parts.total)
-            return (
-                f"Of the variance over seeds, {page.share(noise, 0)} is what a test part of this "
-                "size would show alone."
-            )
-    return ""
 
 
 def _failed(failed: Sequence[Record]) -> Table | None:
