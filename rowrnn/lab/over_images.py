@@ -34,7 +34,7 @@ _FEW_GROUPS = 20
 
 @dataclass(frozen=True)
 class Grouped:
-    """What groups of images, such as those of one writer, do to an accuracy; see `grouped`.
+    """What groups of images, such as those of one writer, do to an accuracy or a difference.
 
     Attributes:
         interval_by_group: 95 % interval with the groups as the sample: images of other groups, and
@@ -43,9 +43,9 @@ class Grouped:
         design_effect: how often the variance by groups is that of as many images without them;
             None where all answers are alike.
         effective_images: as many images without groups would say as much.
-        names: the integers of the groups, [G].
-        counts: how many images each has, [G].
-        accuracy: share of right answers in each, the mean over seeds, [G].
+        names: the integers of the groups, G of them.
+        counts: how many images each has.
+        accuracy: share of right answers in each, the mean over seeds; or the difference of two.
         spread: standard deviation over images of their mean answers.
     """
 
@@ -53,14 +53,14 @@ class Grouped:
     standard_error_by_group: float
     design_effect: float | None
     effective_images: float | None
-    names: np.ndarray
-    counts: np.ndarray
-    accuracy: np.ndarray
+    names: list[int]
+    counts: list[int]
+    accuracy: list[float]
     spread: float
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON takes them."""
-        columns = (self.names.tolist(), self.counts.tolist(), self.accuracy.tolist())
+        columns = (self.names, self.counts, self.accuracy)
         return {
             "groups": len(self.names),
             "interval_by_group": list(self.interval_by_group),
@@ -73,23 +73,24 @@ class Grouped:
             ],
         }
 
-    def in_words(self, who: str) -> list[str]:
+    def in_words(self, who: str, what: str = "Accuracy", sign: str = "") -> list[str]:
         """The figures, a sentence each; `who` is "this network" or "another seed"."""
-        low, high = self.interval_by_group
+        form = f"{{:{sign}.4f}}".format
+        low, high = map(form, self.interval_by_group)
         words = [
-            f"By {len(self.names):,} groups of images: 95 % interval {low:.4f} to {high:.4f}, "
+            f"By {len(self.names):,} groups of images: 95 % interval {low} to {high}, "
             f"standard error {self.standard_error_by_group:.4f} ({who}, images of other groups)"
         ]
         if self.effective_images is not None:
             words.append(
-                f"Design effect {self.design_effect:.2f}: {self.counts.sum():,} images say as much "
+                f"Design effect {self.design_effect:.2f}: {sum(self.counts):,} images say as much "
                 f"as {self.effective_images:,.0f} without groups"
             )
-        first, median, third = np.percentile(self.accuracy, [25, 50, 75])
-        at = int(self.accuracy.argmin())
+        first, median, third = map(form, np.percentile(self.accuracy, [25, 50, 75]))
+        at = int(np.argmin(self.accuracy))
         words.append(
-            f"Accuracy of a group: quartiles {first:.4f}, {median:.4f} and {third:.4f}; the lowest "
-            f"{self.accuracy[at]:.4f} (group {self.names[at]}, {self.counts[at]:,} images)"
+            f"{what} in a group: quartiles {first}, {median} and {third}; the lowest "
+            f"{form(self.accuracy[at])} (group {self.names[at]}, {self.counts[at]:,} images)"
         )
         if len(self.names) < _FEW_GROUPS:
             words.append(f"Of fewer than {_FEW_GROUPS} groups the interval is too short")
@@ -132,6 +133,15 @@ def interval_over_images(
     return max(low, 0.0), min(high, 1.0)
 
 
+def grouped(correct: ArrayLike, groups: ArrayLike, level: float = 0.95) -> Grouped:
+    """What groups of images do to the accuracy behind `correct`; as `interval_over_images`.
+
+    Source of the design effect: L. Kish, "Survey sampling", 1965, chapter 5.
+    """
+    answers, index, sizes = _checked(correct, groups)
+    return _grouped([answers], interval_over_images(correct, groups, level), groups, index, sizes)
+
+
 def interval_of_difference(
     a: ArrayLike,
     b: ArrayLike,
@@ -145,35 +155,55 @@ def interval_of_difference(
 
     As `interval_over_images`; `over_seeds` is the interval that the seeds give.
     """
-    (side_a, index, sizes), (side_b, _, _) = _checked(a, groups), _checked(b, groups)
-    difference = float(side_b.mean() - side_a.mean())
-    tables = [side_b.astype(np.int8) - side_a] if paired else [side_b, -side_a.astype(np.int8)]
+    tables, index, sizes = _differences(a, b, paired, groups)
+    difference = sum(float(table.mean()) for table in tables)
     variance, freedom = _variance(tables, index, sizes)
     half = _quantile(freedom, level) * math.sqrt(variance)
     low, high = _joined(difference, over_seeds, (difference - half, difference + half))
     return max(low, -1.0), min(high, 1.0)
 
 
-def grouped(correct: ArrayLike, groups: ArrayLike, level: float = 0.95) -> Grouped:
-    """What groups of images do to the accuracy behind `correct`; as `interval_over_images`.
+def grouped_difference(
+    a: ArrayLike, b: ArrayLike, over_seeds: Interval, *, paired: bool, groups: ArrayLike
+) -> Grouped:
+    """What groups of images do to a difference of accuracies; as `interval_of_difference`."""
+    tables, index, sizes = _differences(a, b, paired, groups)
+    interval = interval_of_difference(a, b, over_seeds, paired=paired, groups=groups)
+    return _grouped(tables, interval, groups, index, sizes)
 
-    Source of the design effect: L. Kish, "Survey sampling", 1965, chapter 5.
-    """
-    answers, index, sizes = _checked(correct, groups)
-    of_images, of_seeds = answers.mean(axis=0), answers.mean(axis=1)
-    alone, _ = _variance([answers], np.arange(len(index)), np.ones(len(index)))
-    variance, _ = _variance([answers], index, sizes)
+
+def _differences(
+    a: ArrayLike, b: ArrayLike, paired: bool, groups: ArrayLike | None
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Tables [S, N] whose means add up to the difference, the places and sizes of the groups."""
+    (side_a, index, sizes), (side_b, _, _) = _checked(a, groups), _checked(b, groups)
+    less = -side_a.astype(np.int8)
+    return [side_b + less] if paired else [side_b.astype(np.int8), less], index, sizes
+
+
+def _grouped(
+    tables: Sequence[np.ndarray],
+    interval: Interval,
+    groups: ArrayLike,
+    index: np.ndarray,
+    sizes: np.ndarray,
+) -> Grouped:
+    """The figures of the sum of the means of tables [S, N]."""
+    of_images = np.sum([table.mean(axis=0) for table in tables], axis=0)
+    alone, _ = _variance(tables, np.arange(len(index)), np.ones(len(index)))
+    variance, _ = _variance(tables, index, sizes)
     effect = variance / alone if alone > 0 else None
-    if len(answers) > 1:
-        variance += of_seeds.var(ddof=1) / len(answers)
+    of_seeds = sum(
+        table.mean(axis=1).var(ddof=1) / len(table) for table in tables if len(table) > 1
+    )
     return Grouped(
-        interval_by_group=interval_over_images(correct, groups, level),
-        standard_error_by_group=math.sqrt(variance),
+        interval_by_group=interval,
+        standard_error_by_group=math.sqrt(variance + of_seeds),
         design_effect=effect,
         effective_images=len(index) / effect if effect else None,
-        names=np.unique(groups),
-        counts=sizes,
-        accuracy=np.bincount(index, of_images) / sizes,
+        names=np.unique(groups).tolist(),
+        counts=sizes.tolist(),
+        accuracy=(np.bincount(index, of_images) / sizes).tolist(),
         spread=float(of_images.std()),
     )
 
