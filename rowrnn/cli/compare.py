@@ -31,6 +31,8 @@ class CompareArguments(Common):
     """Ask too whether they are the same within this difference in accuracy, such as 0.002."""
     sequential: Flag = False
     """Seeds are added until the verdict is clear: use a test that may be repeated as they come."""
+    groups: Annotated[Path | None, arg(metavar="FILE")] = None
+    """An integer a test image, such as its writer (CSV, NPY, QMNIST's labels)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +41,13 @@ def main(arguments: Sequence[str]) -> int:
 
     from rowrnn.lab.compare import compare
 
-    found = compare(given.a, given.b, margin=given.margin, sequential=given.sequential)
+    found = compare(
+        given.a,
+        given.b,
+        margin=given.margin,
+        sequential=given.sequential,
+        groups=given.groups,
+    )
     for pair in found.pairs:
         print("\n".join(_in_words(pair, len(found.pairs), found.margin)))
     for name in found.left_out:
@@ -63,6 +71,7 @@ def _in_words(pair: "Pair", comparisons: int, margin: float | None) -> list[str]
         f"{plain(pair.b)} against {plain(pair.a)}: {_verdict(pair, comparisons)}",
         f"  test accuracy {pair.mean_b:.4f} against {pair.mean_a:.4f}, {_seeds(pair)}",
         f"  difference {c.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} ({method})",
+        *_over_images(pair),
         f"  p = {c.p_value:.3g} ({c.test}){corrected}; better with a probability of "
         f"{c.probability_of_improvement:.0%}",
     ]
@@ -80,6 +89,20 @@ def _in_words(pair: "Pair", comparisons: int, margin: float | None) -> list[str]
             f"  interquartile mean {_iqm(pair.side_b)} against {_iqm(pair.side_a)}",
             "  read these two lines: a mean with failed seeds in it says neither",
         ]
+    return lines
+
+
+def _over_images(pair: "Pair") -> list[str]:
+    """Which questions the intervals answer."""
+    if pair.over_images is None:
+        return ["  that is another seed, these images"]
+    low, high = pair.over_images
+    lines = [
+        "  that is another seed, these images; "
+        f"another seed, other images: {low:+.4f} to {high:+.4f}"
+    ]
+    if pair.grouped is not None:
+        lines += [f"  {line}" for line in pair.grouped.in_words("another seed", "Difference", "+")]
     return lines
 
 

@@ -11,12 +11,16 @@ import numpy as np
 
 from rowrnn import files
 from rowrnn.config import Seed
-from rowrnn.errors import ConfigError, RunError, shown
+from rowrnn.data import load as load_data
+from rowrnn.data.groups import read as read_groups
+from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.files import Count, Share
 from rowrnn.lab import stats
+from rowrnn.lab.over_images import Grouped, grouped_difference, interval_of_difference
 from rowrnn.lab.shown import Shown
-from rowrnn.lab.stats import Comparison, Summary
-from rowrnn.store import members
+from rowrnn.lab.stats import Comparison, Interval, Summary
+from rowrnn.store import ledger, members, rundir
+from rowrnn.store.ledger import Ledger
 from rowrnn.store.members import short
 
 ALPHA = 0.05
@@ -66,6 +70,9 @@ class Pair:
             shown", by two one-sided tests, corrected likewise; None without a margin.
         adjusted_equivalent_p: the p-value of that.
         side_a, side_b: both groups, with the rate of their failures.
+        over_images: 95 % interval of the difference for another seed on other images; None where
+            the answers to the images are not known. The verdict is for these images.
+        grouped: what groups of the images do to the difference; None where none were given.
     """
 
     a: str
@@ -80,6 +87,8 @@ class Pair:
     adjusted_equivalent_p: float | None
     side_a: Side
     side_b: Side
+    over_images: Interval | None = None
+    grouped: Grouped | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,6 +134,7 @@ def compare(
     *,
     margin: float | None = None,
     sequential: bool = False,
+    groups: str | Path | None = None,
 ) -> SweepComparison:
     """Compares the test accuracies of two sweeps, or of the points of one.
 
@@ -139,8 +149,11 @@ def compare(
         margin: the largest difference in accuracy that counts as the same, such as 0.002.
         sequential: whether seeds are added until the verdict is clear, and this is one of several
             looks. Seeds count in ascending order, so add higher ones.
+        groups: a file with an integer for each test image, such as its writer, as `evaluate` takes
+            it. The data must be where the config of `a` says.
 
     Raises:
+        DataError: the groups or the data are missing, damaged or do not fit.
         ConfigError: the two sides were tested on different data, or the margin is no share.
         RunError: a directory holds no finished sweep or there is nothing to compare.
     """
@@ -165,15 +178,24 @@ def compare(
             "members of one have diverged; there is nothing to compare"
         )
     alone = b is not None and len(one.points) == len(other.points) == 1
-    found = []
+    of_images = None
+    if groups is not None:
+        labels = load_data(rundir.read_config(Path(a)).data).test.labels
+        of_images = read_groups(groups, labels)
+    found, images = [], []
     for at, bt in matched:
         words = names if alone else (_words(names[0], at, b), _words(names[1], bt, b))
         found.append(
             _compare(one.points[at], other.points[bt], words, len(matched), margin, sequential)
         )
+        images.append(_over_images(one.points[at], other.points[bt], found[-1][-1], of_images))
     left_out = one.failed + (other.failed if b is not None else [])
     machines = sorted({*one.machines, *other.machines})
-    return SweepComparison(judge(found), left_out, machines, margin)
+    pairs = [
+        replace(pair, over_images=interval, grouped=of_groups)
+        for pair, (interval, of_groups) in zip(judge(found), images, strict=True)
+    ]
+    return SweepComparison(pairs, left_out, machines, margin)
 
 
 def judge(found: list[tuple[Side, Side, Comparison]]) -> list[Pair]:
@@ -218,9 +240,11 @@ class _Point:
     """A point of a grid: test accuracy by seed, how many diverged, and what it was tested on.
 
     `data` is the fingerprint and `test_images` their number; "" and 0 where they are not known.
+    `answers` are those of the seeds, as the ledger has them, as far as it does.
     """
 
     seeds: dict[int, float]
+    answers: dict[int, str]
     diverged: int
     data: str
     test_images: int
@@ -261,11 +285,10 @@ def _compare(
             f"{names[0]} and {names[1]} are on different data (fingerprints {a.data[:12]}… and "
             f"{b.data[:12]}…): compare sweeps of the same data"
         )
-    shared = a.seeds.keys() & b.seeds.keys()
-    paired = 2 * len(shared) > max(len(a.seeds), len(b.seeds))
+    paired, *seeds = _seeds(a, b)
     sides, values = [], []
-    for name, point in zip(names, (a, b), strict=True):
-        chosen = [point.seeds[seed] for seed in sorted(shared if paired else point.seeds)]
+    for name, point, those in zip(names, (a, b), seeds, strict=True):
+        chosen = [point.seeds[seed] for seed in those]
         if len(chosen) < 2:
             raise RunError(
                 f"{name} has {len(chosen)} finished seed(s) to compare: two or more show a "
@@ -286,6 +309,44 @@ def _compare(
         within=(-1.0, 1.0),
     )
     return *sides, comparison
+
+
+def _seeds(a: _Point, b: _Point) -> tuple[bool, list[int], list[int]]:
+    """Whether two points are compared in pairs, and which seeds of each."""
+    shared = a.seeds.keys() & b.seeds.keys()
+    if 2 * len(shared) > max(len(a.seeds), len(b.seeds)):
+        return True, sorted(shared), sorted(shared)
+    return False, sorted(a.seeds), sorted(b.seeds)
+
+
+def _over_images(
+    a: _Point, b: _Point, comparison: Comparison, groups: np.ndarray | None
+) -> tuple[Interval | None, Grouped | None]:
+    """What other images would say of a difference, and groups of them, as far as it is known."""
+    paired, *seeds = _seeds(a, b)
+    count = a.test_images if a.test_images == b.test_images else 0
+    known = all(
+        seed in point.answers for point, those in zip((a, b), seeds, strict=True) for seed in those
+    )
+    if not known or count < 2:
+        if groups is not None:
+            raise RunError(
+                "--groups: the answers of some members are not known any more; make them anew "
+                "with rowrnn sweep --resume"
+            )
+        return None, None
+    left, right = (
+        np.array([ledger.unpack(point.answers[seed], count) for seed in those])
+        for point, those in zip((a, b), seeds, strict=True)
+    )
+    interval = interval_of_difference(left, right, comparison.interval, paired=paired)
+    if groups is None:
+        return interval, None
+    if len(groups) != count:
+        raise DataError(f"--groups: {len(groups):,} entries for the {count:,} images of a point")
+    return interval, grouped_difference(
+        left, right, comparison.interval, paired=paired, groups=groups
+    )
 
 
 def side_of(
@@ -332,6 +393,11 @@ def _read(path: Path) -> _Sweep:
         rows, summary = document["members"], document["summary"]
         machines = files.fit("machines", summary.get("machines", []), list[str])
         known = {group["point"]: group for group in summary.get("groups", [])}
+        answers = {
+            (_point(record.varied, grid), record.seed): record
+            for record in Ledger(path / "members").read_all()[0]
+            if grid.keys() <= record.varied.keys()
+        }
         points: dict[str, _Point] = {}
         failed = []
         for row in rows:
@@ -340,7 +406,7 @@ def _read(path: Path) -> _Sweep:
                 group = known.get(name, {})
                 data = files.fit("data", group.get("data", ""), str)
                 images = files.fit("test_images", group.get("test_images", 0), Count)
-                points[name] = _Point({}, 0, data, images)
+                points[name] = _Point({}, {}, 0, data, images)
             seed = files.fit("seed", row["seed"], Seed)
             accuracy = files.fit("test_accuracy", row["test_accuracy"], Share | None)
             if accuracy is None:
@@ -348,6 +414,9 @@ def _read(path: Path) -> _Sweep:
                 points[name] = replace(points[name], diverged=points[name].diverged + 1)
             else:
                 points[name].seeds[seed] = accuracy
+                record = answers.get((name, seed))
+                if record and record.correct and record.test_accuracy == accuracy:
+                    points[name].answers[seed] = record.correct
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not finished: it has no results.json; go on with "

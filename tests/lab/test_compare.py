@@ -1,6 +1,7 @@
 """`rowrnn compare`, on the files that a sweep leaves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from scipy import stats as scipy_stats
 
 import rowrnn
 from rowrnn import cli, config
-from rowrnn.errors import RunError
+from rowrnn.errors import DataError, RunError
+from rowrnn.store import ledger
 
 RATE = "optimizer.learning_rate"
 
@@ -43,6 +45,59 @@ def pairs_of(found):
 # Of eight pairs, all better, p is 0.008: below 0.05 also when it is corrected for two comparisons.
 LOW = (0.90, 0.93, 0.91, 0.92, 0.90, 0.94, 0.89, 0.95)
 HIGH = (0.95, 0.97, 0.965, 0.96, 0.93, 0.96, 0.955, 0.99)
+
+
+def with_answers(path, answers):
+    """A finished sweep, and the ledger of who answered what, [S, 1000]."""
+    make_sweep(path, *of_point(None, answers.mean(axis=1).tolist()))
+    for seed, right in enumerate(answers):
+        record = ledger.Record(
+            key={"seed": seed}, name=f"seed={seed}", seed=seed, varied={}, status="completed",
+            steps=1, train_loss=0.1, validation_accuracy=None, test_accuracy=right.mean(),
+            test_loss=0.1, first256_accuracy=None, params_sha256="", correct=ledger.pack(right),
+            curve={}, wall_s=1.0,
+        )  # fmt: skip
+        ledger.Ledger(path / "members").write(record)
+    return path
+
+
+def test_a_difference_on_other_images_and_by_their_groups(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    writers = np.repeat(np.arange(50), 20)
+    # Whoever reads better does so of some writers.
+    hands = rng.normal(0, 0.05, 50)[writers]
+    low, high = (
+        rng.random((8, 1000)) < 0.8 + shift + gain * hands
+        for shift, gain in ((0.0, 0.0), (0.05, 1.0))
+    )
+    a, b = with_answers(tmp_path / "a", low), with_answers(tmp_path / "b", high)
+    np.save(tmp_path / "writers.npy", writers)
+    (pair,) = rowrnn.compare(a, b, groups=tmp_path / "writers.npy").pairs
+    interval = pair.comparison.interval
+    found = pair.grouped.interval_by_group
+    assert found[0] < pair.over_images[0] < interval[0] < interval[1] < pair.over_images[1]
+    assert found[1] > pair.over_images[1]
+    of_writer = (high.mean(axis=0) - low.mean(axis=0)).reshape(50, 20).mean(axis=1)
+    assert pair.grouped.accuracy == pytest.approx(of_writer.tolist())
+    assert (pair.grouped.design_effect or 0) > 2
+    # Nothing else is known without the file, and nothing without the ledger.
+    (other,) = rowrnn.compare(a, b).pairs
+    assert (other.over_images, other.grouped) == (pair.over_images, None)
+    assert other.comparison == pair.comparison
+    writers = f"--groups={tmp_path / 'writers.npy'}"
+    assert cli.run(["compare", str(a), str(b), writers, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "By 50 groups of images: 95 % interval +0." in out
+    assert "another seed, other images: +0." in out
+    (told,) = json.loads(out.splitlines()[-1])["pairs"]
+    assert told["grouped"]["design_effect"] == pair.grouped.design_effect
+    (tmp_path / "short.csv").write_text("1\n2\n")
+    with pytest.raises(DataError, match="2 entries for 1,000 images"):
+        rowrnn.compare(a, b, groups=tmp_path / "short.csv")
+    shutil.rmtree(b / "members")
+    assert rowrnn.compare(a, b).pairs[0].over_images is None
+    with pytest.raises(RunError, match="rowrnn sweep --resume"):
+        rowrnn.compare(a, b, groups=tmp_path / "writers.npy")
 
 
 def test_seeds_are_compared_in_pairs_whatever_their_order(tmp_path):
