@@ -236,8 +236,9 @@ def share_covered(seeds, images, skill, rounds):
     found = 0
     for _ in range(rounds):
         answers = rng.random((seeds, images)) < expit(ease + rng.normal(0, skill, (seeds, 1)))
-        low, high = stats.variance_parts(answers).finite_share_interval
-        found += low <= aim <= high
+        interval = stats.variance_parts(answers).finite_share_interval
+        # Of seeds that are all equally good it is not known.
+        found += interval is not None and interval[0] <= aim <= interval[1]
     return found / rounds
 
 

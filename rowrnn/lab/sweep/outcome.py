@@ -311,7 +311,7 @@ def in_words(result: SweepResult) -> list[str]:
     """What the intervals over seeds say and do not say, a sentence each."""
     words = []
     if result.over_images:
-        words.append(f"95 % interval: {ANOTHER_SEED} (Student's, which assumes normal accuracies)")
+        words.append(f"95 % interval: {ANOTHER_SEED} (Student's, for normal values)")
     if len(by_point(result.members)) > 1 or not words:
         return words
     ((low, high),), (parts,) = result.over_images.values(), result.variance.values()
