@@ -93,7 +93,8 @@ print(trained.test.correct / trained.test.count)
 sweep = rowrnn.sweep(short, seeds=range(16), run_dir=place / "sweep")
 statistics = sweep.statistics[""]
 low, high = statistics.interval
-print(f"mean {statistics.mean:.4f}, 95 % interval {low:.4f} to {high:.4f}, sd {statistics.sd:.4f}")
+print(f"mean {statistics.mean:.4f}, sd {statistics.sd:.4f}")
+print(f"95 % interval {low:.4f} to {high:.4f}: another seed, these images")
 
 # %%
 plt.plot(np.sort(sweep.accuracy), np.arange(1, 17), "o")

@@ -95,12 +95,9 @@ def _in_words(pair: "Pair", comparisons: int, margin: float | None) -> list[str]
 def _over_images(pair: "Pair") -> list[str]:
     """Which questions the intervals answer."""
     if pair.over_images is None:
-        return ["  that is another seed, these images"]
+        return ["  another seed, these images"]
     low, high = pair.over_images
-    lines = [
-        "  that is another seed, these images; "
-        f"another seed, other images: {low:+.4f} to {high:+.4f}"
-    ]
+    lines = [f"  another seed, these images; on other images too {low:+.4f} to {high:+.4f}"]
     if pair.grouped is not None:
         lines += [f"  {line}" for line in pair.grouped.in_words("another seed", "Difference", "+")]
     return lines

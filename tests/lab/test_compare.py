@@ -88,7 +88,7 @@ def test_a_difference_on_other_images_and_by_their_groups(tmp_path, capsys):
     assert cli.run(["compare", str(a), str(b), writers, "--json"]) == 0
     out = capsys.readouterr().out
     assert "By 50 groups of images: 95 % interval +0." in out
-    assert "another seed, other images: +0." in out
+    assert "another seed, these images; on other images too +0." in out
     (told,) = json.loads(out.splitlines()[-1])["pairs"]
     assert told["grouped"]["design_effect"] == pair.grouped.design_effect
     (tmp_path / "short.csv").write_text("1\n2\n")
