@@ -2,11 +2,13 @@
 
 import gzip
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 from data_files import TEST_DATA
 
+from rowrnn import files
 from rowrnn.data import groups, idx
 from rowrnn.errors import DataError
 
@@ -94,15 +96,21 @@ def test_what_are_no_groups_is_refused_in_a_line(tmp_path, content, reason):
     assert refused.value.exit_code == 3
 
 
-def test_a_file_of_terabytes_is_refused(tmp_path):
+def test_a_file_of_terabytes_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "groups.npy"
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }"
     path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(DataError, match="must hold one integer"):
         groups.read(path, LABELS)
-    path.write_bytes(gzip.compress(bytes(65 * 2**20)))
-    with pytest.raises(DataError, match="more than 67,108,864 bytes"):
+    # A small file that becomes a large one.
+    path.write_bytes(gzip.compress(bytes(10**7)))
+    monkeypatch.setattr(files, "MOST_BYTES", 1_000)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="more than 1,000 bytes"):
         groups.read(path, LABELS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**6
     with pytest.raises(DataError, match="No such file"):
         groups.read(tmp_path / "none", LABELS)
     with pytest.raises(DataError, match="Is a directory"):
@@ -110,14 +118,14 @@ def test_a_file_of_terabytes_is_refused(tmp_path):
 
 
 def test_the_writers_of_mnist():
-    files = TEST_DATA / "qmnist", TEST_DATA / "mnist"
-    for directory in files:
+    places = TEST_DATA / "qmnist", TEST_DATA / "mnist"
+    for directory in places:
         if not directory.is_dir():
             pytest.skip(f"{directory} is not there")
     labels = {
-        part: idx.read(files[1] / f"{part}-labels-idx1-ubyte.gz", 1) for part in ("train", "t10k")
+        part: idx.read(places[1] / f"{part}-labels-idx1-ubyte.gz", 1) for part in ("train", "t10k")
     }
-    of_training, of_test = (files[0] / f"qmnist-{x}-labels-idx2-int.gz" for x in ("train", "test"))
+    of_training, of_test = (places[0] / f"qmnist-{x}-labels-idx2-int.gz" for x in ("train", "test"))
     test, train = groups.read(of_test, labels["t10k"]), groups.read(of_training, labels["train"])
     assert len(np.unique(test)) == 297
     # Nobody who wrote for the test part wrote for training.

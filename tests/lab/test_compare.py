@@ -94,6 +94,11 @@ def test_a_difference_on_other_images_and_by_their_groups(tmp_path, capsys):
     (tmp_path / "short.csv").write_text("1\n2\n")
     with pytest.raises(DataError, match="2 entries for 1,000 images"):
         rowrnn.compare(a, b, groups=tmp_path / "short.csv")
+    # A record that gave another accuracy is not the one that is compared.
+    document = json.loads((b / "results.json").read_text())
+    document["members"][3]["test_accuracy"] = 0.5
+    (b / "results.json").write_text(json.dumps(document))
+    assert rowrnn.compare(a, b).pairs[0].over_images is None
     shutil.rmtree(b / "members")
     assert rowrnn.compare(a, b).pairs[0].over_images is None
     with pytest.raises(RunError, match="rowrnn sweep --resume"):
