@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from rowrnn import figures, files, parallel
 from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.core import step
-from rowrnn.data import Split
+from rowrnn.data import Dataset, Split
 from rowrnn.errors import RunError
 from rowrnn.figures import RowCurve
 from rowrnn.jax_settings import pinned
@@ -99,6 +99,7 @@ def evaluate(
     data_dir: str = "",
     devices: ParallelConfig | None = None,
     rows: bool = False,
+    dataset: Dataset | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run on a part of the data it was trained on.
 
@@ -109,6 +110,7 @@ def evaluate(
         data_dir: where the data lies now, where that is not what the run's config says.
         devices: which share the images, of this process or of several; as `train` takes them.
         rows: whether to give the accuracy after each row too.
+        dataset: the data of a run that was trained on arrays.
 
     Raises:
         RunError: no run, no intact checkpoint, or the data is not what it was trained on.
@@ -121,7 +123,7 @@ def evaluate(
     parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
     mesh = parallel.process_0_first(lambda: parallel.make_mesh(devices))
     classifier = load(run_dir, which)
-    part = classifier.load_split(split, data_dir)
+    part = classifier.load_split(split, data_dir, dataset)
     logits = _logits(classifier, mesh, part.images)
     after_rows = _accuracy_after_rows(classifier, part) if rows else None
     return judge(classifier, split, part.labels, logits, after_rows)
@@ -235,6 +237,7 @@ def evaluate_rows(
     split: SplitName = "test",
     data_dir: str = "",
     devices: ParallelConfig | None = None,
+    dataset: Dataset | None = None,
 ) -> SweepRows:
     """Accuracy after each row, of every member of a sweep whose state was kept.
 
@@ -244,6 +247,7 @@ def evaluate_rows(
         split: which part of the data.
         data_dir: where the data lies now, where that is not what the config says.
         devices: the devices of the job; where it has several processes, each does the same.
+        dataset: the data of a sweep that was trained on arrays.
 
     Raises:
         RunError: no sweep, no state was kept, or the data is not what it was trained on.
@@ -257,7 +261,7 @@ def evaluate_rows(
         classifier = load(path / "states" / member.directory, which)
         # Read once, and not for each member; but a grid may vary the data itself.
         place = classifier.config.data, classifier.fingerprint
-        part = splits.get(place) or classifier.load_split(split, data_dir)
+        part = splits.get(place) or classifier.load_split(split, data_dir, dataset)
         splits[place] = part
         point = member.point, classifier.dataset, len(part.labels)
         found.setdefault(point, {})[member.name] = _accuracy_after_rows(classifier, part)

@@ -131,6 +131,7 @@ def _origin(classifier: Classifier) -> Origin:
         shape=classifier.shape,
         classes=classifier.classes,
         step=classifier.step,
+        class_names=list(classifier.class_names),
     )
 
 

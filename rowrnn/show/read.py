@@ -10,7 +10,7 @@ import numpy as np
 
 from rowrnn import figures
 from rowrnn.core.lstm import Activations
-from rowrnn.data.pictures import read_picture
+from rowrnn.data import pictures
 from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.figures import ReadingArrays, Target
 from rowrnn.lab import stats
@@ -134,7 +134,9 @@ def read(
         case np.ndarray():
             name, pixels = "image", _checked(image, classifier.shape)
         case str() | Path():
-            picture = read_picture(image, classifier.shape)
+            picture = pictures.read(
+                image, classifier.shape, classifier.pictures, classifier.channels
+            )
             name, pixels, inverted = picture.path, picture.image, picture.inverted
         case int() | np.integer() if not isinstance(image, bool):
             name = f"{split}[{image}]"

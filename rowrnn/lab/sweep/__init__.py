@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
+from rowrnn.core.dataset import Dataset
 from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.files import Size
 from rowrnn.jax_settings import pinned
@@ -26,7 +27,7 @@ from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.lab.sweep.plan import Group, Plan
 from rowrnn.lab.sweep.stack import Stack, Tally, discard, saved_keys
 from rowrnn.lab.sweep.states import KEEP, Keeper
-from rowrnn.lab.trainer import Trainer
+from rowrnn.lab.trainer import Trainer, config_for
 from rowrnn.store import ledger, members, rundir, services
 from rowrnn.store.ledger import Ledger, Record
 from rowrnn.store.members import Member, Spec, Vary
@@ -68,6 +69,7 @@ def sweep(
     resume: str | Path | None = None,
     overwrite: bool = False,
     tell: Callable[[Plan], None] | None = None,
+    dataset: Dataset | None = None,
 ) -> SweepResult:
     """Trains a member for each seed and each point of a grid, and says how they are distributed.
 
@@ -83,6 +85,8 @@ def sweep(
             given beside it replaces what the sweep was started with: more seeds, another grid.
         overwrite: whether a run in `run_dir` may be replaced.
         tell: is called with the plan before the first member starts.
+        dataset: what `Dataset.from_arrays` gave, instead of what `config.data` names; a sweep that
+            is resumed needs the same.
 
     Members that diverge are in the result with that status and in no statistic.
 
@@ -95,6 +99,8 @@ def sweep(
     if config is not None:
         configs.check(config)
     began = time.perf_counter()
+    if dataset is not None:
+        config = config_for(dataset, config, resume)
     if resume is not None:
         path = Path(resume)
         if vary not in ("both", members.read_sweep(path).vary):
@@ -117,13 +123,14 @@ def sweep(
     groups = None
     if resume is None:
         # All that can be refused is refused before a run is overwritten.
-        groups = _make_groups(everyone, mesh, Ledger())
+        groups = _make_groups(everyone, mesh, Ledger(), dataset)
         path = path or rundir.default_path("sweep", take=parallel.is_process_0())
         run = open_directory(path, spec.config, overwrite=overwrite)
     else:
         run = open_directory(Path(resume))
     with run, StopRequest() as stop:
-        groups = groups or _make_groups(everyone, mesh, Ledger(run.path / "members"))
+        found = Ledger(run.path / "members")
+        groups = groups or _make_groups(everyone, mesh, found, dataset)
         return _Sweep(run, spec, settings, groups, mesh, strategy, stop, began).run(tell)
 
 
@@ -239,11 +246,13 @@ def _prepare(
     return everyone, mesh, "vmap" if vmap else "map"
 
 
-def _make_groups(everyone: Sequence[Member], mesh: Mesh, found: Ledger) -> list[Group]:
+def _make_groups(
+    everyone: Sequence[Member], mesh: Mesh, found: Ledger, dataset: Dataset | None = None
+) -> list[Group]:
     """The groups of a sweep with what the ledger has of them, checked to fit data and devices."""
 
     def make() -> list[Group]:
-        groups = plan.make_groups(everyone, found)
+        groups = plan.make_groups(everyone, found, dataset)
         for group in groups:
             parallel.check_divides(mesh, group.prepared.config.train.batch_size)
         return groups
