@@ -54,16 +54,14 @@ def load(config: DataConfig) -> Dataset:
         classes = len(names) or 1 + int(arrays.train_labels.max())
         check(arrays, config.dir, classes)
         warn_of_what_teaches_nothing(arrays, config.dir, classes)
-        loaded = Loaded(arrays, fingerprint(arrays), names)
+        loaded = Loaded(arrays, fingerprint(arrays), classes, names)
     elif config.dataset == "folder":
         loaded = folder.load(config)
-        classes = len(loaded.class_names)
     elif config.dataset == "mnist_sample":
-        arrays, classes = _read_sample(), tfds_sets.CLASSES
-        loaded = Loaded(arrays, fingerprint(arrays))
+        arrays = _read_sample()
+        loaded = Loaded(arrays, fingerprint(arrays), tfds_sets.CLASSES)
     else:
-        loaded = Loaded(*tfds_sets.load(config.dataset, config.dir, config.manual_dir))
-        classes = tfds_sets.CLASSES
+        loaded = tfds_sets.load(config)
     arrays = Arrays(*(_by_rows(array) for array in loaded.arrays))
     images, labels = arrays.train_images, arrays.train_labels.astype(np.int32)
     if loaded.validation and config.validation_size not in (None, loaded.validation):
@@ -71,15 +69,16 @@ def load(config: DataConfig) -> Dataset:
             f"data.validation_size = {config.validation_size}: {config.dir} has a validation part "
             f"of {loaded.validation} images; leave the value out"
         )
+    labels_alone = tuple(map(str, range(loaded.classes)))
     size = loaded.validation or _validation_size(config, len(images))
     dataset = Dataset(
         name=config.dataset,
         train=Split(images[size:], labels[size:]),
         validation=Split(images[:size], labels[:size]),
         test=Split(arrays.test_images, arrays.test_labels.astype(np.int32)),
-        classes=classes,
+        classes=loaded.classes,
         fingerprint=loaded.fingerprint,
-        class_names=loaded.class_names,
+        class_names=() if loaded.class_names == labels_alone else loaded.class_names,
         channels=3 if loaded.arrays.train_images.ndim == 4 else 1,
     )
     _require_as_asked(dataset, config)

@@ -29,6 +29,7 @@ class Loaded(NamedTuple):
 
     arrays: Arrays
     fingerprint: str
+    classes: int
     class_names: tuple[str, ...] = ()
     validation: int | None = None
     """How many of the first training images are a validation part of their own."""

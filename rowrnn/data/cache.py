@@ -23,26 +23,26 @@ from rowrnn.data.arrays import Arrays, fingerprint
 _MOST_HEADER_BYTES = 2**20
 
 
-def load(source: Path, state: Any = None) -> tuple[Arrays, str] | None:
+def load(source: Path, known: Any = None) -> tuple[Arrays, str] | None:
     """The arrays decoded earlier from the files in `source` and their fingerprint, or None.
 
-    `state`, as JSON takes it, changes when one of the files does; without it `source` is a
-    directory that holds nothing else.
+    `known`, as JSON takes it, changes when one of the files does; without it that is what `state`
+    gives of the directory `source`.
     """
     for path in _places(source):
         # A damaged header raises whatever its reader stumbles over.
         with contextlib.suppress(Exception):
-            return _read(path, state or _state(source))
+            return _read(path, known or state(source))
     return None
 
 
-def save(source: Path, arrays: Arrays, digest: str, state: Any = None) -> Path | None:
+def save(source: Path, arrays: Arrays, digest: str, known: Any = None) -> Path | None:
     """Keeps arrays decoded from the files in `source`, in the first place that can be written.
 
-    Returns the place, if there is one. `state` is as for `load`.
+    Returns the place, if there is one. `known` is as for `load`.
     """
     header = {
-        "source": state or _state(source),
+        "source": known or state(source),
         "fingerprint": digest,
         "shapes": [array.shape for array in arrays],
         "types": [array.dtype.str for array in arrays],
@@ -64,7 +64,7 @@ def _places(source: Path) -> Sequence[Path]:
     return beside, directory / f"{source.parent.name}-{source.name}-{key}.arrays"
 
 
-def _state(source: Path) -> list[Any]:
+def state(source: Path) -> list[Any]:
     """Names, sizes and times of the files, which change when a file does."""
     stats = {path.name: path.stat() for path in sorted(source.iterdir())}
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]

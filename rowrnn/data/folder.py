@@ -66,7 +66,7 @@ def load(config: DataConfig) -> Loaded:
         kept = cache.save(source, *cached, state)
         if kept is not None:
             _keep_split(kept.with_suffix(".csv"), files, root)
-    return Loaded(*cached, names, validation)
+    return Loaded(*cached, len(names), names, validation)
 
 
 _SETTINGS = ("pictures", "rows", "columns", "channels", "test_share", "split_seed")
