@@ -87,7 +87,8 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
         f"{then}{read_as}"
     )
     if rows:
-        drawn = marks()
+        drawn, names = marks(), [plain(name) for name in prediction.names]
+        longest = max(map(len, names))
         for row, (pixels, probabilities) in enumerate(
             zip(prediction.image, prediction.rows, strict=True), start=1
         ):
@@ -95,5 +96,4 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
             shaded = "".join(drawn.light[int(pixel) * 5 // 256] for pixel in grey)
             label = int(probabilities.argmax())
             bar = drawn.bar * round(20 * probabilities[label])
-            name = plain(prediction.names[label])
-            print(f"{row:4d} {shaded} {name} {probabilities[label]:6.1%} {bar}")
+            print(f"{row:4d} {shaded} {names[label]:{longest}} {probabilities[label]:6.1%} {bar}")

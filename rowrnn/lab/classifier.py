@@ -71,7 +71,8 @@ class Classifier(Shown):
     @property
     def pictures(self) -> str:
         """What is done to a picture before it is read; see `DataConfig.pictures`."""
-        return self.config.data.pictures or "as_is"
+        data = configs.of_data(self.config, self.dataset, self.channels).data
+        return data.pictures or "as_is"
 
     def _facts(self) -> dict[str, Any]:
         return {

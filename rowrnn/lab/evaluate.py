@@ -48,6 +48,7 @@ class Evaluation(Shown):
         labels: true classes, [N].
         logits: float32 [N, C].
         rows: accuracy after each row, [T]; None where it was not asked for.
+        class_names: in the order of the labels; none where there are no other names than these.
     """
 
     run_dir: Path
@@ -63,6 +64,12 @@ class Evaluation(Shown):
     labels: np.ndarray
     logits: np.ndarray
     rows: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each class: its label as text where it has no other."""
+        return self.class_names or tuple(map(str, range(len(self.confusion))))
 
     @property
     def right(self) -> int:
@@ -87,6 +94,8 @@ class Evaluation(Shown):
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
+        if self.class_names:
+            summary["class_names"] = list(self.class_names)
         return summary if self.rows is None else summary | {"rows": self.rows.tolist()}
 
 
@@ -155,6 +164,7 @@ def judge(
         labels=labels,
         logits=logits,
         rows=rows,
+        class_names=classifier.class_names,
     )
 
 
@@ -310,7 +320,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
             f"{found.dataset}, {found.split}: {found.right:,} of {found.count:,} right "
             f"({found.accuracy:.2%})"
         )
-        figures.confusion_matrix(found.confusion, figure_path, title)
+        figures.confusion_matrix(found.confusion, figure_path, title, found.class_names)
         if found.rows is None:
             return json_path, figure_path
         _draw_run(found, found.rows, rows_path)
