@@ -14,7 +14,14 @@ import numpy as np
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset, Split
 from rowrnn.data import folder, idx, named, npz, tfds_sets
-from rowrnn.data.arrays import Arrays, Loaded, check, fingerprint, warn_of_what_teaches_nothing
+from rowrnn.data.arrays import (
+    Arrays,
+    Loaded,
+    channels_of,
+    check,
+    fingerprint,
+    warn_of_what_teaches_nothing,
+)
 from rowrnn.data.tfds_sets import prepare
 from rowrnn.errors import ConfigError, DataError
 
@@ -79,7 +86,7 @@ def load(config: DataConfig) -> Dataset:
         classes=loaded.classes,
         fingerprint=loaded.fingerprint,
         class_names=() if loaded.class_names == labels_alone else loaded.class_names,
-        channels=3 if loaded.arrays.train_images.ndim == 4 else 1,
+        channels=channels_of(loaded.arrays),
     )
     _require_as_asked(dataset, config)
     return dataset

@@ -8,7 +8,14 @@ import numpy as np
 from rowrnn.checks import fingerprint
 from rowrnn.errors import DataError
 
-__all__ = ["Arrays", "Loaded", "check", "fingerprint", "warn_of_what_teaches_nothing"]
+__all__ = [
+    "Arrays",
+    "Loaded",
+    "channels_of",
+    "check",
+    "fingerprint",
+    "warn_of_what_teaches_nothing",
+]
 
 
 class Arrays(NamedTuple):
@@ -22,6 +29,11 @@ class Arrays(NamedTuple):
     """[M, T, F]"""
     test_labels: np.ndarray
     """[M]"""
+
+
+def channels_of(arrays: Arrays) -> int:
+    """Values of a pixel: 1 of grey, 3 of colour."""
+    return 3 if arrays.train_images.ndim == 4 else 1
 
 
 class Loaded(NamedTuple):

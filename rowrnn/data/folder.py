@@ -20,9 +20,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from rowrnn.checks import check_class_names
 from rowrnn.config import DataConfig
 from rowrnn.data import cache, pictures
-from rowrnn.data.arrays import Arrays, Loaded, fingerprint
+from rowrnn.data.arrays import Arrays, Loaded, channels_of, fingerprint
 from rowrnn.errors import ConfigError, DataError, cut
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -52,24 +53,31 @@ def load(config: DataConfig) -> Loaded:
         files = _find(root, config.dir)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    settings = [getattr(config, name) for name in _SETTINGS]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
-    state = _digest([*settings, *_states(files, root)])
-    source = root.with_name(f"{root.name}-{key}")
+    listed = _digest(_states(files, root))
     names = tuple(_in_order({file.label for file in files if file.part != "test"}))
     files = _split(files, config)
     validation = sum(file.part == "validation" for file in files) or None
-    cached = cache.load(source, state)
-    if cached is None:
-        arrays = _arrays(files, names, config)
-        cached = arrays, fingerprint(arrays)
-        kept = cache.save(source, *cached, state)
-        if kept is not None:
-            _keep_split(kept.with_suffix(".csv"), files, root)
-    return Loaded(*cached, len(names), names, validation)
+    source, state = root, ""
+    # Without channels they were read as they are, which may be what is asked for now.
+    for channels in dict.fromkeys((None, config.channels)):
+        settings = [config.pictures or "as_is", channels]
+        settings += [getattr(config, name) for name in _SETTINGS]
+        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+        source, state = root.with_name(f"{root.name}-{key}"), f"{listed} {settings}"
+        cached = cache.load(source, state)
+        if cached is not None and config.channels in (None, channels_of(cached[0])):
+            return Loaded(*cached, len(names), names, validation)
+    arrays = _arrays(files, names, config)
+    digest = fingerprint(arrays)
+    kept = cache.save(source, arrays, digest, state)
+    if kept is not None:
+        given = Path(config.dir)
+        place = given.parent if kept.parent == given.parent.resolve() else kept.parent
+        _keep_split(place / kept.with_suffix(".csv").name, files, root)
+    return Loaded(arrays, digest, len(names), names, validation)
 
 
-_SETTINGS = ("pictures", "rows", "columns", "channels", "test_share", "split_seed")
+_SETTINGS = ("rows", "columns", "test_share", "split_seed")
 
 
 def list_pictures(directory: str | os.PathLike[str]) -> list[str]:
@@ -127,7 +135,8 @@ def most_frequent(sizes: Iterable[tuple[int, int]], config: DataConfig) -> tuple
 
     Where the config says one of the two, the other keeps the proportions of the most.
     """
-    (rows, columns), _ = collections.Counter(sizes).most_common(1)[0]
+    counts = collections.Counter(sizes)
+    rows, columns = max(counts, key=lambda size: (counts[size], size))
     if config.rows is None and config.columns is None and max(rows, columns) > _MOST_SIDE:
         raise ConfigError(
             f"the pictures have up to {rows}×{columns} pixels, too many to read row by row; say "
@@ -160,6 +169,11 @@ def _find(root: Path, given: str) -> list[_File]:
             if there == []:
                 _say(f"{place / label} holds no PNG or JPEG file, and is taken for no class")
     classes = {part: {file.label for file in found if file.part == part} for part in parts}
+    for label in sorted(set().union(*classes.values())):
+        try:
+            check_class_names([label], 1)
+        except ValueError as error:
+            raise DataError(f"{given}: {error}; rename the folder") from error
     for part, labels in classes.items():
         if not labels:
             raise DataError(f"{parts[part]} holds no folder with pictures; {_LAYOUT}")
@@ -303,4 +317,5 @@ def _keep_split(path: Path, files: Sequence[_File], root: Path) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"rowrnn: {text}", file=sys.stderr)
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    print(f"rowrnn: {''.join(shown)}", file=sys.stderr)

@@ -5,6 +5,7 @@ TensorFlow never. Examples keep the order in which they are stored. The images o
 their side in its files, and are turned upright, as its authors say.
 """
 
+import dataclasses
 import io
 import os
 import re
@@ -66,11 +67,13 @@ def load(config: DataConfig) -> Loaded:
         )
     try:
         described = _describe(directory)
+        channels = config.channels or (1 if described.shape[2] == 1 else 3)
+        config = dataclasses.replace(config, channels=channels)
         settings = [getattr(config, name) for name in _SETTINGS]
         state = [settings, cache.state(directory)]
         cached = cache.load(directory, state)
         if cached is None:
-            arrays = _decode(directory, described, config)
+            arrays = _decode(directory, described, config, channels)
             cached = arrays, fingerprint(arrays)
             cache.save(directory, *cached, state)
     except DataError:
@@ -143,7 +146,7 @@ def _describe(directory: Path) -> _Described:
     return _Described(image, label, shape, names, sizes)
 
 
-def _decode(directory: Path, described: _Described, config: DataConfig) -> Arrays:
+def _decode(directory: Path, described: _Described, config: DataConfig, channels: int) -> Arrays:
     """Reads every example of its parts."""
     import tensorflow_datasets as tfds
 
@@ -157,8 +160,7 @@ def _decode(directory: Path, described: _Described, config: DataConfig) -> Array
     sources = [builder.as_data_source(part, decoders=decoders) for part in parts]
     for part, source in zip(parts, sources, strict=True):
         check_length(source, directory.glob(f"*-{part}.array_record*"))
-    rows, columns, values = described.shape
-    channels = config.channels or (1 if values == 1 else 3)
+    rows, columns, _ = described.shape
     shape = rows, columns
     if -1 in shape or config.rows or config.columns:
         sizes = (_size(record[described.image]) for record in _each(sources))

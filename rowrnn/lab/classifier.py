@@ -71,8 +71,8 @@ class Classifier(Shown):
     @property
     def pictures(self) -> str:
         """What is done to a picture before it is read; see `DataConfig.pictures`."""
-        data = configs.of_data(self.config, self.dataset, self.channels).data
-        return data.pictures or "as_is"
+        name = self.config.data.dataset
+        return configs.of_data(self.config, name, self.channels).data.pictures or "as_is"
 
     def _facts(self) -> dict[str, Any]:
         return {

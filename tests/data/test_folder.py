@@ -193,9 +193,14 @@ def with_a_broken_link(directory):
     (directory / "set" / "ant" / "gone.png").symlink_to(directory / "nowhere")
 
 
+def with_a_name_of_two_lines(directory):
+    write(directory / "set", 2, ["two\nlines"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (with_a_name_of_two_lines, r"class name 'two\\nlines': must be a line.*rename the folder"),
         (broken, r"3\.png: not a readable PNG .*, or remove it \(and 1 more of 30\)"),
         (with_train_alone, r"holds train/, and no test/"),
         (with_another_class, r"test/dog: train/ has no such class"),
@@ -241,3 +246,14 @@ def test_every_beginning_of_the_training_part_has_its_share_of_each_class():
         first = [labels[index] for index in train[:size]]
         for kind, share in (("a", 0.6), ("b", 0.3), ("c", 0.1)):
             assert abs(first.count(kind) - share * size) <= 1
+
+
+def test_who_asks_for_what_was_found_does_not_decode_again(tmp_path, capsys):
+    write(tmp_path / "set")
+    before = load(tmp_path / "set").fingerprint
+    capsys.readouterr()
+    # As the config of a network says it, which knows how its pictures were read.
+    assert load(tmp_path / "set", pictures="as_is", channels=1).fingerprint == before
+    assert capsys.readouterr().err == ""
+    assert load(tmp_path / "set", channels=3).channels == 3
+    assert load(tmp_path / "set").channels == 1

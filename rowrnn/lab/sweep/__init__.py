@@ -171,13 +171,16 @@ def reopen(
 
 
 @pinned
-def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
+def extract(
+    sweep_dir: str | Path, member: str, to: str | Path, *, dataset: Dataset | None = None
+) -> Path:
     """Takes a member of a sweep out as a single run, which `train` can go on with.
 
     Args:
         sweep_dir: the sweep; nobody may be writing to it.
         member: its name, such as ``seed=3`` or ``learning_rate=0.001,seed=3``.
         to: the new run directory.
+        dataset: the data of a sweep on arrays, for a member that was in progress.
 
     Returns `to`. A member that was in progress when the sweep was stopped ends with the bits of a
     run of its own; one that has ended was kept (`SweepSettings.keep`), or there is nothing to take.
@@ -187,7 +190,7 @@ def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
         RunError: there is no intact state of it, or a directory cannot be used.
     """
     spec, _ = reopen(Path(sweep_dir))
-    states.extract(Path(sweep_dir), spec, member, Path(to))
+    states.extract(Path(sweep_dir), spec, member, Path(to), dataset)
     return Path(to)
 
 

@@ -189,7 +189,7 @@ def test(classifier: Classifier, data_dir: str) -> Tested:
                 part.images[index],
                 int(part.labels[index]),
                 of_image,
-                classifier.names,
+                classifier.class_names,
                 classifier.channels,
             )
             for index, of_image in zip(

@@ -24,7 +24,7 @@ class Strip:
         image: uint8 [T, F].
         truth: its true class.
         probabilities: probabilities of the classes after each row, [T, C].
-        names: of the classes.
+        names: of the classes; without them they have their numbers.
         channels: values of a pixel, 3 of colour.
     """
 
@@ -32,8 +32,12 @@ class Strip:
     image: np.ndarray
     truth: int
     probabilities: np.ndarray
-    names: tuple[str, ...]
-    channels: int
+    names: tuple[str, ...] = ()
+    channels: int = 1
+
+    def name(self, label: int) -> str:
+        """The name of a class."""
+        return self.names[label] if self.names else str(label)
 
     @property
     def answer(self) -> int:
