@@ -9,6 +9,7 @@ The same jobs as on the command line, as functions:
   each other; `extract` takes a member out as a run of its own;
 - `runs` lists what lies under a directory, with results and differences;
 - `report` writes a page that shows a run, a sweep or a bench record;
+- `Dataset.from_arrays` makes a dataset of arrays, which `train`, `sweep` and `evaluate` take;
 - `load` gives the trained network itself;
 - `make_train` gives the whole training as a pure function of the seed, for `jit` and `vmap`.
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rowrnn.config import Config
+    from rowrnn.core.dataset import Dataset
     from rowrnn.core.experiment import Trained, make_train
     from rowrnn.lab.classifier import Classifier, load
     from rowrnn.lab.compare import SweepComparison, compare
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "Config",
+    "Dataset",
     "Evaluation",
     "PointSummary",
     "Prediction",
@@ -66,6 +69,7 @@ __all__ = [
 _HOMES = {
     "Classifier": "rowrnn.lab.classifier",
     "Config": "rowrnn.config",
+    "Dataset": "rowrnn.core.dataset",
     "Evaluation": "rowrnn.lab.evaluate",
     "PointSummary": "rowrnn.lab.runs",
     "Prediction": "rowrnn.lab.predict",

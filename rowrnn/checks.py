@@ -1,10 +1,17 @@
 """Images and labels as they come in: kind, shape and range are looked at once, at the door."""
 
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rowrnn.errors import DataError, shown
+from rowrnn.errors import NAME, DataError, shown
+
+_MOST_CLASSES = 65_536
+_CLASS_NAME = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,100}"
 
 
 def check_images(
@@ -81,6 +88,147 @@ def check_dataset(dataset: Any) -> None:
         images = check_images(split.images, shape, f"{name} images", may_be_empty=empty)
         shape = images.shape[1:]
         check_labels(split.labels, len(images), int(dataset.classes), f"{name} labels")
+    if dataset.channels not in (1, 3) or shape[1] % dataset.channels:
+        raise DataError(f"channels = {shown(dataset.channels)}: must be 1, or 3 of a third of F")
+    try:
+        check_class_names(dataset.class_names, int(dataset.classes))
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def check_class_names(names: Sequence[Any], classes: int) -> None:
+    """Raises `ValueError` unless there is a name for each class, or none at all."""
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(_CLASS_NAME, name):
+            raise ValueError(f"class name {shown(name)}: must be a line of 1 to 100 characters")
+    if len(names) not in (0, classes) or len(set(names)) < len(names):
+        raise ValueError(
+            f"class names: {len(set(names))} different ones, and there are {classes} classes; "
+            "each class needs one, in the order of the labels"
+        )
+
+
+def fingerprint(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256, in hex, of type, shape and bytes of arrays in their order.
+
+    >>> images, labels = np.zeros((1, 2, 2), np.uint8), np.zeros(1, np.uint8)
+    >>> fingerprint([images, labels, images, labels])[:16]
+    'ebe89514c01bd0d4'
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def read_arrays(
+    train: Any, validation: Any, test: Any, class_names: Sequence[str] | None, name: str
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], dict[str, Any]]:
+    """The three parts, as images uint8 [N, T, F] and labels int32 [N], and what else a dataset has.
+
+    See `rowrnn.Dataset.from_arrays`; raises `DataError` of what it does not take.
+    """
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise DataError(f"name = {shown(name)}: must be up to 60 letters, digits and any of _ .+-")
+    given = {"train": train, "validation": validation, "test": test}
+    parts = {what: _pair(part, what) for what, part in given.items() if part is not None}
+    scale = _scale(*(images for images, _ in parts.values()))
+    made = [_as_uint8(images, scale) for images, _ in parts.values()]
+    labels, names = _numbered([labels for _, labels in parts.values()], class_names)
+    shapes = {images.shape[1:] for images in made}
+    if len(shapes) > 1:
+        raise DataError(f"images are {' and '.join(map(str, shapes))}; all parts must be alike")
+    (shape,) = shapes
+    classes = len(names) or 1 + max(int(each.max()) for each in labels)
+    small = np.uint8 if classes <= 256 else np.int32
+    digest = fingerprint(
+        array for images, each in zip(made, labels, strict=True)
+        for array in (images, each.astype(small))
+    )  # fmt: skip
+    flat = [images.reshape(len(images), shape[0], -1) for images in made]
+    for images in flat:
+        images.flags.writeable = False
+    found = list(zip(flat, labels, strict=True))
+    if validation is None:
+        found.insert(1, (flat[0][:0], labels[0][:0]))
+    facts = {"classes": classes, "fingerprint": digest, "class_names": names}
+    return found, facts | {"channels": shape[2] if len(shape) == 3 else 1}
+
+
+def _pair(part: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images [N, T, F] or [N, T, F, 3] and labels [N] of a part, not yet converted."""
+    if not isinstance(part, tuple | list) or len(part) != 2:
+        raise DataError(f"{what} = {shown(part)}: must be (images, labels)")
+    images, labels = (np.asarray(_as_array(values, what)) for values in part)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    found = "×".join(map(str, images.shape)) or "a single number"
+    if not (images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)) or not images.size:
+        raise DataError(
+            f"{what} images are {found}, and must be N×T×F or N×T×F×1 (grey) or N×T×F×3 (colour)"
+        )
+    if labels.ndim != 1 or len(labels) != len(images):
+        hint = "; of one-hot labels take labels.argmax(axis=1)" if labels.ndim == 2 else ""
+        found = "×".join(map(str, labels.shape))
+        raise DataError(f"{what} labels are {found} of {len(images)} images; each needs one{hint}")
+    return images, labels
+
+
+def _scale(*parts: np.ndarray) -> int:
+    """What pixels are multiplied by to be from 0 to 255; says so where it is not 1."""
+    kinds = sorted({str(images.dtype) for images in parts})
+    if any(images.dtype.kind not in "uif" for images in parts):
+        raise DataError(f"images are {' and '.join(kinds)}, and must be uint8, or floats")
+    low, high = min(images.min() for images in parts), max(images.max() for images in parts)
+    found = f"images are {' and '.join(kinds)} from {low:g} to {high:g}"
+    if len(kinds) == 1 and low >= 0 and high <= 255:
+        if parts[0].dtype.kind != "f" or high >= 128:
+            return 1
+        if high <= 1:
+            print(f"rowrnn: {found}, and are taken times 255", file=sys.stderr)
+            return 255
+    raise DataError(
+        f"{found}, and must be uint8, or in all parts floats from 0 to 1 or from 0 to 255; "
+        f"take np.round(255 / {high:g} * images).astype(np.uint8) where {high:g} is white"
+    )
+
+
+def _as_uint8(images: np.ndarray, scale: int) -> np.ndarray:
+    """A copy, which nobody else can change."""
+    if images.dtype == np.uint8:
+        return np.array(images, order="C")
+    return np.rint(images * scale).astype(np.uint8, order="C")
+
+
+def _numbered(
+    parts: Sequence[np.ndarray], names: Sequence[str] | None
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Labels as numbers, int32, and the names of the classes."""
+    given = tuple(names or ())
+    if all(labels.dtype.kind in "iu" for labels in parts):
+        low, high = min(int(each.min()) for each in parts), max(int(each.max()) for each in parts)
+        most = len(given) - 1 if given else _MOST_CLASSES - 1
+        if low < 0 or high > most:
+            raise DataError(f"labels are from {low} to {high}, and must be from 0 to {most}")
+        return [labels.astype(np.int32) for labels in parts], given
+    texts = [np.array([str(label) for label in labels]) for labels in parts]
+    if any(labels.dtype.kind not in "UO" for labels in parts) or any(
+        not isinstance(label, str) for labels in parts for label in labels.tolist()
+    ):
+        raise DataError(
+            f"labels are {parts[0].dtype}, and must be integers or strings, in all parts"
+        )
+    known = np.array(given or sorted(set(texts[0].tolist())))
+    for labels in texts:
+        if unknown := set(labels.tolist()) - set(known.tolist()):
+            where = "class_names" if given else "the training part"
+            raise DataError(f"label {shown(min(unknown))}: must be one of those in {where}")
+    order = np.argsort(known)
+    found = [order[np.searchsorted(known, labels, sorter=order)] for labels in texts]
+    return [labels.astype(np.int32) for labels in found], tuple(known.tolist())
 
 
 def _as_array(values: Any, what: str) -> Any:

@@ -31,7 +31,7 @@ import tomli_w
 from msgspec import Meta
 
 from rowrnn import files
-from rowrnn.errors import ConfigError, cut, nearest, shown
+from rowrnn.errors import NAME, ConfigError, cut, nearest, shown
 
 DEFAULT_EPOCHS = 10
 
@@ -45,6 +45,12 @@ FREE = frozenset(
     {
         "data.dir",
         "data.manual_dir",
+        "data.rows",
+        "data.columns",
+        "data.channels",
+        "data.pictures",
+        "data.test_share",
+        "data.split_seed",
         "train.display",
         "train.logger",
         "train.log_every_steps",
@@ -64,7 +70,15 @@ FREE = frozenset(
     }
 )
 """These change how a run is watched, stored or spread out, but not what it computes; another number
-of devices to a batch adds up gradients in another order, and so changes their last bits."""
+of devices to a batch adds up gradients in another order, and so changes their last bits. What those
+of the data change, the fingerprint of the data tells."""
+
+_PLACES = {
+    "idx": ("the directory of the four IDX files", "DIR"),
+    "folder": ("a directory with a folder of pictures for each class", "DIR"),
+    "npz": ("a file of NumPy arrays", "FILE.npz"),
+}
+"""Where a dataset of one's own lies, in words."""
 
 _JOB = ("parallel.coordinator", "parallel.processes", "parallel.process")
 LENGTHS = frozenset({"train.examples", "train.epochs"})
@@ -74,7 +88,12 @@ Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 """A seed of a run or of a member."""
 _Text = Annotated[str, Meta(pattern=r"^[^\0\ud800-\udfff]*\Z")]
 """Text that can be written to a TOML file and given to the file system."""
+_Tfds = Annotated[
+    str,
+    Meta(pattern=r"^tfds:\w+(/[\w.-]+)?(:[\d.]+)?\Z", description="tfds:NAME, as tfds:cifar10"),
+]
 _Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
+_Side = Annotated[int, Meta(ge=1, le=4096)]
 _Steps = Annotated[int, Meta(ge=0, le=10**9)]
 _Devices = Annotated[int, Meta(ge=1, le=10**6)]
 
@@ -117,12 +136,29 @@ class ModelConfig:
 class DataConfig:
     """Which images, where they lie and how they are split and augmented."""
 
-    dataset: Literal["mnist_sample", "mnist", "fashion_mnist", "kmnist", "idx"] = "mnist_sample"
-    """mnist_sample ships with rowrnn; idx reads the four IDX files in data.dir."""
+    dataset: (
+        Literal[
+            "mnist_sample", "mnist", "fashion_mnist", "kmnist", "idx", "folder", "npz", "arrays"
+        ]
+        | _Tfds
+    ) = "mnist_sample"
+    """mnist_sample ships with rowrnn; idx, folder and npz lie in data.dir; arrays: from Python."""
     dir: _Text = ""
-    """idx: the directory of the files. Otherwise the TFDS data directory (TFDS_DATA_DIR)."""
+    """idx, folder: their directory; npz: the file. Otherwise that of TFDS (TFDS_DATA_DIR)."""
     manual_dir: _Text = ""
     """Directory with the original files, of which the dataset is prepared where it is not yet."""
+    pictures: Literal["digit", "as_is"] | None = None
+    """digit: cut out, centred, light on black, as in MNIST. as_is: resized. Unset: by dataset."""
+    rows: _Side | None = None
+    """folder, tfds: height to which pictures are resized; unset: that of the most."""
+    columns: _Side | None = None
+    """folder, tfds: width to which pictures are resized; unset: that of the most."""
+    channels: Annotated[int, Meta(ge=1, le=3)] | None = None
+    """folder, tfds: 1 reads grey, 3 colour, each row as columns × channels; unset: as they are."""
+    test_share: Annotated[float, Meta(ge=0.001, le=0.999)] = 0.2
+    """folder, tfds: share of each class that is the test part, where there is none."""
+    split_seed: Seed = 0
+    """folder, tfds: which pictures these are, and the order of the others."""
     validation_size: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
     """First training images set apart; unset: 5000 of 50,000 or more, otherwise none."""
     shift: Annotated[int, Meta(ge=0, le=1_000)] = 0
@@ -343,7 +379,7 @@ def require_data(tables: Mapping[str, Any], dataset: str, fingerprint: str) -> N
         fingerprint: SHA-256 of the data, in hex.
     """
     name = restore(tables).data.dataset
-    if dataset != name:
+    if dataset != name and (name != "arrays" or not re.fullmatch(NAME, dataset)):
         raise ValueError(f"its data is {shown(dataset)}, and {name} in its config")
     if not re.fullmatch("[0-9a-f]{64}", fingerprint):
         raise ValueError(f"its fingerprint {shown(fingerprint)} is no SHA-256")
@@ -373,12 +409,36 @@ def check(config: Config) -> None:
             f"train.examples = {config.train.examples} and train.epochs = {config.train.epochs}: "
             "only one of the two can set the length; leave the other out"
         )
-    if config.data.dataset == "idx" and not config.data.dir:
+    if config.data.channels == 2:
+        raise ConfigError("data.channels = 2: must be 1 (grey) or 3 (colour)")
+    if config.data.dataset in _PLACES and not config.data.dir:
+        name, (what, metavar) = config.data.dataset, _PLACES[config.data.dataset]
         raise ConfigError(
-            "data.dir is empty: the dataset 'idx' needs the directory of the four IDX files; "
-            "add --data.dir DIR (in Python DataConfig('idx', dir=...))"
+            f"data.dir is empty: the dataset {name!r} needs {what}; "
+            f"add --data.dir {metavar} (in Python DataConfig({name!r}, dir=...))"
         )
     _check_job(config.parallel)
+
+
+def of_data(config: Config, name: str, channels: int) -> Config:
+    """The configuration with what its data decides: `name` and `channels` of a `Dataset`.
+
+    A data set of another name than the config says was given as arrays. Raises `ConfigError` where
+    pictures in colour would be read as digits.
+
+    >>> of_data(Config(), "mine", 3).data.dataset, of_data(Config(), "mine", 3).data.pictures
+    ('arrays', 'as_is')
+    """
+    dataset = name if name == config.data.dataset else "arrays"
+    digits = re.fullmatch(r"mnist_sample|(tfds:)?k?mnist(:.*)?|tfds:emnist\b.*", dataset)
+    pictures = config.data.pictures or ("digit" if digits and channels == 1 else "as_is")
+    if pictures == "digit" and channels == 3:
+        raise ConfigError(
+            f"data.pictures = 'digit': {name} is in colour, and a digit is read in grey; "
+            "take 'as_is', or data.channels = 1"
+        )
+    values = {"dataset": dataset, "pictures": pictures, "channels": channels}
+    return replace(config, {f"data.{key}": value for key, value in values.items()})
 
 
 def check_value(name: str, value: Any) -> None:

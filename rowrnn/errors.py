@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+NAME = r"\w[\w .+-]{0,59}"
+"""What data that was given as arrays may be called."""
 # Most characters of a value or a name in a message.
 _MOST_SHOWN = 60
 

@@ -7,6 +7,7 @@ where it seems to lie, and is text, TOML or JSON: nothing found in a run directo
 range (`msgspec.Meta`), so that no forged one (0 s, 1e400, a count of -2**40) comes any further.
 """
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -208,11 +209,13 @@ def fit(name: str, value: Any, hint: Any) -> Any:
     Traceback (most recent call last):
     ValueError: layers = 0: must be an integer from 1 to 64
     """
-    try:
-        # numpy.float64 is a float to Python, and not to msgspec.
-        return msgspec.convert(float(value) if isinstance(value, float) else value, hint)
-    except ValueError:
-        raise ValueError(f"{name} = {shown(value)}: must be {_in_words(hint, value)}") from None
+    # numpy.float64 is a float to Python, and not to msgspec; and msgspec takes one kind of text.
+    value = float(value) if isinstance(value, float) else value
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    for kind in typing.get_args(hint) if union else (hint,):
+        with contextlib.suppress(ValueError):
+            return msgspec.convert(value, kind)
+    raise ValueError(f"{name} = {shown(value)}: must be {_in_words(hint, value)}")
 
 
 def _in_words(hint: Any, value: Any) -> str:
@@ -221,7 +224,7 @@ def _in_words(hint: Any, value: Any) -> str:
     if origin is Annotated:
         meta = next(mark for mark in parts if isinstance(mark, Meta))
         if parts[0] is str:
-            return "a string, in quotes, of UTF-8 text without a NUL"
+            return meta.description or "a string, in quotes, of UTF-8 text without a NUL"
         if meta.gt == 0:
             return f"a positive number up to {meta.le}"
         noun = "an integer" if parts[0] is int else "a number"
@@ -234,6 +237,8 @@ def _in_words(hint: Any, value: Any) -> str:
     if origin is list or parts[1:] == (...,):
         return f"a list, each entry {_in_words(parts[0], value)}"
     if origin in (tuple, typing.Union, types.UnionType):
+        # A choice comes last, whose words may end in a hint.
+        parts = sorted(parts, key=lambda part: typing.get_origin(part) is typing.Literal)
         words = dict.fromkeys(_in_words(part, value) for part in parts if part is not type(None))
         count = f"a list of {len(parts)} entries, each " if origin is tuple else ""
         return count + " or ".join(words)

@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from rowrnn.cli.terminal import Flag, parse
+from rowrnn.config import DataConfig
 
 # Lines appended to tyro's script, by which the shell offers files where tyro offers nothing.
 _FILES = {
@@ -57,10 +58,22 @@ class CompletionArguments:
 def main(arguments: Sequence[str]) -> int:
     """Prints a script."""
     shell = parse("completion", CompletionArguments, arguments).shell
-    with contextlib.suppress(SystemExit):
+    with contextlib.suppress(SystemExit), _choices_alone():
         tyro.cli(_commands(), prog="rowrnn", args=["--tyro-write-completion", shell, "-"])
     print(_FILES[shell])
     return 0
+
+
+@contextlib.contextmanager
+def _choices_alone() -> Iterator[None]:
+    """Within it, a dataset is one of those that have a name: no shell could complete others."""
+    annotations = DataConfig.__annotations__
+    whole = annotations["dataset"]
+    annotations["dataset"] = get_args(whole)[0]
+    try:
+        yield
+    finally:
+        annotations["dataset"] = whole
 
 
 def _commands() -> Any:

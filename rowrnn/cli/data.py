@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -18,12 +18,12 @@ class PrepareArguments(Common):
     set that is prepared already is left as it is.
     """
 
-    name: Annotated[Positional[Literal["mnist", "fashion_mnist", "kmnist"]], arg(metavar="NAME")]
-    """mnist, fashion_mnist or kmnist."""
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """mnist, fashion_mnist, kmnist, or a set of EMNIST, such as emnist/letters."""
     dir: Annotated[str, arg(name="data.dir")] = ""
     """The TFDS data directory."""
     manual_dir: Annotated[str, arg(name="manual-dir", aliases=["--data.manual-dir"])] = ""
-    """A directory with the four original files; nothing is downloaded then."""
+    """A directory with the original files; nothing is downloaded then."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from rowrnn.cli.terminal import (
     tell_written,
 )
 from rowrnn.config import Config, ParallelConfig
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, cut
 from rowrnn.jax_settings import require_jax
 
 if TYPE_CHECKING:
@@ -139,17 +139,17 @@ def _report_evaluation(evaluation: "Evaluation") -> None:
     if evaluation.grouped is not None:
         print(*evaluation.grouped.in_words("this network"), sep="\n")
     print()
-    lines = []
+    lines, names = [], [plain(cut(name)) for name in evaluation.names]
     for label, row in enumerate(evaluation.confusion):
         errors = row.copy()
         errors[label] = 0
         worst = int(errors.argmax())
         times = "time" if errors[worst] == 1 else "times"
-        mistake = f"{worst}  ({errors[worst]} {times})" if errors[worst] else ""
+        mistake = f"{names[worst]}  ({errors[worst]} {times})" if errors[worst] else ""
         share = f"{evaluation.per_class[label]:.4f}" if row.sum() else "-"
-        lines.append((str(label), f"{row.sum():,}", share, mistake))
+        lines.append((names[label], f"{row.sum():,}", share, mistake))
     console().print(table(("class", "images", "accuracy"), lines, "most often taken for"))
-    if absent := [str(label) for label, row in enumerate(evaluation.confusion) if not row.sum()]:
+    if absent := [names[label] for label, row in enumerate(evaluation.confusion) if not row.sum()]:
         print(f"No {evaluation.split} image is of class {', '.join(absent)}")
     if evaluation.rows is not None:
         print()

@@ -93,7 +93,7 @@ def _report(reading: "Reading") -> None:
     ):
         screen.print(line, soft_wrap=True)  # That is, not wrapped by rich.
     words = reading.words()
-    print(f"\n{words[0].upper()}{words[1:]}.")
+    print(f"\n{words[0].upper()}{plain(words[1:])}.")
 
 
 def _lines(reading: "Reading", drawn: Marks, *, coloured: bool) -> "list[Text]":
@@ -106,9 +106,13 @@ def _lines(reading: "Reading", drawn: Marks, *, coloured: bool) -> "list[Text]":
     rows, classes = reading.probabilities.shape
     digits = max(3, len(str(rows)))
     cell = max(1, _BARS // classes)
-    names = "".join(f"{label % 10:<{cell}}" for label in range(classes))
+    words = [plain(reading.name_of(label)) for label in range(classes)]
+    heads = words if reading.class_names else [str(label % 10) for label in range(classes)]
+    longest = max(len(word[:5]) for word in words)
+    names = "".join(f"{name[: max(1, cell - 1)]:<{cell}}" for name in heads)
     shown = min(classes * cell, _BARS)
-    pixels = merge_columns(reading.image / 255, _PIXELS)
+    grey = reading.image.reshape(rows, -1, reading.channels).mean(axis=2)
+    pixels = merge_columns(grey / 255, _PIXELS)
     last = reading.layers[-1]
     units = merge_columns(np.abs(np.asarray(last.h)), _UNITS)
     gates = np.stack([gate.mean(axis=1) for gate in (last.i, last.f, last.o)], axis=1)
@@ -132,7 +136,10 @@ def _lines(reading: "Reading", drawn: Marks, *, coloured: bool) -> "list[Text]":
         line.append(_heights(drawn, units[row]), "cyan" if coloured else "").append(" ")
         line.append(_heights(drawn, gates[row]), "yellow" if coloured else "")
         held_since = coloured and row + 1 >= reading.since
-        line.append(f" {best} {probabilities[best]:6.1%}", "bold green" if held_since else "")
+        line.append(
+            f" {words[best][:5]:{longest}} {probabilities[best]:6.1%}",
+            "bold green" if held_since else "",
+        )
         lines.append(line)
     return lines
 

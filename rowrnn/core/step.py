@@ -7,6 +7,7 @@ ends has no part in them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -90,6 +91,10 @@ def make_train_step(
 
 def _augment(config: DataConfig, key: jax.Array, step: jax.Array, images: jax.Array) -> jax.Array:
     """Images [B, T, F] of a batch, each changed at random where the config asks for it."""
+    if config.channels == 3:  # Pixels move, with all their channels: these share the draws.
+        grey = functools.partial(_augment, dataclasses.replace(config, channels=1), key, step)
+        apart = images.reshape(*images.shape[:2], -1, 3)
+        return jax.vmap(grey, 3, 3)(apart).reshape(images.shape)
     warps = (config.rotation, config.scale, config.shear, config.elastic)
     if not all(map(is_off, warps)):
         images = random_warp(_stream(key, _WARP, step), images, *warps)

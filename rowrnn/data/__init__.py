@@ -4,19 +4,28 @@ The only part of rowrnn that knows TFDS and IDX files. Images stay uint8, on the
 normalisation is the training step's.
 """
 
+import dataclasses
 import hashlib
 import importlib.resources
+from pathlib import Path
 
 import numpy as np
 
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset, Split
-from rowrnn.data import idx, tfds_sets
-from rowrnn.data.arrays import Arrays, check, fingerprint, warn_of_what_teaches_nothing
+from rowrnn.data import folder, idx, named, npz, tfds_sets
+from rowrnn.data.arrays import (
+    Arrays,
+    Loaded,
+    channels_of,
+    check,
+    fingerprint,
+    warn_of_what_teaches_nothing,
+)
 from rowrnn.data.tfds_sets import prepare
 from rowrnn.errors import ConfigError, DataError
 
-__all__ = ["Dataset", "Split", "load", "prepare"]
+__all__ = ["Dataset", "Split", "load", "prepare", "split"]
 
 # The notebook's reader split MNIST so.
 _VALIDATION_SIZE = 5_000
@@ -39,28 +48,90 @@ def load(config: DataConfig) -> Dataset:
     >>> dataset.train.images.dtype, dataset.train.labels.dtype, dataset.classes
     (dtype('uint8'), dtype('int32'), 10)
     """
-    classes = tfds_sets.CLASSES
+    if config.dataset == "arrays":
+        raise DataError(
+            "data.dataset = 'arrays': arrays come from Python, and no command can load them; give "
+            "them again, with dataset=rowrnn.Dataset.from_arrays(...)"
+        )
+    if config.dataset == "npz":
+        return split(npz.load(config.dir), config)
     if config.dataset == "idx":
         arrays = idx.read_directory(config.dir)
-        classes = 1 + int(arrays.train_labels.max())
+        names = named.read(Path(config.dir))
+        classes = len(names) or 1 + int(arrays.train_labels.max())
         check(arrays, config.dir, classes)
         warn_of_what_teaches_nothing(arrays, config.dir, classes)
-        digest = fingerprint(arrays)
+        loaded = Loaded(arrays, fingerprint(arrays), classes, names)
+    elif config.dataset == "folder":
+        loaded = folder.load(config)
     elif config.dataset == "mnist_sample":
         arrays = _read_sample()
-        digest = fingerprint(arrays)
+        loaded = Loaded(arrays, fingerprint(arrays), tfds_sets.CLASSES)
     else:
-        arrays, digest = tfds_sets.load(config.dataset, config.dir, config.manual_dir)
+        loaded = tfds_sets.load(config)
+    arrays = Arrays(*(_by_rows(array) for array in loaded.arrays))
     images, labels = arrays.train_images, arrays.train_labels.astype(np.int32)
-    size = _validation_size(config, len(images))
-    return Dataset(
+    if loaded.validation and config.validation_size not in (None, loaded.validation):
+        raise ConfigError(
+            f"data.validation_size = {config.validation_size}: {config.dir} has a validation part "
+            f"of {loaded.validation} images; leave the value out"
+        )
+    labels_alone = tuple(map(str, range(loaded.classes)))
+    size = loaded.validation or _validation_size(config, len(images))
+    dataset = Dataset(
         name=config.dataset,
         train=Split(images[size:], labels[size:]),
         validation=Split(images[:size], labels[:size]),
         test=Split(arrays.test_images, arrays.test_labels.astype(np.int32)),
-        classes=classes,
-        fingerprint=digest,
+        classes=loaded.classes,
+        fingerprint=loaded.fingerprint,
+        class_names=() if loaded.class_names == labels_alone else loaded.class_names,
+        channels=channels_of(loaded.arrays),
     )
+    _require_as_asked(dataset, config)
+    return dataset
+
+
+def _by_rows(array: np.ndarray) -> np.ndarray:
+    """Images [N, T, F, 3] as [N, T, 3 F]; other arrays as they are."""
+    return array.reshape(*array.shape[:2], -1) if array.ndim == 4 else array
+
+
+def _require_as_asked(dataset: Dataset, config: DataConfig) -> None:
+    """Raises `ConfigError` where images would have to be resized that are not pictures in files."""
+    _, rows, pixels = dataset.train.images.shape
+    found = {"rows": rows, "columns": pixels // dataset.channels, "channels": dataset.channels}
+    for name, value in found.items():
+        if getattr(config, name) not in (None, value):
+            raise ConfigError(
+                f"data.{name} = {getattr(config, name)}: {config.dataset} has {value}, and only "
+                "pictures of a folder and of tfds:NAME are changed when they are read"
+            )
+
+
+def split(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Arrays as a config wants them split: `config.validation_size` sets training images apart.
+
+    Raises `ConfigError` where there is a validation part already, or nothing would be left.
+    """
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"dataset is a {type(dataset).__name__}: must be what Dataset.from_arrays gives"
+        )
+    _require_as_asked(dataset, config)
+    size, train = config.validation_size, dataset.train
+    if size is None or len(dataset.validation.labels) == size:
+        return dataset
+    if len(dataset.validation.labels):
+        raise ConfigError(
+            f"data.validation_size = {size}: {dataset.name} has a validation part of "
+            f"{len(dataset.validation.labels)} images; leave the value out"
+        )
+    size = _validation_size(config, len(train.labels))
+    apart, rest = (
+        Split(train.images[part], train.labels[part]) for part in (slice(size), slice(size, None))
+    )
+    return dataclasses.replace(dataset, train=rest, validation=apart)
 
 
 def _validation_size(config: DataConfig, train_size: int) -> int:

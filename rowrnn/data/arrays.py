@@ -1,19 +1,28 @@
 """A whole dataset as it lies in its files, before it is split."""
 
-import hashlib
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from rowrnn.checks import fingerprint
 from rowrnn.errors import DataError
+
+__all__ = [
+    "Arrays",
+    "Loaded",
+    "channels_of",
+    "check",
+    "fingerprint",
+    "warn_of_what_teaches_nothing",
+]
 
 
 class Arrays(NamedTuple):
-    """Images and labels in the order of the files, all uint8."""
+    """Images and labels in the order of the files, all uint8; labels of many classes int32."""
 
     train_images: np.ndarray
-    """[N, T, F]"""
+    """[N, T, F], or of colour [N, T, F, 3]"""
     train_labels: np.ndarray
     """[N]"""
     test_images: np.ndarray
@@ -22,18 +31,20 @@ class Arrays(NamedTuple):
     """[M]"""
 
 
-def fingerprint(arrays: Arrays) -> str:
-    """SHA-256, in hex, of type, shape and bytes of the four arrays in their order.
+def channels_of(arrays: Arrays) -> int:
+    """Values of a pixel: 1 of grey, 3 of colour."""
+    return 3 if arrays.train_images.ndim == 4 else 1
 
-    >>> images, labels = np.zeros((1, 2, 2), np.uint8), np.zeros(1, np.uint8)
-    >>> fingerprint(Arrays(images, labels, images, labels))[:16]
-    'ebe89514c01bd0d4'
-    """
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
+
+class Loaded(NamedTuple):
+    """A whole dataset and what is known of it."""
+
+    arrays: Arrays
+    fingerprint: str
+    classes: int
+    class_names: tuple[str, ...] = ()
+    validation: int | None = None
+    """How many of the first training images are a validation part of their own."""
 
 
 def check(arrays: Arrays, where: str, classes: int) -> None:

@@ -23,22 +23,35 @@ from rowrnn.data.arrays import Arrays, fingerprint
 _MOST_HEADER_BYTES = 2**20
 
 
-def load(source: Path) -> tuple[Arrays, str] | None:
-    """The arrays decoded earlier from the files in `source` and their fingerprint, or None."""
+def load(source: Path, known: Any = None) -> tuple[Arrays, str] | None:
+    """The arrays decoded earlier from the files in `source` and their fingerprint, or None.
+
+    `known`, as JSON takes it, changes when one of the files does; without it that is what `state`
+    gives of the directory `source`.
+    """
     for path in _places(source):
         # A damaged header raises whatever its reader stumbles over.
         with contextlib.suppress(Exception):
-            return _read(path, _state(source))
+            return _read(path, known or state(source))
     return None
 
 
-def save(source: Path, arrays: Arrays, digest: str) -> None:
-    """Keeps arrays decoded from the files in `source`, in the first place that can be written."""
-    shapes = [array.shape for array in arrays]
-    header = {"source": _state(source), "fingerprint": digest, "shapes": shapes}
+def save(source: Path, arrays: Arrays, digest: str, known: Any = None) -> Path | None:
+    """Keeps arrays decoded from the files in `source`, in the first place that can be written.
+
+    Returns the place, if there is one. `known` is as for `load`.
+    """
+    header = {
+        "source": known or state(source),
+        "fingerprint": digest,
+        "shapes": [array.shape for array in arrays],
+        "types": [array.dtype.str for array in arrays],
+    }
     for path in _places(source):
         with contextlib.suppress(OSError):
-            return _write(path, json.dumps(header).encode() + b"\n", arrays)
+            _write(path, json.dumps(header).encode() + b"\n", arrays)
+            return path
+    return None
 
 
 def _places(source: Path) -> Sequence[Path]:
@@ -51,7 +64,7 @@ def _places(source: Path) -> Sequence[Path]:
     return beside, directory / f"{source.parent.name}-{source.name}-{key}.arrays"
 
 
-def _state(source: Path) -> list[Any]:
+def state(source: Path) -> list[Any]:
     """Names, sizes and times of the files, which change when a file does."""
     stats = {path.name: path.stat() for path in sorted(source.iterdir())}
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
@@ -63,12 +76,17 @@ def _read(path: Path, state: list[Any]) -> tuple[Arrays, str]:
         header = json.loads(file.readline(_MOST_HEADER_BYTES))
         if header["source"] != state:
             raise ValueError("decoded from other files")
-        sizes = [math.prod(shape) for shape in header["shapes"]]
+        types = [np.dtype(name) for name in header.get("types", ["u1"] * 4)]
+        shapes = header["shapes"]
+        sizes = [
+            kind.itemsize * math.prod(shape) for kind, shape in zip(types, shapes, strict=True)
+        ]
         if os.fstat(file.fileno()).st_size != file.tell() + sum(sizes):
             raise ValueError("of another size than its header says")
         content = np.frombuffer(file.read(), np.uint8)
     parts = np.split(content, np.cumsum(sizes)[:-1])
-    arrays = Arrays(*(part.reshape(s) for part, s in zip(parts, header["shapes"], strict=True)))
+    described = zip(parts, types, shapes, strict=True)
+    arrays = Arrays(*(part.view(kind).reshape(shape) for part, kind, shape in described))
     if fingerprint(arrays) != header["fingerprint"]:
         raise ValueError("damaged")
     return arrays, header["fingerprint"]

@@ -8,7 +8,9 @@ http://yann.lecun.com/exdb/mnist). `read_picture` does the same to a PNG or JPEG
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,6 +29,8 @@ _LEAST_CONTRAST = 8
 _FILTER = Image.Resampling.HAMMING
 # The digit's box within the image, as a share of each side.
 _BOX = 20 / 28
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Pictur
     border of the picture, as the plane that fits it best, so that it may change across the sheet.
     Ink is what departs from that plane; whether it is dark or light is the sign of the mean cubed
     departure over the whole picture, in which noise cancels and the farthest pixels decide. The
-    strongest ink becomes 255.
+    strongest ink becomes 255. A grey picture of `shape` on black or on white is one already: it is
+    only turned to be light on black.
 
     Raises `DataError` where the file is missing, is not a PNG or JPEG, is damaged or too large,
     or shows no digit.
@@ -69,6 +74,9 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Pictur
             0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0])
     """
     grey = _read_grey(path)
+    ready = _as_ready(grey, shape)
+    if ready is not None:
+        return Picture(os.fspath(path), *ready)
     ink, noise = _ink_and_noise(grey)
     inverted = bool((ink * ink * ink).mean() < 0)  # ink**3 takes twenty times as long
     if inverted:
@@ -85,8 +93,56 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Pictur
     return Picture(os.fspath(path), _centre(digit * (255 / digit.max()), shape), inverted)
 
 
+def read(
+    path: str | os.PathLike[str], shape: tuple[int, int], how: str = "digit", channels: int = 1
+) -> Picture:
+    """Reads a PNG or JPEG file as a network wants it: [T, F], F being columns × channels.
+
+    `how` is "digit", as `read_picture` does it, or "as_is", as `as_is` does; see
+    `rowrnn.config.DataConfig.pictures`. Raises `DataError` as `read_picture` does.
+    """
+    if how == "digit":
+        return read_picture(path, shape)
+    rows, pixels = shape
+    size = (rows, pixels // channels)
+    image = decode(path, lambda image: as_is(image, size, channels))
+    return Picture(os.fspath(path), image.reshape(shape), inverted=False)
+
+
+def as_is(image: Image.Image, shape: tuple[int, int], channels: int) -> np.ndarray:
+    """An opened picture as uint8 [T, columns], or of colour [T, columns, 3]: resized, no more.
+
+    One of `shape` (T, columns) keeps its pixels. Transparency shows white paper.
+    """
+    # A JPEG decoder can give a large picture at a fraction of its size.
+    image.draft(None, (4 * max(shape), 4 * max(shape)))
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB" if channels == 3 else "L")
+    rows, columns = shape
+    if image.size != (columns, rows):
+        image = image.resize((columns, rows), _FILTER)
+    return np.asarray(image)
+
+
 def _read_grey(path: str | os.PathLike[str]) -> np.ndarray:
     """The picture in grey levels 0 to 255, float32 [height, width], reduced where it is large."""
+
+    def grey(image: Image.Image) -> np.ndarray:
+        # A JPEG decoder can give a large picture at a fraction of its size.
+        image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_grey(image)
+
+    return decode(path, grey)
+
+
+def decode(path: str | os.PathLike[str], make: Callable[[Image.Image], _Made]) -> _Made:
+    """What `make` makes of the opened picture in a file; `DataError` says why there is none."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"picture {path}: not a file; give the path of a PNG or JPEG file")
     try:
@@ -97,10 +153,7 @@ def _read_grey(path: str | os.PathLike[str]) -> np.ndarray:
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            # A JPEG decoder can give a large picture at a fraction of its size.
-            image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_grey(image)
+            return make(image)
     except Image.DecompressionBombError as error:
         problem, cause = f"too large; it must have at most {MAX_PIXELS:,} pixels", error
     except UnidentifiedImageError as error:
@@ -112,6 +165,15 @@ def _read_grey(path: str | os.PathLike[str]) -> np.ndarray:
         problem = f"{reason or 'damaged or cut short'}; give a complete PNG or JPEG file"
         cause = error
     raise DataError(f"picture {path}: {problem}") from cause
+
+
+def _as_ready(grey: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, bool] | None:
+    """A picture that is made as MNIST's are, light on black, and whether it was dark on white."""
+    border = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+    paper = np.median(border)
+    if grey.shape != shape or paper not in (0, 255) or np.ptp(grey) < _LEAST_CONTRAST:
+        return None
+    return np.abs(grey - paper).round().astype(np.uint8), bool(paper)
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:

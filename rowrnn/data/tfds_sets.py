@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and KMNIST through TFDS, without TensorFlow.
+"""MNIST, Fashion-MNIST, KMNIST and EMNIST through TFDS, without TensorFlow.
 
 The stock builders need TensorFlow to prepare a dataset, not to read it. A subclass replaces the
 steps that do (unpacking, opening files, writing PNG). Name, version, features and ArrayRecord files
@@ -6,23 +6,24 @@ stay the standard ones: other programs can read what was prepared here, and a di
 prepared elsewhere as ArrayRecord is read as it is.
 
 TFDS stores examples in the order of a hash of their keys. The order of the original files is
-restored, because the split depends on it.
+restored, because the split depends on it; that of EMNIST is left, as of all that `tfds_any` reads.
 
 Tests download from a server on loopback, never from the hosts that TFDS registers. They have no
 files of KMNIST: its recipe, which is MNIST's, is tested, and its images are compared with TFDS's
-checksums when they are prepared, but with no fingerprint when they are read.
+checksums when they are prepared, but with no fingerprint when they are read. They have none of
+EMNIST either: an archive of the same form takes its place.
 """
 
 import contextlib
 import hashlib
 import http.client
 import io
-import os
 import shlex
 import stat
 import tempfile
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,25 @@ from rich.console import Console
 from rich.progress import track, wrap_file
 
 from rowrnn import files
-from rowrnn.data import cache, idx
-from rowrnn.data.arrays import Arrays, check, fingerprint
-from rowrnn.errors import ConfigError, DataError
+from rowrnn.checks import check_class_names
+from rowrnn.config import DataConfig
+from rowrnn.data import cache, idx, named, tfds_any
+from rowrnn.data.arrays import Arrays, Loaded, check, fingerprint
+from rowrnn.errors import ConfigError, DataError, cut, nearest
 
 CLASSES = 10
 VERSION = "3.0.1"
-"""TFDS's version of all three datasets."""
+"""TFDS's version of the first three."""
+
+EMNIST_VERSION = "3.1.0"
+EMNIST = {
+    "emnist/balanced": 47, "emnist/byclass": 62, "emnist/bymerge": 47, "emnist/digits": 10,
+    "emnist/letters": 37, "emnist/mnist": 10,
+}  # fmt: skip
+"""The sets of EMNIST, and how many classes TFDS gives them."""
 
 _STOCK_BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_STOCK_BUILDERS |= dict.fromkeys(EMNIST, "EMNIST")
 # Fingerprints of the original files.
 _FINGERPRINTS = {
     "mnist": "88d991fdc7ccde887ffc4f71beaebdea7f32713839bb7d725186db364a03b513",
@@ -59,26 +70,29 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "") -> Path:
     their content is compared. Progress goes to stderr.
 
     Args:
-        name: mnist, fashion_mnist or kmnist.
+        name: mnist, fashion_mnist, kmnist or one of `EMNIST`, also with tfds: before it.
         data_dir: the TFDS data directory; empty for ``TFDS_DATA_DIR`` or ~/tensorflow_datasets.
         manual_dir: a directory with the original files; empty to download them.
 
     Returns the directory of the prepared dataset. Raises `DataError` where a file is missing,
     damaged or cannot be fetched or written; nothing half-written is left then.
     """
+    name = name.removeprefix("tfds:")
     if name not in _STOCK_BUILDERS:
         raise ConfigError(
-            f"dataset {name!r}: nothing to prepare; must be one of {', '.join(_STOCK_BUILDERS)}"
+            f"dataset {cut(name)}: must be one of {', '.join(_STOCK_BUILDERS)}"
+            f"{nearest(name, _STOCK_BUILDERS, '')}; any other set of TFDS is read as tfds:NAME: "
+            + tfds_any.how_to_prepare(cut(name))
         )
     directory = _directory(name, data_dir)
     if not _is_there(directory):
         _build(name, directory, _get_originals(name, manual_dir))
-    load(name, data_dir)
+    load(DataConfig(f"tfds:{name}", data_dir))
     return directory
 
 
-def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, str]:
-    """The arrays of a prepared dataset, in the order of the original files, and their fingerprint.
+def load(config: DataConfig) -> Loaded:
+    """A prepared dataset, in the order of the original files.
 
     Decodes the dataset the first time and keeps the result (`rowrnn.data.cache`). A dataset that
     is not prepared is prepared first where `manual_dir` has its original files; nothing is ever
@@ -86,6 +100,9 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
 
     Raises `DataError` where the dataset is not prepared, or damaged.
     """
+    name, data_dir, manual_dir = config.dataset.removeprefix("tfds:"), config.dir, config.manual_dir
+    if name not in _STOCK_BUILDERS:
+        return tfds_any.load(config)
     directory = _directory(name, data_dir)
     command = _command(name, data_dir)
     if not _is_there(directory):
@@ -95,6 +112,8 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
                 "(without a network: --manual-dir DIR with the four files)"
             )
         _build(name, directory, _get_originals(name, manual_dir))
+    if name in EMNIST:
+        return tfds_any.load(config)
     if not any(directory.glob("*.array_record*")):
         raise DataError(
             f"{directory} holds no ArrayRecord files, which is what can be read without "
@@ -109,7 +128,15 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> tuple[Arrays, s
         )
     if not cached:
         cache.save(directory, arrays, digest)
-    return arrays, digest
+    try:
+        names = named.read(directory, "label.labels.txt")
+        check_class_names(names, CLASSES)
+    except (DataError, ValueError) as error:
+        raise DataError(
+            f"{directory}: dataset {name} is damaged ({error}); delete the directory and run: "
+            f"{command}"
+        ) from error
+    return Loaded(arrays, digest, CLASSES, names)
 
 
 def _command(name: str, data_dir: str) -> str:
@@ -120,13 +147,8 @@ def _command(name: str, data_dir: str) -> str:
 
 def _directory(name: str, data_dir: str) -> Path:
     """Where TFDS keeps this dataset."""
-    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    try:
-        return Path(root).expanduser() / name / VERSION
-    except RuntimeError as error:
-        raise DataError(
-            f"data directory {root}: {error} Give one in data.dir, or in TFDS_DATA_DIR"
-        ) from error
+    version = EMNIST_VERSION if name in EMNIST else VERSION
+    return tfds_any.root(data_dir) / name / version
 
 
 def _originals(name: str) -> Mapping[str, Any]:
@@ -140,6 +162,8 @@ def _get_originals(name: str, manual_dir: str) -> Arrays:
     with tempfile.TemporaryDirectory(prefix="rowrnn-") as scratch:
         if not manual_dir:
             _download(name, originals, Path(scratch))
+        if name in EMNIST:
+            return _read_archive(name, originals, Path(manual_dir or scratch))
         return _read_originals(name, originals, Path(manual_dir or scratch))
 
 
@@ -179,21 +203,50 @@ def _read_originals(name: str, originals: Mapping[str, Any], directory: Path) ->
     mismatch = ""
     for url, info in originals.items():
         path = idx.find(directory, info.filename.removesuffix(".gz"))
-        try:
-            with files.open_plain(path) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}; it must be the file from {url}") from error
-        if digest != info.checksum:
-            mismatch = mismatch or (
-                f"{path}: checksum mismatch, SHA-256 is {digest[:16]}…, must be "
-                f"{info.checksum[:16]}…; fetch the file again from {url}"
-            )
+        mismatch = mismatch or _mismatch(path, url, info.checksum)
     arrays = idx.read_directory(directory)
     if mismatch and fingerprint(arrays) != _FINGERPRINTS.get(name):
         raise DataError(mismatch)
     check(arrays, str(directory), CLASSES)
     return arrays
+
+
+def _read_archive(name: str, originals: Mapping[str, Any], directory: Path) -> Arrays:
+    """The arrays of a set of EMNIST in the one archive that all its sets come in.
+
+    Raises `DataError` unless it is the original one.
+    """
+    ((url, info),) = originals.items()
+    path = directory / info.filename
+    if mismatch := _mismatch(path, url, info.checksum):
+        raise DataError(mismatch)
+    kind = name.partition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="rowrnn-") as scratch, zipfile.ZipFile(path) as packed:
+        found = []
+        for part in ("train", "test"):
+            for what, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
+                member = f"gzip/emnist-{kind}-{part}-{what}-ubyte.gz"
+                found.append(idx.read(packed.extract(member, scratch), dimensions))
+    arrays = Arrays(*found)
+    check(arrays, str(path), EMNIST[name])
+    return arrays
+
+
+def _mismatch(path: Path, url: str, checksum: str) -> str:
+    """Says so where a file is not the original one; raises `DataError` where it is not there."""
+    try:
+        with files.open_plain(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; it must be the file from {url}") from error
+    return (
+        ""
+        if digest == checksum
+        else (
+            f"{path}: checksum mismatch, SHA-256 is {digest[:16]}…, must be {checksum[:16]}…; "
+            f"fetch the file again from {url}"
+        )
+    )
 
 
 def _is_there(directory: Path) -> bool:
@@ -210,17 +263,21 @@ def _build(name: str, directory: Path, arrays: Arrays) -> None:
     """Writes the standard TFDS dataset."""
     import tensorflow_datasets as tfds
 
+    kind, _, config = name.partition("/")
     builder_class: Any = type(
-        name,
+        kind,
         (_Recipe, _stock_builder(name)),
-        {"name": name, "VERSION": tfds.core.Version(VERSION), "arrays": arrays},
+        {"name": kind, "VERSION": tfds.core.Version(directory.name), "arrays": arrays},
         skip_registration=True,
     )
+    root = directory.parents[2 if config else 1]
     tfds.disable_progress_bar()
     # TFDS tells what it does on stdout, where only results belong.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as scratch:
         try:
-            builder = builder_class(data_dir=directory.parents[1], file_format="array_record")
+            builder = builder_class(
+                data_dir=root, config=config or None, file_format="array_record"
+            )
             builder.download_and_prepare(
                 download_dir=scratch,
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
@@ -269,7 +326,7 @@ def _decode(name: str, directory: Path, command: str) -> tuple[Arrays, str]:
         for split in ("train", "test"):
             path = directory / f"{name}-{split}.array_record-00000-of-00001"
             source = builder.as_data_source(split, decoders=undecoded)
-            _check_length(source, directory.glob(f"{name}-{split}.array_record*"))
+            tfds_any.check_length(source, directory.glob(f"{name}-{split}.array_record*"))
             parts += _decode_split(source, split)
     except Exception as error:
         # Damaged files raise whatever ArrayRecord, protobuf or Pillow stumble over.
@@ -280,15 +337,6 @@ def _decode(name: str, directory: Path, command: str) -> tuple[Arrays, str]:
     arrays = Arrays(*parts)
     check(arrays, str(directory), CLASSES)
     return arrays, fingerprint(arrays)
-
-
-def _check_length(source: Any, paths: Iterable[Path]) -> None:
-    """Raises `ValueError` unless the files hold the records that the description tells of."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    found = sum(ArrayRecordReader(str(path)).num_records() for path in paths)
-    if found != len(source):
-        raise ValueError(f"{found} records, not {len(source)}")
 
 
 def _decode_split(source: Any, split: str) -> tuple[np.ndarray, np.ndarray]:

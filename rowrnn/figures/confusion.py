@@ -1,19 +1,23 @@
 """The confusion matrix of a classifier."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rowrnn.figures import drawing, frame
 from rowrnn.figures.drawing import Target
 
 
-def confusion_matrix(confusion: np.ndarray, path: Target, title: str) -> None:
+def confusion_matrix(
+    confusion: np.ndarray, path: Target, title: str, names: Sequence[str] = ()
+) -> None:
     """Draws a confusion matrix as a PNG in which the errors stand out.
 
     `confusion` is an integer array [C, C]: examples of the true class (row) that were given the
     predicted class (column). Each count stands in its cell, zeros left empty. The diagonal, which
     would drown everything else, is grey; the other cells are coloured by their share of their
     row, on a scale that ends at the largest error. Beside each row stands the accuracy of its
-    class. Raises `OSError` where `path` cannot be written.
+    class. `names` are those of the classes. Raises `OSError` where `path` cannot be written.
 
     >>> picture = drawing.Drawing()
     >>> confusion_matrix(np.array([[95, 5], [2, 98]]), picture, "two classes, 193 of 200 right")
@@ -42,6 +46,10 @@ def confusion_matrix(confusion: np.ndarray, path: Target, title: str) -> None:
     axes.set_ylabel("true class")
     axes.set_xticks(range(classes))
     axes.set_yticks(range(classes))
+    if names:
+        shown = [frame.short(name, 12) for name in names]
+        axes.set_xticks(range(classes), shown, rotation=90, parse_math=False)
+        axes.set_yticks(range(classes), shown, parse_math=False)
 
     right = axes.secondary_yaxis("right")
     accuracies = [

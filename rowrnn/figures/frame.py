@@ -201,6 +201,12 @@ def show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def short(name: str, most: int) -> str:
+    """A name that fits an axis, of at most so many characters."""
+    name = "".join(filter(str.isprintable, name))
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def count(number: int, noun: str) -> str:
     """A number of things.
 

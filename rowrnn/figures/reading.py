@@ -42,12 +42,20 @@ class ReadingArrays(NamedTuple):
         probabilities: probabilities of the classes after each row, [T, C].
         hidden: hidden states of the last layer, [T, H], between -1 and 1.
         gates: the gates of the last layer by name, each [T, H], between 0 and 1.
+        names: of the classes; without them they have their numbers.
+        channels: values of a pixel, 3 of colour.
     """
 
     image: np.ndarray
     probabilities: np.ndarray
     hidden: np.ndarray
     gates: Mapping[str, np.ndarray]
+    names: tuple[str, ...] = ()
+    channels: int = 1
+
+    def name(self, label: int) -> str:
+        """The name of a class, cut where it is long."""
+        return frame.short(self.names[label], 12) if self.names else str(label)
 
 
 # Shows so many rows, and returns what has changed in the page.
@@ -80,7 +88,8 @@ def reading_strip(arrays: ReadingArrays, path: Target, title: str, since: int) -
     for axes in panels:
         axes.axhline(since - 1.5, color=VERMILION, linewidth=1.4, linestyle=(0, (4, 2)))
     label = int(arrays.probabilities[-1].argmax())
-    _note(figure, f"dashed: from here on it predicts {label}; dot: the most probable class; ")
+    name = arrays.name(label)
+    _note(figure, f"dashed: from here on it predicts {name}; dot: the most probable class; ")
     drawing.save(figure, path)
 
 
@@ -143,10 +152,10 @@ def _palette() -> Any:
 def _page(
     arrays: ReadingArrays,
     title: str,
-    draw_probabilities: Callable[["Axes", np.ndarray], _Reveal],
+    draw_probabilities: Callable[["Axes", ReadingArrays], _Reveal],
 ) -> tuple["Figure", list["Axes"], _Reveal]:
     """The page with all rows shown, its panels, and how to show fewer."""
-    rows, pixels = arrays.image.shape
+    rows, pixels = arrays.image.shape[0], arrays.image.shape[1] // arrays.channels
     order = np.argsort(arrays.hidden[-1], kind="stable")
     strips = {"hidden\nstate h": arrays.hidden, **arrays.gates}
     digit = float(np.clip(_TALL * pixels / rows, 1, 5))
@@ -162,10 +171,13 @@ def _page(
         panels.append(_place(figure, left + gap, _BELOW, width, _TALL))
         left += gap + width
     size = f"{rows} rows of\n{pixels} pixels"
-    reveals = [_draw_map(panels[0], arrays.image / 255, "gray", 0, size)]
+    image = arrays.image / 255
+    if arrays.channels == 3:
+        image = image.reshape(rows, pixels, 3)
+    reveals = [_draw_map(panels[0], image, "gray", 0, size)]
     panels[0].set_ylabel("row", labelpad=2)
     panels[0].tick_params(labelleft=True, left=True, length=2)
-    reveals.append(draw_probabilities(panels[1], arrays.probabilities))
+    reveals.append(draw_probabilities(panels[1], arrays))
     for axes, (name, values) in zip(panels[2:], strips.items(), strict=True):
         least = -1 if values is arrays.hidden else 0
         reveals.append(
@@ -194,7 +206,10 @@ def _place(figure: "Figure", left: float, below: float, width: float, height: fl
 
 
 def _draw_map(axes: "Axes", values: np.ndarray, colours: str, least: float, title: str) -> _Reveal:
-    """Values [T, N] between `least` and 1 as a map, rows going down; those unread are grey."""
+    """Values [T, N] between `least` and 1 as a map, rows going down; those unread are grey.
+
+    Colours [T, N, 3] are shown as they are.
+    """
     from matplotlib import colormaps
 
     image = axes.imshow(
@@ -207,18 +222,22 @@ def _draw_map(axes: "Axes", values: np.ndarray, colours: str, least: float, titl
     axes.set_yticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks])
     axes.tick_params(labelsize=8, left=False, labelleft=False)
     axes.spines[:].set_visible(False)
-    read = np.arange(len(values))[:, None]
+    read = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
 
     def reveal(rows: int) -> list["Artist"]:
         unread = np.broadcast_to(read >= rows, values.shape)
-        image.set_data(np.ma.masked_array(values, mask=unread))
+        if values.ndim == 3:
+            image.set_data(np.where(unread, float(_UNREAD), values))
+        else:
+            image.set_data(np.ma.masked_array(values, mask=unread))
         return [image]
 
     return reveal
 
 
-def _probability_map(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
+def _probability_map(axes: "Axes", arrays: ReadingArrays) -> _Reveal:
     """Probabilities [T, C] as a map from white to black, a dot on the best class of each row."""
+    probabilities = arrays.probabilities
     reveal = _draw_map(axes, probabilities, "Greys", 0, "probability after each row,\nby class")
     rows, classes = probabilities.shape
     best = probabilities.argmax(axis=1)
@@ -226,19 +245,20 @@ def _probability_map(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
         best, range(rows), s=np.clip(500 / rows, 3, 16), color=VERMILION, linewidths=0.6,
         edgecolors="white", zorder=3,
     )  # fmt: skip
-    _label_classes(axes.xaxis, classes)
+    _label_classes(axes.xaxis, arrays, 4, rotation=90 if arrays.names and classes > 3 else 0)
     axes.spines[:].set(visible=True, color="0.7")
     _explain_colours(axes, {0: "0 %", 1: "100 %"})
     return reveal
 
 
-def _probability_bars(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
+def _probability_bars(axes: "Axes", arrays: ReadingArrays) -> _Reveal:
     """Probabilities [T, C] after the row last read as bars, the longest in another colour."""
+    probabilities = arrays.probabilities
     classes = probabilities.shape[1]
     bars = axes.barh(range(classes), probabilities[-1], height=0.72, color=BLUE)
     axes.set_xlim(0, 1)
     axes.set_ylim(classes - 0.4, -0.6)
-    _label_classes(axes.yaxis, classes)
+    _label_classes(axes.yaxis, arrays, 7)
     axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8)
     axes.grid(axis="x", color="0.85", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -253,22 +273,24 @@ def _probability_bars(axes: "Axes", probabilities: np.ndarray) -> _Reveal:
         since = int(np.flatnonzero(best != best[-1]).max(initial=-1)) + 2
         words.set_text(
             f"after row {rows} of {len(probabilities)}:\n"
-            f"{best[-1]} with {last.max():.0%}, since row {since}"
+            f"{arrays.name(best[-1])} with {last.max():.0%}, since row {since}"
         )
         return [*bars, words]
 
     return reveal
 
 
-def _label_classes(axis: Any, classes: int) -> None:
+def _label_classes(axis: Any, arrays: ReadingArrays, most: int, **how: Any) -> None:
     """Labels every class at an axis, or of many some."""
     from matplotlib.ticker import MaxNLocator
 
+    classes = arrays.probabilities.shape[1]
     if classes <= _MOST_TICKS:
-        axis.set_ticks(range(classes))
+        names = [frame.short(arrays.name(label), most) for label in range(classes)]
+        axis.set_ticks(range(classes), names, parse_math=False, **how)
     else:
         axis.set_major_locator(MaxNLocator(_MOST_TICKS, integer=True))
-    axis.set_tick_params(labelsize=8, length=0, pad=3)
+    axis.set_tick_params(labelsize=7 if arrays.names else 8, length=0, pad=3)
 
 
 def _explain_colours(axes: "Axes", ticks: Mapping[float, str]) -> None:

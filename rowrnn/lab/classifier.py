@@ -20,7 +20,7 @@ from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.core.model import Params, RowRNN, Watched, watch
 from rowrnn.core.state import TrainState
-from rowrnn.data import Split
+from rowrnn.data import Dataset, Split
 from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.shown import Shown
@@ -43,8 +43,9 @@ class Classifier(Shown):
         params: the parameters to evaluate, the moving average where one was kept.
         dataset: name of the data.
         fingerprint: SHA-256 of the data, in hex.
-        shape: rows and pixels of an image, (T, F).
+        shape: rows and pixels of an image, (T, F); in colour F is three times the columns.
         classes: number of classes, C.
+        class_names: in the order of the labels; none where there are no other names than these.
     """
 
     run_dir: Path
@@ -55,6 +56,23 @@ class Classifier(Shown):
     fingerprint: str
     shape: tuple[int, int]
     classes: int
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each class: its label as text where it has no other."""
+        return self.class_names or tuple(map(str, range(self.classes)))
+
+    @property
+    def channels(self) -> int:
+        """Values of a pixel: 1 of grey, 3 of colour."""
+        return self.config.data.channels or 1
+
+    @property
+    def pictures(self) -> str:
+        """What is done to a picture before it is read; see `DataConfig.pictures`."""
+        name = self.config.data.dataset
+        return configs.of_data(self.config, name, self.channels).data.pictures or "as_is"
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -68,17 +86,20 @@ class Classifier(Shown):
 
     @pinned
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Logits [N, C] of images [N, T, F], uint8; raises `DataError` of any others."""
-        images = check_images(images, self.shape)
+        """Logits [N, C] of images [N, T, F], or of colour [N, T, F / 3, 3].
+
+        Raises `DataError` unless they are uint8 of the shape that the network reads.
+        """
+        images = self._as_read(images)
         return self._finite(self._logits(self.params, jnp.asarray(images)))
 
     @pinned
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities [T, N, C] that the network holds after each row of images [N, T, F].
 
-        Raises `DataError` unless they are uint8 of the shape that the network reads.
+        Raises `DataError` as `logits` does.
         """
-        images = check_images(images, self.shape)
+        images = self._as_read(images)
         parts = [
             self._finite(self._after_rows(self.params, jnp.asarray(images[start : start + _BLOCK])))
             for start in range(0, len(images), _BLOCK)
@@ -87,7 +108,7 @@ class Classifier(Shown):
 
     def correct_after_rows(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """How many of images [N, T, F] are given their label [N] after each row, int64 [T]."""
-        images = check_images(images, self.shape)
+        images = self._as_read(images)
         labels = check_labels(labels, len(images), self.classes)
         correct = np.zeros(self.shape[0], np.int64)
         for start in range(0, len(images), _BLOCK):
@@ -98,10 +119,16 @@ class Classifier(Shown):
     @pinned
     def watch(self, images: np.ndarray) -> Watched:
         """What the network holds after each row of a few images [N, T, F], as NumPy arrays."""
-        images = check_images(images, self.shape)
+        images = self._as_read(images)
         with jax.default_matmul_precision(self.config.train.precision):
             watched = _watch(self.config.model, self.params, jnp.asarray(images))
         return jax.tree.map(self._finite, watched)
+
+    def _as_read(self, images: Any) -> Any:
+        """Images [N, T, F], of which a row holds all channels of each of its columns."""
+        if self.channels == 3 and getattr(images, "shape", ())[2:] == (self.shape[1] // 3, 3):
+            images = images.reshape(len(images), -1, self.shape[1])
+        return check_images(images, self.shape)
 
     def _finite(self, answer: jax.Array) -> np.ndarray:
         """On the host; raises `RunError` of parameters that nothing can be computed with."""
@@ -117,12 +144,13 @@ class Classifier(Shown):
             )
         return values
 
-    def load_split(self, name: str, data_dir: str = "") -> Split:
+    def load_split(self, name: str, data_dir: str = "", dataset: Dataset | None = None) -> Split:
         """A part of the data that the network was trained on.
 
         Args:
             name: "test", "validation" or "train".
             data_dir: where the data lies now, where that is not what the run's config says.
+            dataset: the data itself, which a run that was trained on arrays needs.
 
         Raises `RunError` where the data found is other than that, and `DataError` where it is
         missing or damaged, or has no such part.
@@ -132,7 +160,7 @@ class Classifier(Shown):
         config = self.config.data
         # Nothing is prepared: a run that came from elsewhere may not say what is written where.
         config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
-        dataset = data.load(config)
+        dataset = data.load(config) if dataset is None else data.split(dataset, config)
         if dataset.fingerprint != self.fingerprint:
             raise RunError(
                 f"{self.run_dir} was trained on {self.dataset} with fingerprint "
@@ -214,12 +242,15 @@ def _make(path: Path, run: Facts | Origin, step: int, params: Params) -> Classif
         fingerprint=run.fingerprint,
         shape=(rows, pixels),
         classes=run.classes,
+        class_names=tuple(run.class_names),
     )
 
 
 def _config_of(run: Facts | Origin) -> Config:
     """The config of a run, with a backend that computes the same on every device."""
-    return configs.replace(configs.restore(run.config), {"model.backend": "fast"})
+    config = configs.replace(configs.restore(run.config), {"model.backend": "fast"})
+    # A run of an earlier version does not say what is done to its pictures.
+    return configs.of_data(config, run.dataset, config.data.channels or 1)
 
 
 def _make_abstract(facts: Facts) -> TrainState:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rowrnn import figures, files, parallel
 from rowrnn.config import DataConfig, ParallelConfig
 from rowrnn.core import step
-from rowrnn.data import Split
+from rowrnn.data import Dataset, Split
 from rowrnn.data.groups import read as read_groups
 from rowrnn.errors import RunError
 from rowrnn.figures import RowCurve
@@ -52,6 +52,7 @@ class Evaluation(Shown):
         logits: float32 [N, C].
         rows: accuracy after each row, [T]; None where it was not asked for.
         grouped: what groups of the images say; None where none were given.
+        class_names: in the order of the labels; none where there are no other names than these.
     """
 
     run_dir: Path
@@ -68,6 +69,12 @@ class Evaluation(Shown):
     logits: np.ndarray
     rows: np.ndarray | None = None
     grouped: Grouped | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each class: its label as text where it has no other."""
+        return self.class_names or tuple(map(str, range(len(self.confusion))))
 
     @property
     def right(self) -> int:
@@ -94,6 +101,8 @@ class Evaluation(Shown):
         }
         if self.grouped is not None:
             summary |= self.grouped.summary()
+        if self.class_names:
+            summary["class_names"] = list(self.class_names)
         return summary if self.rows is None else summary | {"rows": self.rows.tolist()}
 
 
@@ -107,6 +116,7 @@ def evaluate(
     devices: ParallelConfig | None = None,
     rows: bool = False,
     groups: str | Path | None = None,
+    dataset: Dataset | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run on a part of the data it was trained on.
 
@@ -119,6 +129,7 @@ def evaluate(
         rows: whether to give the accuracy after each row too.
         groups: a file with an integer for each image, such as its writer: NPY, CSV or
             QMNIST's labels. What the images of one group share then counts.
+        dataset: the data of a run that was trained on arrays.
 
     Raises:
         RunError: no run, no intact checkpoint, or the data is not what it was trained on.
@@ -131,7 +142,7 @@ def evaluate(
     parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
     mesh = parallel.process_0_first(lambda: parallel.make_mesh(devices))
     classifier = load(run_dir, which)
-    part = classifier.load_split(split, data_dir)
+    part = classifier.load_split(split, data_dir, dataset)
     of = None if groups is None else read_groups(groups, part.labels)
     logits = _logits(classifier, mesh, part.images)
     after_rows = _accuracy_after_rows(classifier, part) if rows else None
@@ -168,6 +179,7 @@ def judge(
         labels=labels,
         logits=logits,
         rows=rows,
+        class_names=classifier.class_names,
     )
 
 
@@ -251,6 +263,7 @@ def evaluate_rows(
     split: SplitName = "test",
     data_dir: str = "",
     devices: ParallelConfig | None = None,
+    dataset: Dataset | None = None,
 ) -> SweepRows:
     """Accuracy after each row, of every member of a sweep whose state was kept.
 
@@ -260,6 +273,7 @@ def evaluate_rows(
         split: which part of the data.
         data_dir: where the data lies now, where that is not what the config says.
         devices: the devices of the job; where it has several processes, each does the same.
+        dataset: the data of a sweep that was trained on arrays.
 
     Raises:
         RunError: no sweep, no state was kept, or the data is not what it was trained on.
@@ -273,7 +287,7 @@ def evaluate_rows(
         classifier = load(path / "states" / member.directory, which)
         # Read once, and not for each member; but a grid may vary the data itself.
         place = classifier.config.data, classifier.fingerprint
-        part = splits.get(place) or classifier.load_split(split, data_dir)
+        part = splits.get(place) or classifier.load_split(split, data_dir, dataset)
         splits[place] = part
         point = member.point, classifier.dataset, len(part.labels)
         found.setdefault(point, {})[member.name] = _accuracy_after_rows(classifier, part)
@@ -327,7 +341,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
             f"{found.dataset}, {found.split}: {found.right:,} of {found.count:,} right "
             f"({found.accuracy:.2%})"
         )
-        figures.confusion_matrix(found.confusion, figure_path, title)
+        figures.confusion_matrix(found.confusion, figure_path, title, found.class_names)
         paths = [json_path, figure_path]
         if found.rows is not None:
             _draw_run(found, found.rows, rows_path)

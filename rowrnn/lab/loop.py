@@ -18,11 +18,12 @@ import numpy as np
 
 from rowrnn import files, parallel
 from rowrnn.config import Config
-from rowrnn.core.experiment import Events, Experiment
+from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import StoppedError
 from rowrnn.files import Count, Loss, Seconds
+from rowrnn.lab.events import Events
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.trainer import Trainer, abstract_state
 from rowrnn.store import checkpoint

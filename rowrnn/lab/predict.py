@@ -1,18 +1,30 @@
 """What a trained network sees in pictures."""
 
-from collections.abc import Iterable
+import csv
+import glob
+import itertools
+import json
+import os
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rowrnn import config as configs
 from rowrnn import files
-from rowrnn.data import idx
-from rowrnn.data.pictures import Picture, read_picture
-from rowrnn.errors import DataError
+from rowrnn.data import idx, pictures
+from rowrnn.data.folder import list_pictures
+from rowrnn.data.pictures import Picture
+from rowrnn.errors import DataError, RunError
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.shown import Shown
+
+# Pictures that are read and classified at a time.
+_BATCH = 1_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +40,8 @@ class Prediction(Shown):
         runner_up: the second most probable class; None of a network that knows one class alone.
         runner_up_probability: the probability of that class; None likewise.
         rows: probabilities of all classes after each row, [T, C].
+        names: of all classes; a class without another name has its label as text.
+        channels: values of a pixel of the image.
     """
 
     path: str
@@ -38,35 +52,54 @@ class Prediction(Shown):
     runner_up: int | None
     runner_up_probability: float | None
     rows: np.ndarray
+    names: tuple[str, ...]
+    channels: int
+
+    @property
+    def name(self) -> str:
+        """The name of the most probable class."""
+        return self.names[self.label]
+
+    @property
+    def runner_up_name(self) -> str | None:
+        """The name of the second most probable class."""
+        return None if self.runner_up is None else self.names[self.runner_up]
 
     def _facts(self) -> dict[str, Any]:
-        names = ("path", "label", "probability", "runner_up", "runner_up_probability")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in RECORD if name != "inverted"}
 
-    def summary(self) -> dict:
+    def record(self) -> dict[str, Any]:
+        """What fits a line of a table: `RECORD`."""
+        return {name: getattr(self, name) for name in RECORD}
+
+    def summary(self) -> dict[str, Any]:
         """The prediction as JSON takes it, without the image."""
-        return {
-            "path": self.path,
-            "inverted": self.inverted,
-            "label": self.label,
-            "probability": self.probability,
-            "runner_up": self.runner_up,
-            "runner_up_probability": self.runner_up_probability,
-            "rows": np.round(self.rows, 6).tolist(),
-        }
+        return self.record() | {"rows": np.round(self.rows, 6).tolist()}
+
+
+RECORD: tuple[str, ...] = (
+    "path", "inverted", "label", "name", "probability",
+    "runner_up", "runner_up_name", "runner_up_probability",
+)  # fmt: skip
 
 
 def predict(
-    run_dir: str | Path, paths: str | Path | Iterable[str | Path], *, which: str = "last"
+    run_dir: str | Path,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    which: str = "last",
+    pictures: str | None = None,
 ) -> tuple[list[Prediction], list[DataError]]:
     """Classifies pictures with a checkpoint of a run.
 
     Args:
-        run_dir: the run directory.
-        paths: PNG or JPEG files, or one, of any size, dark on light or light on dark, each of one
-            digit;
-            or IDX files of images in the shape the network reads, which are taken as they are.
+        run_dir: the run directory, or an export.
+        paths: PNG or JPEG files of any size, or directories of them, or patterns such as
+            ``"scans/**/*.png"``; or IDX files of images in the shape the network reads, which are
+            taken as they are.
         which: "last", "best" (highest validation accuracy) or a step.
+        pictures: what is done to a picture before it is read, "digit" or "as_is", where that is
+            not what was done in training; see `DataConfig.pictures`.
 
     Returns:
         A prediction for every picture that could be read, in the order given, and an error for
@@ -74,59 +107,147 @@ def predict(
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
-    classifier = load(run_dir, which)
     predictions, problems = [], []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        try:
-            pictures = _read_pictures(Path(path), classifier.shape)
-        except DataError as error:
-            problems.append(error)
+    for found in stream(run_dir, paths, which=which, pictures=pictures):
+        if isinstance(found, DataError):
+            problems.append(found)
         else:
-            predictions += _classify(classifier, pictures)
+            predictions.append(found)
     return predictions, problems
 
 
-def _read_pictures(path: Path, shape: tuple[int, int]) -> list[Picture]:
-    """The picture of an image file, or all those of an IDX file."""
-    if not _is_idx(path):
-        return [read_picture(path, shape)]
-    images = idx.read(path, dimensions=3)
+def stream(
+    run_dir: str | Path,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    which: str = "last",
+    pictures: str | None = None,
+) -> Iterator[Prediction | DataError]:
+    """The same, one after the other: at no time are more than some hundred pictures in memory."""
+    classifier = load(run_dir, which)
+    how = pictures or classifier.pictures
+    configs.check_value("data.pictures", how)
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = _read(map(str, paths), classifier, how, pool)
+        while batch := list(itertools.islice(found, _BATCH)):
+            read = [each for each in batch if isinstance(each, Picture)]
+            answers = _classify(classifier, read)
+            for each in batch:
+                yield each if isinstance(each, DataError) else next(answers)
+
+
+def write(
+    path: Path, found: Iterable[Prediction | DataError], tell: Callable[[str], None]
+) -> tuple[int, int]:
+    """Writes a line of CSV or JSON for each prediction, as it comes, and tells each problem.
+
+    Lines of JSON also have the probabilities of all classes. Returns how many there are of both;
+    raises `RunError` where the file cannot be written.
+    """
+    count = failed = 0
+    try:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            table = csv.DictWriter(file, RECORD)
+            if path.suffix.lower() == ".csv":
+                table.writeheader()
+            for each in found:
+                if isinstance(each, DataError):
+                    failed += 1
+                    tell(str(each))
+                    continue
+                count += 1
+                if path.suffix.lower() == ".csv":
+                    table.writerow(each.record())
+                else:
+                    last = np.round(each.rows[-1].astype(float), 6).tolist()
+                    file.write(json.dumps(each.record() | {"probabilities": last}) + "\n")
+    except OSError as error:
+        raise RunError(f"{path} was not written: {error.strerror}") from error
+    return count, failed
+
+
+def _read(
+    paths: Iterable[str], classifier: Classifier, how: str, pool: ThreadPoolExecutor
+) -> Iterator[Picture | DataError]:
+    """The pictures of files, directories and patterns, in their order."""
+
+    def one(path: str | DataError) -> Picture | DataError:
+        if isinstance(path, DataError):
+            return path
+        try:
+            return pictures.read(path, classifier.shape, how, classifier.channels)
+        except DataError as error:
+            return error
+
+    expanded = itertools.chain.from_iterable(map(_expand, paths))
+    for is_idx, group in itertools.groupby(expanded, _is_idx):
+        if is_idx:
+            for path in typing.cast(Iterator[str], group):
+                yield from _read_idx(path, classifier.shape)
+            continue
+        while batch := list(itertools.islice(group, _BATCH)):
+            yield from pool.map(one, batch, chunksize=8)
+
+
+def _expand(path: str) -> Iterator[str | DataError]:
+    """The files that a path means."""
+    found = [path]
+    if os.path.isdir(path):
+        found = list_pictures(path)
+    elif glob.escape(path) != path and not os.path.lexists(path):
+        found = sorted(glob.glob(path, recursive=True))
+    yield from found or [DataError(f"{path}: there is no PNG or JPEG file; give another place")]
+
+
+def _read_idx(path: str, shape: tuple[int, int]) -> Iterator[Picture | DataError]:
+    """All images of an IDX file."""
+    try:
+        images = idx.read(path, dimensions=3)
+    except DataError as error:
+        yield error
+        return
     if images.shape[1:] != shape:
         rows, pixels = images.shape[1:]
-        raise DataError(
+        yield DataError(
             f"{path}: its images are {rows}×{pixels}, but the network reads "
             f"{shape[0]}×{shape[1]}; give images of that size, or a PNG or JPEG of any size"
         )
-    return [Picture(f"{path}[{i}]", image, inverted=False) for i, image in enumerate(images)]
+        return
+    for i, image in enumerate(images):
+        yield Picture(f"{path}[{i}]", image, inverted=False)
 
 
-def _is_idx(path: Path) -> bool:
+def _is_idx(path: str | DataError) -> bool:
     """Whether a file is IDX and not a picture, by its name or its first bytes."""
-    if path.suffix == ".gz":
+    if isinstance(path, DataError):
+        return False
+    if path.endswith(".gz"):
         return True
     try:
         with files.open_plain(path) as file:
             return file.read(3) == b"\x00\x00\x08"
     except OSError:
-        return False  # `read_picture` says what is wrong with it.
+        return False  # `pictures.read` says what is wrong with it.
 
 
-def _classify(classifier: Classifier, pictures: list[Picture]) -> list[Prediction]:
-    probabilities = classifier.probabilities(np.stack([picture.image for picture in pictures]))
-    predictions = []
-    for picture, rows in zip(pictures, probabilities.transpose(1, 0, 2), strict=True):
+def _classify(classifier: Classifier, read: list[Picture]) -> Iterator[Prediction]:
+    if not read:
+        return
+    probabilities = classifier.probabilities(np.stack([picture.image for picture in read]))
+    names = classifier.names
+    for picture, rows in zip(read, probabilities.transpose(1, 0, 2), strict=True):
         label, *others = map(int, np.argsort(rows[-1], stable=True)[::-1])
         runner_up = others[0] if others else None
-        predictions.append(
-            Prediction(
-                path=picture.path,
-                inverted=picture.inverted,
-                image=picture.image,
-                label=label,
-                probability=float(rows[-1, label]),
-                runner_up=runner_up,
-                runner_up_probability=None if runner_up is None else float(rows[-1, runner_up]),
-                rows=rows,
-            )
+        yield Prediction(
+            path=picture.path,
+            inverted=picture.inverted,
+            image=picture.image,
+            label=label,
+            probability=float(rows[-1, label]),
+            runner_up=runner_up,
+            runner_up_probability=None if runner_up is None else float(rows[-1, runner_up]),
+            rows=rows,
+            names=names,
+            channels=classifier.channels,
         )
-    return predictions

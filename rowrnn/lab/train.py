@@ -16,6 +16,7 @@ from msgspec import Meta
 from rowrnn import config as configs
 from rowrnn import parallel
 from rowrnn.config import Config, Seed
+from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
@@ -27,7 +28,7 @@ from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress, open_directory, restore
 from rowrnn.lab.shown import Shown
-from rowrnn.lab.trainer import Trainer, first256_accuracy, prepare, stack_members
+from rowrnn.lab.trainer import Trainer, config_for, first256_accuracy, prepare, stack_members
 from rowrnn.store import checkpoint, rundir, services
 from rowrnn.store.checkpoint import CheckpointWriter, Facts
 from rowrnn.store.rundir import RunDir
@@ -80,6 +81,7 @@ def train(
     resume: str | Path | None = None,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    dataset: Dataset | None = None,
 ) -> TrainResult:
     """Trains one run to its end, evaluates it on the test part and keeps it in a directory.
 
@@ -93,6 +95,8 @@ def train(
         overwrite: whether a run in `run_dir` may be replaced.
         init_from: a run, or what `export` has made of one, that gives the first parameters; step,
             optimizer and the order of the data begin anew.
+        dataset: what `Dataset.from_arrays` gave, instead of what `config.data` names; a run that
+            is resumed needs the same.
 
     Raises:
         ConfigError: a value is out of range or does not fit the data.
@@ -106,7 +110,7 @@ def train(
     process 0 writes the directory, which all must see, and all get the result.
     """
     began = time.perf_counter()
-    experiment, mesh, directory = _open(config, run_dir, resume, overwrite, init_from)
+    experiment, mesh, directory = _open(config, run_dir, resume, overwrite, init_from, dataset)
     with directory, StopRequest() as stop:
         finished = rundir.read_result(directory.path, TrainResult)
         if finished is not None and finished.steps == experiment.steps:
@@ -143,9 +147,12 @@ def _open(
     resume: str | Path | None,
     overwrite: bool,
     init_from: str | Path | None,
+    dataset: Dataset | None,
 ) -> tuple[Experiment, Mesh, RunDir]:
     """The experiment, its devices and its directory; all that can be refused is refused before a
     run is overwritten."""
+    if dataset is not None:
+        config = config_for(dataset, config, resume)
     if resume is not None:
         if init_from is not None:
             raise ConfigError(
@@ -162,7 +169,7 @@ def _open(
     config = configs.without_job(config)
     parallel.require_same(config=configs.dump(config))
     # Process 0 comes first, and prepares a dataset that is not there yet.
-    experiment = parallel.process_0_first(lambda: prepare(config))
+    experiment = parallel.process_0_first(lambda: prepare(config, dataset))
     mesh = parallel.process_0_first(lambda: _make_mesh(experiment))
     if resume is not None:
         return experiment, mesh, open_directory(Path(resume))

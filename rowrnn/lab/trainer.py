@@ -8,6 +8,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,24 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Experiment:
         ConfigError: a batch is larger than the training part.
         DataError: the data is missing or damaged.
     """
-    return Experiment.of(config, dataset or data.load(config.data))
+    dataset = data.load(config.data) if dataset is None else data.split(dataset, config.data)
+    return Experiment.of(config, dataset)
+
+
+def config_for(
+    dataset: Dataset, config: Config | None, resume: str | Path | None = None
+) -> Config | None:
+    """The config of a run on arrays, which says that its data is arrays.
+
+    None where it is left to the run that is resumed.
+    """
+    if config is None and resume is not None:
+        return None
+    config = Config() if config is None else config
+    configs.check(config)
+    data.split(dataset, config.data)
+    name = configs.of_data(config, dataset.name, dataset.channels).data.dataset
+    return configs.replace(config, {"data.dataset": name})
 
 
 class Programs(NamedTuple):

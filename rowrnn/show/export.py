@@ -24,6 +24,11 @@ from rowrnn.store.weights import Origin
 
 PROGRAM, ONNX, CARD = "model.jaxexport", "model.onnx", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
+# What is done to a picture before it is read, in the words of the card.
+_PICTURES = {
+    "digit": "A picture is cut to its digit, centred and turned light on black before it is read.",
+    "as_is": "A picture is resized before it is read, and keeps its light and dark.",
+}
 
 
 @pinned
@@ -131,6 +136,7 @@ def _origin(classifier: Classifier) -> Origin:
         shape=classifier.shape,
         classes=classifier.classes,
         step=classifier.step,
+        class_names=list(classifier.class_names),
     )
 
 
@@ -152,10 +158,20 @@ def _program(classifier: Classifier) -> bytes:
 
 def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
     """The model card: what it is, how it was made, how good it is, and what it is not for."""
-    config, (rows, pixels) = classifier.config, classifier.shape
+    config, (rows, pixels), channels = classifier.config, classifier.shape, classifier.channels
+    size_of_image = f"{rows}×{pixels // channels} pixels" + (" in colour" if channels == 3 else "")
+    shown = f"{rows}, {pixels}" if channels == 1 else f"{rows}, {pixels // 3} * 3"
+    names = ""
+    if classifier.class_names:
+        # In backquotes nothing in a name is markup.
+        listed = [f"`{name.replace('`', '′')}`" for name in classifier.names]
+        names = f"The classes, from 0, are {', '.join(listed)}.\n"
     accuracy = "It was not evaluated when it was exported."
     if evaluation is not None:
         accuracy = f"{_accuracy(evaluation)} It is one network: another seed gives another figure."
+    what = "light digits on black" if classifier.pictures == "digit" else "grey levels"
+    if channels == 3:
+        what = "red, green and blue of each column in turn"
     model = config.model
     layers = count(model.layers, "LSTM layer")
     read_out = "mean of its hidden states" if model.pooling == "mean" else "last hidden state"
@@ -164,9 +180,11 @@ def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
     return f"""\
 # A row-wise LSTM for {classifier.dataset}
 
-An image of {rows}×{pixels} pixels is read row by row: {projection}{layers} of {model.hidden_size}
+An image of {size_of_image} is read row by row: {projection}{layers} of {model.hidden_size}
 units, and a linear readout of the {read_out} to {classifier.classes} classes.
 {size:,} parameters.
+{names}
+{_PICTURES[classifier.pictures]}
 
 ## Use
 
@@ -178,7 +196,7 @@ import jax, numpy as np
 from jax import export
 
 network = export.deserialize(bytearray(Path("{PROGRAM}").read_bytes()))
-images = np.zeros((4, {rows}, {pixels}), np.uint8)  # light digits on black, 0 to 255
+images = np.zeros((4, {shown}), np.uint8)  # {what}, 0 to 255
 logits = jax.jit(network.call)(images)
 ```
 
@@ -202,7 +220,7 @@ time, pixels divided by 255. `rowrnn predict` takes this directory.
 
 ## Limits
 
-It knows images like those it was trained on, centred and of this size, and answers with one of
+It knows images like those it was trained on, of this size, and answers with one of
 {classifier.classes} classes whatever it is shown. Its probabilities are not calibrated. Do not use
 it where a mistake does harm.
 """

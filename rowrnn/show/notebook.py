@@ -59,7 +59,7 @@ def _(result: SweepResult) -> Drawing | None:
 def _(result: Evaluation) -> Drawing:
     drawing = Drawing()
     title = f"{result.split}: true and predicted class"
-    figures.confusion_matrix(result.confusion, drawing, title)
+    figures.confusion_matrix(result.confusion, drawing, title, result.class_names)
     return drawing
 
 

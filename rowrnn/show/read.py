@@ -10,7 +10,7 @@ import numpy as np
 
 from rowrnn import figures
 from rowrnn.core.lstm import Activations
-from rowrnn.data.pictures import read_picture
+from rowrnn.data import pictures
 from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.figures import ReadingArrays, Target
 from rowrnn.lab import stats
@@ -33,6 +33,8 @@ class Reading(Shown):
         probabilities: what the classes would get if this row were the last, [T, C].
         layers: hidden states `h`, cells `c`, gates `i`, `f`, `o` and candidates `j` of each LSTM
             layer, each [T, H]; the readout sees `layers[-1].h`.
+        class_names: in the order of the labels; none where there are no other names than these.
+        channels: values of a pixel of the image, 3 of colour.
     """
 
     run_dir: Path
@@ -43,6 +45,12 @@ class Reading(Shown):
     image: np.ndarray
     probabilities: np.ndarray
     layers: tuple[Activations, ...]
+    class_names: tuple[str, ...] = ()
+    channels: int = 1
+
+    def name_of(self, label: int) -> str:
+        """The name of a class: its label as text where it has no other."""
+        return self.class_names[label] if self.class_names else str(label)
 
     def _facts(self) -> dict[str, Any]:
         names = ("name", "step", "truth", "label", "probability", "since")
@@ -65,14 +73,15 @@ class Reading(Shown):
 
     def words(self) -> str:
         """The last answer, since which row it was the answer, and the truth where it is known."""
+        name = self.name_of(self.label)
         told = (
-            f"it has predicted {self.label} since row {self.since} of {len(self.image)} "
+            f"it has predicted {name} since row {self.since} of {len(self.image)} "
             f"({self.probability:.1%} at the end)"
         )
         if self.truth is None:
             return told
-        right = f"it is {self.truth}" if self.truth == self.label else f"but it is {self.truth}"
-        return f"{told}; {right}"
+        truth = self.name_of(self.truth)
+        return f"{told}; {'' if self.truth == self.label else 'but '}it is {truth}"
 
     def summary(self) -> dict:
         """The reading as JSON takes it, without the image."""
@@ -91,7 +100,7 @@ class Reading(Shown):
             "since": self.since,
             "probabilities": np.round(self.probabilities.astype(float), 6).tolist(),
             "layers": layers,
-        }
+        } | ({"class_names": list(self.class_names)} if self.class_names else {})
 
 
 def read(
@@ -134,7 +143,9 @@ def read(
         case np.ndarray():
             name, pixels = "image", _checked(image, classifier.shape)
         case str() | Path():
-            picture = read_picture(image, classifier.shape)
+            picture = pictures.read(
+                image, classifier.shape, classifier.pictures, classifier.channels
+            )
             name, pixels, inverted = picture.path, picture.image, picture.inverted
         case int() | np.integer() if not isinstance(image, bool):
             name = f"{split}[{image}]"
@@ -155,6 +166,8 @@ def read(
         image=pixels,
         probabilities=probabilities,
         layers=layers,
+        class_names=classifier.class_names,
+        channels=classifier.channels,
     )
 
 
@@ -169,7 +182,8 @@ def save(reading: Reading, path: str | Path) -> None:
         if path.suffix.lower() == ".gif":
             figures.reading_animation(_arrays(reading), path, _title(reading))
         else:
-            answer = f"{reading.label} since row {reading.since} of {len(reading.image)}"
+            name = reading.name_of(reading.label)
+            answer = f"{name} since row {reading.since} of {len(reading.image)}"
             draw_strip(reading, path, f": {answer}")
     except OSError as error:
         raise RunError(f"{path} was not written: {error.strerror or error}") from error
@@ -185,7 +199,14 @@ def _arrays(reading: Reading) -> ReadingArrays:
     last = reading.layers[-1]
     gates = {"input\ngate i": last.i, "forget\ngate f": last.f, "output\ngate o": last.o}
     gates = {name: np.asarray(gate) for name, gate in gates.items()}
-    return ReadingArrays(reading.image, reading.probabilities, np.asarray(last.h), gates)
+    return ReadingArrays(
+        reading.image,
+        reading.probabilities,
+        np.asarray(last.h),
+        gates,
+        reading.class_names,
+        reading.channels,
+    )
 
 
 def _checked(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -216,4 +237,4 @@ def _title(reading: Reading) -> str:
     name = reading.name if reading.truth is not None else Path(reading.name).name
     name = "".join(character for character in name if character.isprintable())
     name = re.sub(r"^(.{36}).{4,}$", r"\1…", name)
-    return name if reading.truth is None else f"{name}, which is {reading.truth}"
+    return name if reading.truth is None else f"{name}, which is {reading.name_of(reading.truth)}"

@@ -8,6 +8,7 @@ older one is used.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from safetensors.numpy import save as to_safetensors
 
 from rowrnn import config as configs
 from rowrnn import files
+from rowrnn.checks import check_class_names
 from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import DamagedError, DivergedError, RunError
 from rowrnn.files import Share, Size
@@ -66,6 +68,7 @@ class Facts:
         progress: where the host loop stood.
         validation_accuracy: at this step; None where it was not evaluated there.
         sha256: of each array, by name.
+        class_names: in the order of the labels; none where there are no other names than these.
     """
 
     dataset: str
@@ -79,12 +82,14 @@ class Facts:
     progress: dict[str, Any]
     validation_accuracy: Share | None
     sha256: dict[str, str]
+    class_names: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, values: Any) -> "Facts":
         """From JSON; raises `ValueError` where it is none."""
         facts = files.build(cls, values)
         configs.require_data(facts.config, facts.dataset, facts.fingerprint)
+        check_class_names(facts.class_names, facts.classes)
         return facts
 
 

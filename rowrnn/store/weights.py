@@ -5,6 +5,7 @@ The only user of safetensors. A tensor has its dotted name (``lstm_0.kernel``) a
 from.
 """
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.numpy import save
 
 from rowrnn import config as configs
 from rowrnn import files
+from rowrnn.checks import check_class_names
 from rowrnn.core.model import PIXEL_SCALE, Params, RowRNN
 from rowrnn.core.state import named_leaves
 from rowrnn.errors import RunError
@@ -36,6 +38,7 @@ class Origin:
         shape: rows and pixels of an image, (T, F).
         classes: number of classes, C.
         step: updates done.
+        class_names: in the order of the labels; none where there are no other names than these.
     """
 
     config: dict[str, Any]
@@ -44,6 +47,7 @@ class Origin:
     shape: tuple[Size, Size]
     classes: Size
     step: Count
+    class_names: list[str] = dataclasses.field(default_factory=list)
 
 
 def to_bytes(params: Params) -> bytes:
@@ -57,14 +61,20 @@ def to_bytes(params: Params) -> bytes:
 
 def to_document(origin: Origin) -> dict[str, Any]:
     """The content of ``config.json``."""
-    model = configs.restore(origin.config).model
+    config = configs.restore(origin.config)
+    channels = config.data.channels or 1
+    model, names = config.model, origin.class_names or list(map(str, range(origin.classes)))
     return {
         "architectures": ["RowRNN"],
         "model_type": "rowrnn",
         "dtype": "float32",
-        "image_size": list(origin.shape),
+        "image_size": [origin.shape[0], origin.shape[1] // channels],
+        "num_channels": channels,
+        "pictures": config.data.pictures,
         "pixel_scale": PIXEL_SCALE,
         "num_labels": origin.classes,
+        "id2label": {str(label): name for label, name in enumerate(names)},
+        "label2id": {name: label for label, name in enumerate(names)},
         "num_hidden_layers": model.layers,
         "hidden_size": model.hidden_size,
         "projection_size": model.projection_size,
@@ -90,6 +100,7 @@ def read(directory: Path) -> tuple[Params, Origin]:
     try:
         origin = files.build(Origin, files.read_json(directory / CONFIG).get("rowrnn"))
         configs.require_data(origin.config, origin.dataset, origin.fingerprint)
+        check_class_names(origin.class_names, origin.classes)
         wanted = _abstract(origin)
         with safe_open(directory / WEIGHTS, framework="np") as tensors:
             return _tensors(tensors, wanted), origin

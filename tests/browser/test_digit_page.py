@@ -12,7 +12,9 @@ from PIL import Image
 
 import rowrnn
 from rowrnn import cli, data
+from rowrnn import config as configs
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from rowrnn.data import pictures
 from rowrnn.data.pictures import read_picture
 from rowrnn.lab.classifier import Classifier
 from rowrnn.show import web
@@ -186,6 +188,21 @@ def test_a_drawing_becomes_what_predict_makes_of_it(made, open_page, tmp_path, n
         assert off.max() <= 1
         same.append((off == 0).mean())
     assert np.mean(same) > 0.99
+
+
+def test_a_drawing_is_only_resized_where_pictures_are_read_as_they_are(open_page, tmp_path):
+    network = random_network(ModelConfig(0, 9), shape := (11, 6), 3)
+    config = configs.replace(network.config, {"data.pictures": "as_is"})
+    network = dataclasses.replace(network, config=config, class_names=("ant", "bee", HOSTILE))
+    (tmp_path / "page.html").write_text(web.page(network, "It is not trained."))
+    opened, random = open_page(tmp_path / "page.html"), np.random.default_rng(2)
+    for strokes in [scribble(random, width) for width in (15, 9, 30)]:
+        _, ink, image = drawn(opened, strokes, shape)
+        Image.fromarray(ink).save(tmp_path / "drawing.png")
+        expected = pictures.read(tmp_path / "drawing.png", shape, "as_is").image
+        assert np.abs(image.astype(int) - expected).max() <= 1
+    listed = opened.page.locator("#classes span:first-child").all_inner_texts()
+    assert listed == ["ant", "bee", HOSTILE]
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_bash_completes_every_option_of_every_command(scripts, capsys):
 
 
 def test_bash_completes_commands_options_and_values(scripts):
-    datasets = set(get_args(get_type_hints(DataConfig)["dataset"]))
+    datasets = set(get_args(get_args(get_type_hints(DataConfig)["dataset"])[0]))
     expected = {
         "rowrnn ": {*cli._MODULES, "--help", "-h"},
         "rowrnn sw": {"sweep"},

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +7,10 @@ import pytest
 from scipy import ndimage
 
 from rowrnn import data
-from rowrnn.config import DataConfig
+from rowrnn.config import Config, DataConfig, ModelConfig
 from rowrnn.core import augment
+from rowrnn.core import state as states
+from rowrnn.core.step import Batch, make_train_step
 
 # One program each, and not one for each operation of it.
 sample = jax.jit(augment.sample)
@@ -147,3 +151,34 @@ def test_shifts_match_numpy_and_reach_both_ends():
         assert len(matches) == 1
         seen.update(matches)
     assert {dy for dy, _ in seen} == {dx for _, dx in seen} == {-2, -1, 0, 1, 2}
+
+
+def test_pixels_move_with_all_their_channels():
+    """A network that looks at the red alone loses as much as one of grey on the same pictures."""
+    shape, hidden, classes = (6, 5), 4, 3
+    augmented = DataConfig(shift=2, rotation=0.3, scale=0.2, shear=0.1, elastic=0.5)
+    grey = Config(ModelConfig(0, hidden), data=augmented)
+    colour = dataclasses.replace(grey, data=dataclasses.replace(augmented, channels=3))
+    red = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
+    coloured = np.zeros((8, *shape, 3), np.uint8)
+    coloured[..., 0] = red
+    labels = np.arange(8, dtype=np.int32) % classes
+
+    def loss(config, images, state):
+        train_step = jax.jit(make_train_step(config, 10, classes))
+        return float(train_step(state, Batch(jnp.asarray(images), jnp.asarray(labels)))[1].loss_sum)
+
+    state = states.create(grey, 10, shape, classes, seed=0)
+    wide = states.create(colour, 10, (shape[0], 3 * shape[1]), classes, seed=0)
+    kernel = state.params["lstm_0"].kernel
+    sparse = jnp.zeros_like(wide.params["lstm_0"].kernel)
+    sparse = sparse.at[: 3 * shape[1] : 3].set(kernel[: shape[1]])
+    sparse = sparse.at[3 * shape[1] :].set(kernel[shape[1] :])
+    cell = wide.params["lstm_0"]._replace(kernel=sparse)
+    wide = wide._replace(params={**state.params, "lstm_0": cell})
+    expected = loss(grey, red, state)
+    assert loss(colour, coloured.reshape(8, shape[0], -1), wide) == pytest.approx(
+        expected, rel=1e-6
+    )
+    plain = dataclasses.replace(grey, data=DataConfig())
+    assert loss(plain, red, state) != pytest.approx(expected, rel=1e-4)

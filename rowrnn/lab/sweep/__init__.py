@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from rowrnn import config as configs
 from rowrnn import files, parallel
 from rowrnn.config import Config
+from rowrnn.core.dataset import Dataset
 from rowrnn.data.groups import read as read_groups
 from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.files import Size
@@ -27,7 +28,7 @@ from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.lab.sweep.plan import Group, Plan
 from rowrnn.lab.sweep.stack import Stack, Tally, discard, saved_keys
 from rowrnn.lab.sweep.states import KEEP, Keeper
-from rowrnn.lab.trainer import Trainer
+from rowrnn.lab.trainer import Trainer, config_for
 from rowrnn.store import ledger, members, rundir, services
 from rowrnn.store.ledger import Ledger, Record
 from rowrnn.store.members import Member, Spec, Vary
@@ -70,6 +71,7 @@ def sweep(
     overwrite: bool = False,
     groups: str | Path | None = None,
     tell: Callable[[Plan], None] | None = None,
+    dataset: Dataset | None = None,
 ) -> SweepResult:
     """Trains a member for each seed and each point of a grid, and says how they are distributed.
 
@@ -87,6 +89,8 @@ def sweep(
         groups: a file with an integer for each test image, such as its writer, as `evaluate` takes
             it; it is not kept, and given again to a sweep that goes on.
         tell: is called with the plan before the first member starts.
+        dataset: what `Dataset.from_arrays` gave, instead of what `config.data` names; a sweep that
+            is resumed needs the same.
 
     Members that diverge are in the result with that status and in no statistic.
 
@@ -99,6 +103,8 @@ def sweep(
     if config is not None:
         configs.check(config)
     began = time.perf_counter()
+    if dataset is not None:
+        config = config_for(dataset, config, resume)
     if resume is not None:
         path = Path(resume)
         if vary not in ("both", members.read_sweep(path).vary):
@@ -121,7 +127,7 @@ def sweep(
     planned, of_images = None, None
     if resume is None:
         # All that can be refused is refused before a run is overwritten.
-        planned = _make_groups(everyone, mesh, Ledger())
+        planned = _make_groups(everyone, mesh, Ledger(), dataset)
         of_images = _read_groups(groups, planned)
         path = path or rundir.default_path("sweep", take=parallel.is_process_0())
         run = open_directory(path, spec.config, overwrite=overwrite)
@@ -129,7 +135,7 @@ def sweep(
         run = open_directory(Path(resume))
     with run, StopRequest() as stop:
         if planned is None:
-            planned = _make_groups(everyone, mesh, Ledger(run.path / "members"))
+            planned = _make_groups(everyone, mesh, Ledger(run.path / "members"), dataset)
             of_images = _read_groups(groups, planned)
         made = _Sweep(run, spec, settings, planned, mesh, strategy, stop, began, of_images)
         return made.run(tell)
@@ -172,13 +178,16 @@ def reopen(
 
 
 @pinned
-def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
+def extract(
+    sweep_dir: str | Path, member: str, to: str | Path, *, dataset: Dataset | None = None
+) -> Path:
     """Takes a member of a sweep out as a single run, which `train` can go on with.
 
     Args:
         sweep_dir: the sweep; nobody may be writing to it.
         member: its name, such as ``seed=3`` or ``learning_rate=0.001,seed=3``.
         to: the new run directory.
+        dataset: the data of a sweep on arrays, for a member that was in progress.
 
     Returns `to`. A member that was in progress when the sweep was stopped ends with the bits of a
     run of its own; one that has ended was kept (`SweepSettings.keep`), or there is nothing to take.
@@ -188,7 +197,7 @@ def extract(sweep_dir: str | Path, member: str, to: str | Path) -> Path:
         RunError: there is no intact state of it, or a directory cannot be used.
     """
     spec, _ = reopen(Path(sweep_dir))
-    states.extract(Path(sweep_dir), spec, member, Path(to))
+    states.extract(Path(sweep_dir), spec, member, Path(to), dataset)
     return Path(to)
 
 
@@ -247,11 +256,13 @@ def _prepare(
     return everyone, mesh, "vmap" if vmap else "map"
 
 
-def _make_groups(everyone: Sequence[Member], mesh: Mesh, found: Ledger) -> list[Group]:
+def _make_groups(
+    everyone: Sequence[Member], mesh: Mesh, found: Ledger, dataset: Dataset | None = None
+) -> list[Group]:
     """The groups of a sweep with what the ledger has of them, checked to fit data and devices."""
 
     def make() -> list[Group]:
-        groups = plan.make_groups(everyone, found)
+        groups = plan.make_groups(everyone, found, dataset)
         for group in groups:
             parallel.check_divides(mesh, group.prepared.config.train.batch_size)
         return groups

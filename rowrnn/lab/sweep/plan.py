@@ -6,15 +6,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from rowrnn import config as configs
 from rowrnn import data, parallel
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset
-from rowrnn.core.experiment import Events, Experiment
+from rowrnn.core.experiment import Experiment
 from rowrnn.errors import ConfigError
+from rowrnn.lab.events import Events
 from rowrnn.lab.trainer import Splits, Trainer, compile_chunk, prepare, stack_members
 from rowrnn.store import members as members_
 from rowrnn.store.ledger import Key, Ledger, Record, make_key
@@ -25,6 +28,9 @@ _SHARE_OF_MEMORY = 0.8
 # Several members at once gain nothing on a CPU, and lose the whole stack where it is cut.
 _MOST_AT_ONCE_ON_CPU = 8
 _TIMED_SECONDS = 0.3
+_AUGMENTATION: dict[str, Any] = {
+    "shift": 0, "rotation": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0
+}  # fmt: skip
 
 
 @dataclass
@@ -105,25 +111,31 @@ class Plan:
     groups: list[GroupPlan]
 
 
-def make_groups(members: Sequence[Member], ledger: Ledger) -> list[Group]:
+def make_groups(
+    members: Sequence[Member], ledger: Ledger, dataset: Dataset | None = None
+) -> list[Group]:
     """The members by the programs they run in, with what the ledger has of them.
 
-    Raises `ConfigError` where a config does not fit its data, and `DataError`.
+    Where a `dataset` is given, it is that of all of them. Raises `ConfigError` where a config does
+    not fit its data, and `DataError`.
     """
     found = []
 
     # Each data set is loaded once; the augmentation has no part in it.
     @functools.cache
-    def load(**place) -> Dataset:
-        return data.load(DataConfig(**place))
+    def load(config: DataConfig) -> Dataset:
+        return data.load(config) if dataset is None else data.split(dataset, config)
 
     for group in members_.groups(members):
         config = group[0].config.data
-        dataset = load(
-            dataset=config.dataset, dir=config.dir, manual_dir=config.manual_dir,
-            validation_size=config.validation_size,
-        )  # fmt: skip
-        prepared = prepare(group[0].config, dataset)
+        loaded = load(dataclasses.replace(config, **_AUGMENTATION))
+        prepared = prepare(group[0].config, loaded)
+        group = [
+            dataclasses.replace(
+                member, config=configs.of_data(member.config, loaded.name, loaded.channels)
+            )
+            for member in group
+        ]
         # Traces the model, which finds out whether its backend can run here.
         jax.eval_shape(lambda prepared=prepared: prepared.create_state(*prepared.seeds))
         keys = [make_key(member, prepared.dataset.fingerprint) for member in group]

@@ -9,6 +9,7 @@ import jax
 
 from rowrnn import config as configs
 from rowrnn import parallel
+from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.state import TrainState
 from rowrnn.errors import ConfigError, RunError, nearest, shown
@@ -62,7 +63,9 @@ class Keeper:
                         shutil.rmtree(other, ignore_errors=True)
 
 
-def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:
+def extract(
+    sweep_dir: Path, spec: Spec, name: str, to: Path, dataset: Dataset | None = None
+) -> None:
     """See `rowrnn.extract`; `spec` is what the sweep was started with."""
     everyone = {member.name: member for member in members.make_members(spec)}
     if name not in everyone:
@@ -75,7 +78,7 @@ def extract(sweep_dir: Path, spec: Spec, name: str, to: Path) -> None:
         if kept is not None:
             _copy(kept, member, to)
         else:
-            _take_from_stack(sweep_dir, member, to)
+            _take_from_stack(sweep_dir, member, to, dataset)
 
 
 def _copy(kept: Path, member: Member, to: Path) -> None:
@@ -87,10 +90,10 @@ def _copy(kept: Path, member: Member, to: Path) -> None:
             raise RunError(f"{to} was not written: {error}") from error
 
 
-def _take_from_stack(sweep_dir: Path, member: Member, to: Path) -> None:
+def _take_from_stack(sweep_dir: Path, member: Member, to: Path, dataset: Dataset | None) -> None:
     """Takes a member out of the stack that was in progress when the sweep was stopped."""
     partial = sweep_dir / "partial"
-    experiment = prepare(member.config)
+    experiment = prepare(member.config, dataset)
     key = make_key(member, experiment.dataset.fingerprint)
     restored = loop.restore(partial, experiment) if key in saved_keys(partial) else None
     if restored is None:

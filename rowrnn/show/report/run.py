@@ -137,7 +137,7 @@ def _content(run: _Run) -> Content:
         parts={
             "figures": _key_figures(run),
             "curves": learned,
-            "matrix": _matrix(tested.evaluation.confusion) if tested else None,
+            "matrix": _matrix(tested.evaluation) if tested else None,
             "mistakes": _mistakes(tested) if tested else [],
             "test_count": tested.evaluation.count if tested else 0,
             "worst": tested.worst if tested else [],
@@ -159,7 +159,8 @@ def _figures(run: _Run, inches: float = WIDTH) -> dict[str, Drawing]:
         found["gates"] = _gates(run.tested, run.config.model.layers, inches)
         if inches != WIDTH and len(confusion) <= _MOST_CLASSES:
             found["confusion"] = matrix = Drawing(inches=inches)
-            figures.confusion_matrix(confusion, matrix, "What is taken for what")
+            names = run.tested.evaluation.class_names
+            figures.confusion_matrix(confusion, matrix, "What is taken for what", names)
     return found
 
 
@@ -184,7 +185,14 @@ def test(classifier: Classifier, data_dir: str) -> Tested:
     return Tested(
         evaluation=found,
         worst=[
-            Strip(int(index), part.images[index], int(part.labels[index]), of_image)
+            Strip(
+                int(index),
+                part.images[index],
+                int(part.labels[index]),
+                of_image,
+                classifier.class_names,
+                classifier.channels,
+            )
             for index, of_image in zip(
                 worst, np.asarray(probabilities).swapaxes(0, 1), strict=False
             )
@@ -247,10 +255,12 @@ def _about_mistakes(tested: Tested) -> str:
     if not mistakes:
         return "no mistakes"
     true, taken, times = mistakes[0]
+    names = tested.evaluation.names
     if wrong == 1:
-        return f"its one mistake takes {true} for {taken}"
+        return f"its one mistake takes {names[true]} for {names[taken]}"
     often = "once" if times == 1 else "twice" if times == 2 else f"{times} times"
-    return f"of its {wrong:,} mistakes the most frequent takes {true} for {taken}, {often}"
+    frequent = f"the most frequent takes {names[true]} for {names[taken]}, {often}"
+    return f"of its {wrong:,} mistakes {frequent}"
 
 
 def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
@@ -288,8 +298,9 @@ def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
     return found
 
 
-def _matrix(confusion: np.ndarray) -> dict[str, Any] | None:
+def _matrix(evaluation: Evaluation) -> dict[str, Any] | None:
     """The confusion matrix as the template sets it; None of more classes than one can look at."""
+    confusion = evaluation.confusion
     if len(confusion) > _MOST_CLASSES:
         return None
     totals = confusion.sum(axis=1)
@@ -301,7 +312,7 @@ def _matrix(confusion: np.ndarray) -> dict[str, Any] | None:
     return {
         "rows": [
             {
-                "label": label,
+                "label": evaluation.names[label],
                 "cells": [
                     {"count": int(times), "right": taken == label, "strength": strength}
                     for taken, (times, strength) in enumerate(zip(row, strong, strict=True))
@@ -318,9 +329,9 @@ def _matrix(confusion: np.ndarray) -> dict[str, Any] | None:
 
 def _mistakes(tested: Tested) -> list[str]:
     """The most frequent mistakes in words."""
-    totals = tested.evaluation.confusion.sum(axis=1)
+    totals, names = tested.evaluation.confusion.sum(axis=1), tested.evaluation.names
     return [
-        f"{true} taken for {taken}: {times:,} of {totals[true]:,}"
+        f"{names[true]} taken for {names[taken]}: {times:,} of {totals[true]:,}"
         for true, taken, times in tested.mistakes()[:8]
     ]
 

@@ -24,12 +24,20 @@ class Strip:
         image: uint8 [T, F].
         truth: its true class.
         probabilities: probabilities of the classes after each row, [T, C].
+        names: of the classes; without them they have their numbers.
+        channels: values of a pixel, 3 of colour.
     """
 
     index: int
     image: np.ndarray
     truth: int
     probabilities: np.ndarray
+    names: tuple[str, ...] = ()
+    channels: int = 1
+
+    def name(self, label: int) -> str:
+        """The name of a class."""
+        return self.names[label] if self.names else str(label)
 
     @property
     def answer(self) -> int:
@@ -59,7 +67,7 @@ class Strip:
     @property
     def image_wide(self) -> int:
         """Pixels of the page that the image takes."""
-        rows, pixels = self.image.shape
+        rows, pixels = self.image.shape[0], self.image.shape[1] // self.channels
         return int(np.clip(_TALL * pixels / rows, 24, _MOST_WIDE))
 
     @property
@@ -87,7 +95,9 @@ class Strip:
 
     @property
     def image_address(self) -> str:
-        """The image, as black ink on nothing."""
+        """The image, as black ink on nothing, or in its colours."""
+        if self.channels == 3:
+            return _address(self.image.reshape(len(self.image), -1, 3))
         return _address(np.stack([np.zeros_like(self.image), self.image], axis=-1))
 
     @property
@@ -100,7 +110,7 @@ class Strip:
 
 
 def _address(pixels: np.ndarray) -> str:
-    """A PNG that is its own address; uint8 [T, N, 2] is grey and opacity, [T, N, 4] colour too."""
+    """A PNG that is its own address; uint8 [T, N, 2] is grey and opacity, [T, N, 3 or 4] colour."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -62,6 +62,8 @@ def page(classifier: Classifier, trained: str) -> str:
         "rows": rows,
         "pixels": pixels,
         "classes": classifier.classes,
+        "names": classifier.names,
+        "pictures": classifier.pictures,
         "hidden": config.hidden_size,
         "layers": config.layers,
         "pooling": config.pooling,
@@ -85,6 +87,8 @@ def page(classifier: Classifier, trained: str) -> str:
 def _require_feasible(classifier: Classifier) -> None:
     """Raises `ConfigError` where a browser could not draw the page, or not in time."""
     rows, pixels, classes = *classifier.shape, classifier.classes
+    if classifier.channels == 3:
+        raise ConfigError(f"a page draws in grey, and this network reads colour; {_INSTEAD}")
     if max(rows, pixels) > MOST_SIDE:
         raise ConfigError(
             f"a page reads images of at most {MOST_SIDE}×{MOST_SIDE} pixels, and this "

@@ -22,7 +22,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const network = makeNetwork(JSON.parse(byId("network").textContent));
 const state = makeState(network);
 const sheet = makeSheet(SHEET_SIDE);
-const picture = makePicture(network.rows, network.pixels, sheet);
+const picture = makePicture(network.rows, network.pixels, sheet, network.pictures);
 
 /** The pointer that draws, or null, and where it was last, in pixels of the sheet. */
 const pen = { pointer: null, x: 0, y: 0, hasMoved: false };
@@ -119,7 +119,7 @@ function makeBar(_, label) {
   const drawing = item.appendChild(document.createElementNS(SVG, "svg"));
   const bar = drawing.appendChild(document.createElementNS(SVG, "rect"));
   const share = item.appendChild(document.createElement("span"));
-  name.textContent = label;
+  name.textContent = network.names[label];
   drawing.setAttribute("viewBox", "0 0 1 1");
   drawing.setAttribute("preserveAspectRatio", "none");
   drawing.setAttribute("aria-hidden", "true");
@@ -229,7 +229,7 @@ function write() {
     bars[label].share.textContent = rows ? percent(probabilities[rows * classes + label]) : "";
   }
   if (rows) bars[best[rows]].item.className = "best";
-  byId("now").textContent = rows ? `row ${rows} of ${network.rows}: ${best[rows]}` : "";
+  byId("now").textContent = rows ? `row ${rows} of ${network.rows}: ${network.names[best[rows]]}` : "";
   byId("end").textContent = rows < network.rows ? "" : verdict();
 }
 
@@ -237,7 +237,7 @@ function verdict() {
   const { rows, classes } = network;
   const label = reading.best[rows];
   const share = percent(reading.probabilities[rows * classes + label]);
-  return `It has predicted ${label} since row ${findSince()} of ${rows}, the dashed line (${share} at the end).`;
+  return `It has predicted ${network.names[label]} since row ${findSince()} of ${rows}, the dashed line (${share} at the end).`;
 }
 
 function percent(share) {

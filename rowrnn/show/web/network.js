@@ -38,10 +38,11 @@ function decodeFloat16(text) {
 /**
  * The network that a document of the page describes.
  *
- * @param {object} document_ rows (T), pixels (F), classes (C), hidden (H), layers, pooling ("last"
- *   or "mean"), weights and rests, as above.
+ * @param {object} document_ rows (T), pixels (F), classes (C), their names, pictures ("digit" or
+ *   "as_is"), hidden (H), layers, pooling ("last" or "mean"), weights and rests, as above.
  */
-function makeNetwork({ rows, pixels, classes, hidden, layers, pooling, weights, rests }) {
+function makeNetwork(document_) {
+  const { rows, pixels, classes, names, pictures, hidden, layers, pooling, weights, rests } = document_;
   const numbers = decodeFloat16(weights);
   decodeFloat16(rests).forEach((rest, k) => (numbers[k] += rest));
   let used = 0;
@@ -53,7 +54,7 @@ function makeNetwork({ rows, pixels, classes, hidden, layers, pooling, weights, 
   }
   const readout = { kernel: take(hidden * classes), bias: take(classes) };
   if (used !== numbers.length) throw new Error(`${numbers.length} weights instead of ${used}`);
-  return { rows, pixels, classes, hidden, pooling, cells, readout };
+  return { rows, pixels, classes, names, pictures, hidden, pooling, cells, readout };
 }
 
 /**

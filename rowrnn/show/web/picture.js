@@ -53,13 +53,14 @@ function drawLine({ side, ink }, x0, y0, x1, y1, radius) {
   }
 }
 
-/** An image of rows * pixels without a digit, and room to take one from a sheet. */
-function makePicture(rows, pixels, sheet) {
+/** An image of rows * pixels without a digit, and room to take one from a sheet, "as_is" or not. */
+function makePicture(rows, pixels, sheet, pictures = "digit") {
   const height = rows + 2 * marginOf(rows);
   const width = pixels + 2 * marginOf(pixels);
   return {
     rows,
     pixels,
+    pictures,
     image: new Uint8Array(rows * pixels),
     crop: { top: 0, bottom: 0, left: 0, right: 0 },
     filter: { first: 0, count: 0, weights: new Float64Array(2 * sheet.side + 3) },
@@ -73,6 +74,13 @@ function takePicture(picture, sheet) {
   const { rows, pixels, crop } = picture;
   picture.image.fill(0);
   if (!findDigit(sheet)) return false;
+  if (picture.pictures === "as_is") {
+    crop.top = crop.left = 0;
+    crop.bottom = crop.right = sheet.side;
+    resize(picture, sheet, rows, pixels);
+    for (let k = 0; k < rows * pixels; k++) picture.image[k] = roundToEven(picture.digit[k]);
+    return true;
+  }
   const { top, bottom, left, right } = sheet.box;
   const scale = Math.min((BOX * rows) / (bottom - top), (BOX * pixels) / (right - left));
   // The faint outer edge of the strokes comes along.
