@@ -93,6 +93,12 @@ def test_many_seeds_are_sampled_as_all_labels_would_say():
     assert sign_flips(differences, 0.0).p_value() == sign_flips(differences, 0.0).p_value()
 
 
+def test_a_difference_far_above_all_others_is_bet_on_without_a_warning():
+    differences = np.array([0.001] * 200 + [1.0])
+    assert betting(differences, 0.0).p_value() < 1e-10
+    assert betting(-differences, 0.0).p_value() == betting(differences, 0.0).p_value()
+
+
 def test_huge_numbers_of_seeds_need_no_more_memory_than_fits():
     differences = np.random.default_rng(1).normal(0.01, 1, 60_000)
     found = sign_flips(differences[:20_000], 0.0)
