@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compiler
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -269,7 +270,7 @@ def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, suite, says)
 @pytest.mark.slow
 def test_peers(tmp_path, monkeypatch):
     # For the processes that are started: they compile in less time, and no time is looked at here.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", compiler.FLAGS)
     document, results = run_tiny(
         tmp_path,
         'suite = "peers"\npeers = ["flax_linen", "pytorch"]\nrepeats = 3\nsample_s = 0.01\n'
