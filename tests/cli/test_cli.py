@@ -101,7 +101,7 @@ def run(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("cli")
     config = ROOT / "experiments" / "quickstart.toml"
     length = ["--train.epochs=3", "--data.validation-size=0"]
-    out, err = rowrnn("train", config, *SHORT, *length, "--json", cwd=cwd)
+    out, err = here("train", config, *SHORT, *length, "--json", cwd=cwd)
     return cwd, last_json(out), err
 
 
