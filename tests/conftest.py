@@ -17,9 +17,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 
 import compiler
+import in_process
 import jax
 import pytest
 
+from rowrnn.lab import trainer
 from rowrnn.parallel import program_cache
 
 # Optimizing takes half of the time of compiling, and decides how fast a program is and its last
@@ -29,6 +31,13 @@ os.environ.setdefault("XLA_FLAGS", compiler.FLAGS)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 program_cache.start(keep=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compile_once():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer, "compile_programs", in_process.compile_once)
+        yield
 
 
 @pytest.fixture(autouse=True)
