@@ -3,14 +3,15 @@
 import importlib.util
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import compiler
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import here
 from rich.console import Console
 
 from rowrnn import bench
@@ -269,7 +270,7 @@ def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, suite, says)
 @pytest.mark.slow
 def test_peers(tmp_path, monkeypatch):
     # For the processes that are started: they compile in less time, and no time is looked at here.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", compiler.FLAGS)
     document, results = run_tiny(
         tmp_path,
         'suite = "peers"\npeers = ["flax_linen", "pytorch"]\nrepeats = 3\nsample_s = 0.01\n'
@@ -344,27 +345,33 @@ def test_startup(tmp_path):
     assert medians["first step, cold"] > medians["first step, warm compilation cache"] > 0
 
 
+@pytest.mark.usefixtures("_short_ceiling")
 @pytest.mark.parametrize("cases", [1, 2])
-def test_ctrl_c_keeps_what_is_finished(tmp_path, cases):
-    """Sent while the first case is measured, after which there is nothing, or the second."""
-    (tmp_path / "suite.toml").write_text(
-        TINY_LSTM.replace("hidden = [4, 8]", "hidden = [4, 64]")
-        .replace("sample_s = 0.001", "sample_s = 2" if cases == 1 else "sample_s = 0.5")
-        .replace("batch = [2, 3]", "batch = [2]")
-        .replace("repeats = 3", "repeats = 9")
-    )
-    command = [sys.executable, "-m", "rowrnn", "bench", "suite.toml", "--out", "out.json"]
-    # Where the tests run in the background of a shell, SIGINT is ignored, by their children too.
+def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, cases):
+    """It comes while the first case is measured, after which there is nothing, or the second."""
+    (tmp_path / "suite.toml").write_text(TINY_LSTM.replace("batch = [2, 3]", "batch = [2]"))
+    begun, measure = 0, timing.measure
+
+    def progress(text):
+        nonlocal begun
+        begun += text.startswith("H")
+
+    def interrupted(call, suite):
+        def call_and_press():
+            if begun == cases:
+                signal.raise_signal(signal.SIGINT)
+            return call()
+
+        return measure(call_and_press, suite)
+
+    monkeypatch.setattr(timing, "progress", progress)
+    monkeypatch.setattr(timing, "measure", interrupted)
+    # Where the tests run in the background of a shell, SIGINT is ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    try:
+        here("bench", "suite.toml", "--out", "out.json", cwd=tmp_path, code=130)
+    finally:
         signal.signal(signal.SIGINT, before)
-        assert process.stderr is not None
-        lines = (line for line in process.stderr if line.startswith("bench: H"))
-        for _ in range(cases):
-            next(lines)
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-    assert process.returncode == 130
     out = tmp_path / "out.json"
     assert out.exists() == (cases > 1)
     if cases > 1:

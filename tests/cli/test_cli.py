@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import compiler
 import numpy as np
 import pytest
 import tyro
@@ -36,7 +37,7 @@ SHORT = [
     "--checkpoint.every-steps=50",
 ]
 # Compiles in less time; here it does not matter how fast the program is.
-UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+UNOPTIMIZED = {"XLA_FLAGS": compiler.FLAGS}
 RESULT_KEYS = {
     *("run_dir", "dataset", "fingerprint", "seed", "steps", "examples", "epochs", "train_loss"),
     *("validation_accuracy", "test_accuracy", "test_loss", "first256_accuracy", "params"),
@@ -100,7 +101,7 @@ def run(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("cli")
     config = ROOT / "experiments" / "quickstart.toml"
     length = ["--train.epochs=3", "--data.validation-size=0"]
-    out, err = rowrnn("train", config, *SHORT, *length, "--json", cwd=cwd)
+    out, err = here("train", config, *SHORT, *length, "--json", cwd=cwd)
     return cwd, last_json(out), err
 
 

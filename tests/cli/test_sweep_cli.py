@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import compiler
 import numpy as np
 import pytest
 from data_files import TEST_DATA
@@ -153,7 +154,7 @@ def test_vmap_on_two_devices_without_help_from_the_environment(tmp_path):
         "sweep", "config.toml", *FLAGS, "--seeds", "0:4", "--strategy", "vmap", "--chunk", "2",
         "--parallel.devices", "2", "--json", cwd=tmp_path, without=("NPROC",),
         # Compiles in less time; it is about the threads that products run in.
-        XLA_FLAGS="--xla_backend_optimization_level=0",
+        XLA_FLAGS=compiler.FLAGS,
     )  # fmt: skip
     summary = last_json(out)
     assert (summary["strategy"], summary["devices"], summary["completed"]) == ("vmap", 2, 4)

@@ -8,17 +8,14 @@ import os
 import random
 import shutil
 import struct
-import subprocess
-import sys
 import tracemalloc
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import data_files
 import numpy as np
 import pytest
-from in_process import command
+from in_process import command, here
 
 from rowrnn import data
 from rowrnn.config import DataConfig
@@ -386,7 +383,7 @@ def of_other_files(path, rng):
 
 
 def test_the_command_line_exits_with_3(tmp_path):
-    """Real processes, of each way to the data."""
+    """Of each way to the data."""
     directory = write_set(tmp_path / "set", packed=True)
     labels = directory / "train-labels-idx1-ubyte.gz"
     other_kind(labels, random.Random(SEED))
@@ -398,17 +395,9 @@ def test_the_command_line_exits_with_3(tmp_path):
         (manual, str(labels)),
         (unprepared, "rowrnn data prepare mnist --data.dir tfds"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "rowrnn.cli", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 3, done.stderr
-        assert says in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        _, err = here(*arguments, cwd=tmp_path, code=3)
+        assert says in err
+        assert len(err.splitlines()) == 1
     assert not (tmp_path / "tfds").exists()
     assert not (tmp_path / "runs").exists()
 

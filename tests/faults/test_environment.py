@@ -11,6 +11,7 @@ import termios
 import time
 from pathlib import Path
 
+import compiler
 import pytest
 from in_process import here
 from PIL import Image, ImageDraw
@@ -29,7 +30,7 @@ OWN = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "TMPDIR", "TFDS_DA
 # Those of all other tests, for what is not about the place where they are kept.
 PROGRAMS = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
 # Compiles in less time, where nothing is kept of what is compiled.
-UNOPTIMIZED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+UNOPTIMIZED = {"XLA_FLAGS": compiler.FLAGS}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NOBODY, NAMELESS = 65534, 54321
 

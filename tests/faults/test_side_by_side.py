@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import compiler
 import numpy as np
 import pytest
 from data_files import originals, random_arrays, registered, write_set
@@ -37,7 +38,7 @@ DAMAGES = ("bit", "truncated", "emptied", "half written", "garbage", "zeroed blo
 def start(*arguments, cwd, home):
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     # What is kept is the same whatever the compiler has done to it, and it is done sooner.
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    environment["XLA_FLAGS"] = compiler.FLAGS
     return subprocess.Popen(
         [sys.executable, "-m", "rowrnn.cli", *map(str, arguments)],
         cwd=cwd,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import here, last_json
 
 import rowrnn
 from rowrnn import data
@@ -18,6 +19,10 @@ from rowrnn.errors import RunError
 
 TINY = ["--model.projection-size=0", "--model.hidden-size=8", "--model.dropout=0.1",
         "--train.batch-size=100", "--train.examples=1001", "--data.shift=1"]  # fmt: skip
+# The network of other tests, for what is not about numbers.
+SHARED = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
+          "--train.examples=1001", "--data.validation-size=100",
+          "--optimizer.name=adamw"]  # fmt: skip
 # Each of these alone ended a run, or gave another network, before rowrnn set what it rests on.
 CHANGING = {
     "JAX_ENABLE_X64": "1",
@@ -44,7 +49,7 @@ def rowrnn_in(cwd, *arguments, code=0, **variables):
 
 
 def test_no_setting_of_jax_changes_a_run(tmp_path):
-    plain = rowrnn_in(tmp_path, "train", *TINY, "--run-dir=plain", "--json")
+    plain = last_json(here("train", *TINY, "--run-dir=plain", "--json", cwd=tmp_path)[0])
     other = rowrnn_in(tmp_path, "train", *TINY, "--run-dir=other", "--json", **CHANGING)
     assert other["params_sha256"] == plain["params_sha256"]
     assert other["test_loss"] == plain["test_loss"]
@@ -109,7 +114,7 @@ def test_flags_of_xla_are_part_of_what_decides_a_run(tmp_path, monkeypatch):
 
 
 def test_a_sweep_does_not_mix_what_other_flags_gave(tmp_path):
-    rowrnn_in(tmp_path, "sweep", *TINY, "--seeds=0:2", "--run-dir=sweep", "--json")
+    here("sweep", *SHARED, "--seeds=0:2", "--run-dir=sweep", "--json", cwd=tmp_path)
     again = ["sweep", "--resume=sweep", "--plan", "--json"]
     assert rowrnn_in(tmp_path, *again, JAX_ENABLE_X64="1")["reused"] == 2
     assert rowrnn_in(tmp_path, *again, XLA_FLAGS=FAST_MATH)["reused"] == 0

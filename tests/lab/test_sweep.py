@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from in_process import compiled_once
+from in_process import compiled_once, newer_emitters
 from stopping import stop_at
 
 import rowrnn
@@ -82,10 +82,10 @@ def solo(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """No pictures, short estimates, and each trainer's programs compiled once for all tests."""
+    """No pictures, short estimates, and the last bits of a stack as of one."""
     # Before a sweep can ask for fewer than the two that conftest.py asks for.
     assert len(jax.devices()) == 2
-    with compiled_once() as real:
+    with newer_emitters(), compiled_once() as real:
         yield real
 
 

@@ -8,13 +8,14 @@ import pytest
 
 import rowrnn
 from rowrnn import data
-from rowrnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.lab.sweep import SweepSettings
 
 SMALL = Config(
     ModelConfig(0, 8),
     DataConfig("mnist_sample", validation_size=100),
-    train=TrainConfig(batch_size=100, examples=1_000, log_every_steps=5, display="none"),
+    OptimizerConfig("adamw"),
+    TrainConfig(batch_size=100, examples=1_001, log_every_steps=5, display="none"),
 )
 # Lines that a terminal shows at a glance.
 MOST = 4 * 80

@@ -154,14 +154,22 @@ def test_a_service_that_fails_costs_a_run_one_line(how, where, fake, tmp_path, m
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 3
 
 
-@pytest.mark.parametrize("where", [pytest.param("import", marks=pytest.mark.slow), "log"])
-def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake, tmp_path):
-    script = """
+@pytest.mark.parametrize(
+    ("where", "patience"), [pytest.param("import", 8, marks=pytest.mark.slow), ("log", 2)]
+)
+def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(
+    where, patience, fake, tmp_path
+):
+    script = f"""
+        from rowrnn.store import services
+
+        assert services._PATIENCE_S["finished"] == 8
+        services._PATIENCE_S["finished"] = {patience}
         with RunDir.create(Path("run"), Config()) as run:
             run.start_logger("wandb")
             for step in range(10, 40, 10):
-                run.log({"step": step}, {"train_loss": 1.0})
-            run.write("result.json", '{"steps": 30}')
+                run.log({{"step": step}}, {{"train_loss": 1.0}})
+            run.write("result.json", '{{"steps": 30}}')
             run.finish_logger("finished")
     """
     _, err = ended(python(script, tmp_path, FAKE=f"hangs in {where}"))
@@ -169,7 +177,10 @@ def test_a_service_that_hangs_costs_a_run_one_line_and_some_seconds(where, fake,
     assert [line for line in err.splitlines() if "UserWarning" in line] == [
         line for line in err.splitlines() if "logger wandb" in line
     ]
-    assert "logger wandb: it had not ended after 8 s; the run goes on, and metrics.jsonl" in err
+    assert (
+        f"logger wandb: it had not ended after {patience} s; the run goes on, and metrics.jsonl"
+        in err
+    )
     assert "Traceback" not in err
     assert [entry["step"] for entry in log.read(tmp_path / "run")] == [10, 20, 30]
 
