@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -31,6 +31,10 @@ class CompareArguments(Common):
     """Ask too whether they are the same within this difference in accuracy, such as 0.002."""
     sequential: Flag = False
     """Seeds are added until the verdict is clear: use a test that may be repeated as they come."""
+    baseline: Annotated[str | None, arg(metavar="POINT")] = None
+    """Of one sweep, the point to compare the others with, such as learning_rate=0.001."""
+    format: Literal["text", "markdown", "latex", "csv"] = "text"
+    """How to print it: a table for a paper (LaTeX with booktabs), or all of it in words."""
     groups: Annotated[Path | None, arg(metavar="FILE")] = None
     """An integer a test image, such as its writer (CSV, NPY, QMNIST's labels)."""
 
@@ -47,9 +51,18 @@ def main(arguments: Sequence[str]) -> int:
         margin=given.margin,
         sequential=given.sequential,
         groups=given.groups,
+        baseline=given.baseline,
     )
-    for pair in found.pairs:
-        print("\n".join(_in_words(pair, len(found.pairs), found.margin)))
+    if given.format == "text":
+        for pair in found.pairs:
+            print("\n".join(_in_words(pair, len(found.pairs), found.margin)))
+    else:
+        from rowrnn.show import tables
+
+        for line in tables.render(found, given.format).splitlines():
+            print(plain(line))
+    if given.b is None:
+        say("these are test accuracies: choose a setting by its validation accuracy, not by them")
     for name in found.left_out:
         say(f"left out, diverged: {name}")
     tell_mixture(found.machines)

@@ -233,7 +233,9 @@ def _report(result: "SweepResult") -> None:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
     tell_mixture(summary["machines"])
     kept = plain(str(result.run_dir))
-    tell(f"The sweep is kept in {kept}: results.csv, results.json, figures/", sys.stderr)
+    tell(
+        f"The sweep is kept in {kept}: results.csv, points.csv, results.json, figures/", sys.stderr
+    )
 
 
 def _failures(group: dict[str, Any]) -> str:

@@ -135,6 +135,7 @@ def compare(
     margin: float | None = None,
     sequential: bool = False,
     groups: str | Path | None = None,
+    baseline: str | None = None,
 ) -> SweepComparison:
     """Compares the test accuracies of two sweeps, or of the points of one.
 
@@ -151,21 +152,32 @@ def compare(
             looks. Seeds count in ascending order, so add higher ones.
         groups: a file with an integer for each test image, such as its writer, as `evaluate` takes
             it. The data must be where the config of `a` says.
+        baseline: of one sweep the point that the others are compared with, such as
+            "learning_rate=0.001"; its first where not given.
 
     Raises:
         DataError: the groups or the data are missing, damaged or do not fit.
-        ConfigError: the two sides were tested on different data, or the margin is no share.
+        ConfigError: the two sides were tested on different data, the margin is no share, or there
+            is no such baseline.
         RunError: a directory holds no finished sweep or there is nothing to compare.
     """
     if margin is not None and not 0 < margin < 1:
         raise ConfigError(f"margin = {shown(margin)}: must lie between 0 and 1, such as 0.002")
+    if baseline is not None and b is not None:
+        raise ConfigError(
+            f"baseline = {shown(baseline)}: it is a point of one sweep alone; leave {b} out"
+        )
     one = _read(Path(a))
     if b is None:
         other = one
-        first, *others = one.points
-        if not others:
+        first = next(iter(one.points)) if baseline is None else baseline
+        if first not in one.points:
+            raise ConfigError(
+                f"baseline = {shown(first)}: {a} has no such point; it has {', '.join(one.points)}"
+            )
+        matched = [(first, point) for point in one.points if point != first]
+        if not matched:
             raise RunError(f"{a} has a single point; give a second sweep to compare it with")
-        matched = [(first, point) for point in others]
     else:
         other = _read(Path(b))
         matched = _match(one.points, other.points, a, b)

@@ -444,6 +444,7 @@ class _Sweep:
             "run_dir": str(self._run.path),
             **outcome.summarize(records, max(sizes.values())),
             **(result.images_of(*points) if len(points) == 1 else {}),
+            "selected": result.selected,
             "reused": len(reused),
             "strategy": self._strategy,
             "devices": self._mesh.shape["seed"],
@@ -455,6 +456,7 @@ class _Sweep:
                 {"point": point, **of_point[0].varied,
                  **outcome.summarize(of_point, sizes[point]),
                  **result.images_of(point),
+                 "validation_mean": getattr(result.validation.get(point), "mean", None),
                  "data": data[point].fingerprint, "test_images": sizes[point],
                  "reused": sum(record.name in reused for record in of_point),
                  "variance": parts.get(point)}

@@ -14,7 +14,7 @@ import numpy as np
 from rowrnn import config as configs
 from rowrnn import figures
 from rowrnn.config import Config
-from rowrnn.errors import RunError
+from rowrnn.errors import ConfigError, RunError
 from rowrnn.figures import Target
 from rowrnn.lab import evaluate, stats
 from rowrnn.lab.classifier import Classifier, load
@@ -90,6 +90,58 @@ class SweepResult(Shown):
                 del row["first256_accuracy"]
         return rows
 
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """A row for each point of the grid, as in ``points.csv``; None where a figure is not known.
+
+        `low` and `high` are the ends of the interval over seeds, those of `images_` over images
+        too.
+        """
+        rows = []
+        for point, records in by_point(self.members).items():
+            found = summarize(records, self.test_size.get(point, 0))
+            (low, high), over = found["interval"] or (None, None), self.over_images.get(point)
+            images_low, images_high = over or (None, None)
+            validation = self.validation[point].mean if point in self.validation else None
+            rows.append(
+                {
+                    **records[0].varied,
+                    "seeds": found["completed"],
+                    "failed": found["failed"],
+                    "validation_mean": validation,
+                    **{name: found[name] for name in ("mean", "sd", "median", "iqm")},
+                    "low": low,
+                    "high": high,
+                    "min": found["min"],
+                    "max": found["max"],
+                    "images_low": images_low,
+                    "images_high": images_high,
+                }
+            )
+        return rows
+
+    def to_dataframe(self, *, points: bool = False) -> Any:
+        """The members, or the points, as a table of pandas, or else of pyarrow.
+
+        Raises `ConfigError` where neither is installed.
+        """
+        rows = self.points if points else self.table
+        try:
+            import pandas as pd  # pyright: ignore
+
+            return pd.DataFrame(rows)
+        except ImportError:
+            pass
+        try:
+            import pyarrow as pa  # pyright: ignore
+
+            return pa.Table.from_pylist(rows)
+        except ImportError as error:
+            raise ConfigError(
+                "to_dataframe: neither pandas nor pyarrow is installed; pip install "
+                "'rowrnn[dataframe]', or read results.csv and points.csv"
+            ) from error
+
     @cached_property
     def statistics(self) -> dict[str, Summary]:
         """Of the test accuracy, by point of the grid (one, named "", without a grid)."""
@@ -98,6 +150,30 @@ class SweepResult(Shown):
             for point, records in by_point(self.members).items()
             if len(_completed(records))
         }
+
+    @cached_property
+    def validation(self) -> dict[str, Summary]:
+        """Of the validation accuracy, by point; empty where a member that finished has none."""
+        found = {
+            point: _finite(_column(records, "validation_accuracy"))
+            for point, records in by_point(self.members).items()
+            if len(_completed(records))
+        }
+        finished = len(self.members) - len(self.failed)
+        if sum(map(len, found.values())) < finished:
+            return {}
+        return {
+            point: stats.summarize(values, within=stats.SHARE) for point, values in found.items()
+        }
+
+    @property
+    def selected(self) -> str | None:
+        """The point of a grid with the highest mean validation accuracy.
+
+        None without a grid or without a validation part: on test images nothing may be selected.
+        """
+        means = {point: summary.mean for point, summary in self.validation.items()}
+        return max(means, key=means.__getitem__) if len(means) > 1 else None
 
     @cached_property
     def variance(self) -> dict[str, VarianceParts]:
@@ -200,16 +276,21 @@ def write(run: RunDir, result: SweepResult, title: str, *, notebook: bool) -> No
     """``results.json``, ``results.csv`` and the figures."""
     document = {"summary": result.summary, "members": result.table}
     run.write("results.json", json.dumps(document, indent=1, allow_nan=False))
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(result.table[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(result.table)
-    run.write("results.csv", text.getvalue())
+    run.write("results.csv", _csv(result.table))
+    run.write("points.csv", _csv(result.points))
     try:
         (run.path / "figures").mkdir(exist_ok=True)
         draw(result, title, lambda name: run.path / "figures" / f"{name}.png", notebook=notebook)
     except OSError as error:
         raise RunError(f"{run.path / 'figures'} was not written: {error.strerror}") from error
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def draw(
@@ -294,7 +375,10 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
     shape = tuple(map(len, axes.values()))
     means, intervals = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
     points = by_point(result.members)
-    for point, summary in result.statistics.items():
+    # On test images nothing may be selected.
+    label = "validation" if result.validation else "test"
+    judged = result.validation or result.statistics
+    for point, summary in judged.items():
         varied = points[point][0].varied
         place = tuple(axes[name].index(varied[name]) for name in names)
         means[place] = summary.mean
@@ -302,9 +386,14 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
             intervals[place] = summary.interval
     named = {short(name): values for name, values in axes.items()}
     drawn = named, means, intervals
-    figures.grid(*drawn, target("grid"), title, "mean test accuracy")
+    about: dict[str, Any] = {
+        "title": title,
+        "value_label": f"mean {label} accuracy",
+        "marks_best": bool(result.validation),
+    }
+    figures.grid(*drawn, target("grid"), **about)
     if figures.along(named) is not None:
-        figures.grid_lines(*drawn, target("grid_lines"), title, "mean test accuracy")
+        figures.grid_lines(*drawn, target("grid_lines"), **about)
 
 
 def in_words(result: SweepResult) -> list[str]:
@@ -312,6 +401,8 @@ def in_words(result: SweepResult) -> list[str]:
     words = []
     if result.over_images:
         words.append(f"95 % interval: {ANOTHER_SEED} (Student's, for normal values)")
+    if len(by_point(result.members)) > 1:
+        words.append(about_selection(result))
     if len(by_point(result.members)) > 1 or not words:
         return words
     ((low, high),), (parts,) = result.over_images.values(), result.variance.values()
@@ -328,6 +419,23 @@ def in_words(result: SweepResult) -> list[str]:
             f"alone ({least:.0%} to {most:.0%}, if accuracies are normal)"
         )
     return words
+
+
+def about_selection(result: SweepResult) -> str:
+    """Which point of a grid is selected, or why none may be."""
+    if not result.validation:
+        return (
+            "Without a validation part no setting may be selected: these are test images. Give "
+            "--data.validation-size"
+        )
+    point = result.selected
+    if point is None:
+        return "A single setting has finished: there is nothing to select"
+    validation, test = result.validation[point].mean, result.statistics[point].mean
+    return (
+        f"The highest mean validation accuracy, {validation:.4f}, has {point}: "
+        f"test accuracy {test:.4f}"
+    )
 
 
 def _label(point: str) -> str:

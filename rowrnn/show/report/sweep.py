@@ -30,8 +30,8 @@ _TITLES = {
     "first256": "The notebook's own figure: the first 256 test images",
     "train_loss": "Training loss",
     "validation_accuracy": "Validation accuracy",
-    "grid": "Mean test accuracy by setting",
-    "grid_lines": "Mean test accuracy along a setting",
+    "grid": "Mean {part} accuracy by setting",
+    "grid_lines": "Mean {part} accuracy along a setting",
 }
 
 
@@ -141,7 +141,8 @@ def _figures(result: SweepResult, spec: Spec, inches: float = WIDTH) -> dict[str
 
     outcome.draw(result, "", target, notebook=outcome.is_notebook(spec.config))
     for name, drawing in drawings.items():
-        drawing.title = _TITLES[name]
+        part = "validation" if result.validation else "test"
+        drawing.title = _TITLES[name].format(part=part)
     return drawings
 
 
@@ -159,14 +160,21 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
         return f"{members_}{data}: {ended}."
     points = outcome.by_point(result.members)
     statistics = result.statistics
-    best = max(statistics, key=lambda point: statistics[point].mean)
+    best = result.selected or next(iter(statistics))
     one = statistics[best]
     seeds = count(one.count, "seed")
     text = f"Over {seeds}{data} the mean test accuracy is {page.share(one.mean)}"
     if len(points) > 1:
+        if result.selected is None:
+            means = [summary.mean for summary in statistics.values()]
+            return (
+                f"{len(points):,} settings{data}: mean test accuracy {page.share(min(means))} to "
+                f"{page.share(max(means))}. {outcome.about_selection(result)}."
+            )
         text = (
-            f"Of {len(points):,} settings{data}, {best} has the highest mean test accuracy, "
-            f"{page.share(one.mean)} over {seeds}"
+            f"Of {len(points):,} settings{data}, {best} has the highest mean validation accuracy, "
+            f"{page.share(result.validation[best].mean)}; over {seeds} its mean test accuracy is "
+            f"{page.share(one.mean)}"
         )
     if one.interval is not None:
         text += f" ({page.interval(one.interval)} for another seed on these images"
