@@ -45,6 +45,7 @@ def run(dataset, tmp_path_factory):
     result = rowrnn.train(CONFIG, path, dataset=dataset)
     assert (result.dataset, result.fingerprint) == ("hues", dataset.fingerprint)
     assert result.test_accuracy > 0.9
+    assert result.validation_accuracy is not None
     assert result.validation_accuracy > 0.9
     return path
 

@@ -56,9 +56,11 @@ class SweepResult(Shown):
     groups: np.ndarray | None = None
 
     def _facts(self) -> dict[str, Any]:
-        names = ("members", "completed", "mean", "interval", "sd", "min", "max")
-        found = summarize(self.members)
-        return {"run_dir": str(self.run_dir)} | {name: found[name] for name in names}
+        found, names = summarize(self.members), ("members", "completed")
+        several = {"points": len(by_point(self.members)), "selected": self.selected}
+        if several["points"] == 1:
+            names, several = (*names, "mean", "interval", "sd", "min", "max"), {}
+        return {"run_dir": str(self.run_dir)} | {name: found[name] for name in names} | several
 
     @property
     def seeds(self) -> np.ndarray:
@@ -237,17 +239,25 @@ def summarize(records: Sequence[Record], test_images: int = 0) -> dict[str, Any]
     """The figures of some members: how many, and the distribution of their test accuracy.
 
     `test_images` is the size of the test part, where it is known. `failure_rate` counts those that
-    diverged and those that are far below the others.
+    diverged and those that are far below the others. Over several points of a grid there is no
+    distribution: its figures are None.
     """
-    accuracies = _completed(records)
-    summary = _summary(accuracies, test_images) if len(accuracies) else None
+    accuracies, points = _completed(records), by_point(records)
+    if len(points) > 1:
+        summary = None
+        far_below = sum(
+            summarize(of_point, test_images)["far_below"] for of_point in points.values()
+        )
+    else:
+        summary = _summary(accuracies, test_images) if len(accuracies) else None
+        far_below = summary.far_below if summary else 0
     failed = len(records) - len(accuracies)
-    failing = failed + (summary.far_below if summary else 0)
+    failing = failed + far_below
     counts = {
         "members": len(records),
         "completed": len(accuracies),
         "failed": failed,
-        "far_below": failing - failed,
+        "far_below": far_below,
         "failure_rate": failing / len(records) if records else None,
         "failure_rate_interval": stats.wilson_interval(failing, len(records)) if records else None,
     }
@@ -444,11 +454,14 @@ def _label(point: str) -> str:
 
 def _verdict(result: SweepResult) -> str:
     """The main figure in words."""
-    summary, failed = result.summary, len(result.failed)
-    text = f"mean {summary['mean']:.4f}"
-    if summary["interval"] is not None:
-        low, high = summary["interval"]
-        text += f", sd {summary['sd']:.4f}, 95 % interval {low:.4f} to {high:.4f} ({ANOTHER_SEED})"
+    failed = len(result.failed)
+    if len(result.statistics) > 1:
+        return about_selection(result)
+    (one,) = result.statistics.values()
+    text = f"mean {one.mean:.4f}"
+    if one.interval is not None:
+        low, high = one.interval
+        text += f", sd {one.sd:.4f}, 95 % interval {low:.4f} to {high:.4f} ({ANOTHER_SEED})"
     if len(result.over_images) == 1:
         ((low, high),) = result.over_images.values()
         text += f", {low:.4f} to {high:.4f} ({BOTH})"
@@ -492,6 +505,8 @@ def _curve(records: Sequence[Record], name: str) -> tuple[list[int], np.ndarray]
 def estimate(records: Sequence[Record]) -> str:
     """What is known so far of the accuracy, in words, for the display."""
     accuracies = _completed(records)
+    if len(by_point(records)) > 1:
+        return ""
     if len(accuracies) < 2:
         return f"mean {accuracies[0]:.4f}" if len(accuracies) else ""
     low, high = stats.interval_of_mean(accuracies, within=stats.SHARE)

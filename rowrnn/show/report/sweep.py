@@ -165,17 +165,23 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
     seeds = count(one.count, "seed")
     text = f"Over {seeds}{data} the mean test accuracy is {page.share(one.mean)}"
     if len(points) > 1:
-        if result.selected is None:
+        if len(statistics) == 1:
+            text = (
+                f"Of {len(points):,} settings{data}, {best} alone has finished: mean test accuracy "
+                f"{page.share(one.mean)} over {seeds}"
+            )
+        elif result.selected is None:
             means = [summary.mean for summary in statistics.values()]
             return (
                 f"{len(points):,} settings{data}: mean test accuracy {page.share(min(means))} to "
                 f"{page.share(max(means))}. {outcome.about_selection(result)}."
             )
-        text = (
-            f"Of {len(points):,} settings{data}, {best} has the highest mean validation accuracy, "
-            f"{page.share(result.validation[best].mean)}; over {seeds} its mean test accuracy is "
-            f"{page.share(one.mean)}"
-        )
+        else:
+            text = (
+                f"Of {len(points):,} settings{data}, {best} has the highest mean validation "
+                f"accuracy, {page.share(result.validation[best].mean)}; over {seeds} its mean test "
+                f"accuracy is {page.share(one.mean)}"
+            )
     if one.interval is not None:
         text += f" ({page.interval(one.interval)} for another seed on these images"
         if best in result.over_images:
