@@ -249,8 +249,14 @@ def _make(path: Path, run: Facts | Origin, step: int, params: Params) -> Classif
 def _config_of(run: Facts | Origin) -> Config:
     """The config of a run, with a backend that computes the same on every device."""
     config = configs.replace(configs.restore(run.config), {"model.backend": "fast"})
+    channels = config.data.channels or 1
+    if run.shape[1] % channels:
+        raise RunError(
+            f"a network of colour, whose rows hold {run.shape[1]} values, which is no multiple of "
+            "3: it is damaged or forged; take another checkpoint, or train it anew"
+        )
     # A run of an earlier version does not say what is done to its pictures.
-    return configs.of_data(config, run.dataset, config.data.channels or 1)
+    return configs.of_data(config, run.dataset, channels)
 
 
 def _make_abstract(facts: Facts) -> TrainState:

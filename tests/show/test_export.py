@@ -307,6 +307,10 @@ BAD = {
     "no classes": lambda path: in_config(path, lambda d: d.update(classes=0)),
     "a word": lambda path: in_config(path, lambda d: d.update(step="many")),
     "other data": lambda path: in_config(path, lambda d: d.update(dataset="# mine\ud800")),
+    "too few names": lambda path: in_config(path, lambda d: d.update(class_names=["a", "b"])),
+    "a name of lines": lambda path: in_config(
+        path, lambda d: d.update(class_names=[f"\x1b[2J{label}" for label in range(10)])
+    ),
     "no digest": lambda path: in_config(path, lambda d: d.update(fingerprint="`; <b>")),
 }
 
@@ -316,6 +320,16 @@ def test_what_is_no_network_is_refused(made, tmp_path, damage):
     shutil.copytree(made[1], tmp_path / "network")
     BAD[damage](tmp_path / "network" / "model.safetensors")
     with pytest.raises(RunError, match=r"holds no network that can be read|is a link"):
+        rowrnn.load(tmp_path / "network")
+
+
+def test_colours_that_do_not_fit_the_rows_are_refused(made, tmp_path):
+    shutil.copytree(made[1], tmp_path / "network")
+    path = tmp_path / "network" / "model.safetensors"
+    in_config(
+        path, lambda document: document["config"]["data"].update(channels=3, pictures="as_is")
+    )
+    with pytest.raises(RunError, match="rows hold 28 values, which is no multiple of 3"):
         rowrnn.load(tmp_path / "network")
 
 

@@ -12,6 +12,7 @@ import pytest
 from networks import random_network
 from oracle import network_logits
 
+from rowrnn import config as configs
 from rowrnn.config import Config, ModelConfig
 from rowrnn.core.lstm import Affine
 from rowrnn.errors import ConfigError
@@ -131,3 +132,10 @@ def test_what_float16_does_not_hold_is_refused(value):
     classifier.params["readout"].bias[3] = value
     with pytest.raises(ConfigError, match="float16"):
         web.page(classifier, "")
+
+
+def test_a_network_of_colour_is_refused():
+    network = random_network(ModelConfig(0, 8), (4, 9), 3)
+    config = configs.replace(network.config, {"data.channels": 3})
+    with pytest.raises(ConfigError, match="draws in grey, and this network reads colour"):
+        web.page(dataclasses.replace(network, config=config), "")
