@@ -28,6 +28,7 @@ class Prediction(Shown):
         runner_up: the second most probable class; None of a network that knows one class alone.
         runner_up_probability: the probability of that class; None likewise.
         rows: probabilities of all classes after each row, [T, C].
+        warning: what may make the answer wrong, such as a second digit; empty where nothing does.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Prediction(Shown):
     runner_up: int | None
     runner_up_probability: float | None
     rows: np.ndarray
+    warning: str = ""
 
     def _facts(self) -> dict[str, Any]:
         names = ("path", "label", "probability", "runner_up", "runner_up_probability")
@@ -53,6 +55,7 @@ class Prediction(Shown):
             "runner_up": self.runner_up,
             "runner_up_probability": self.runner_up_probability,
             "rows": np.round(self.rows, 6).tolist(),
+            "warning": self.warning or None,
         }
 
 
@@ -127,6 +130,7 @@ def _classify(classifier: Classifier, pictures: list[Picture]) -> list[Predictio
                 runner_up=runner_up,
                 runner_up_probability=None if runner_up is None else float(rows[-1, runner_up]),
                 rows=rows,
+                warning=picture.warning,
             )
         )
     return predictions
