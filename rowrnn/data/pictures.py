@@ -141,7 +141,8 @@ def _one_channel(colours: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     window = max(colours.shape) // 8 | 1
-    local = (colours - ndimage.uniform_filter(colours, (window, window, 0))).reshape(-1, 3)
+    around = ndimage.uniform_filter1d(ndimage.uniform_filter1d(colours, window, 0), window, 1)
+    local = (colours - around).reshape(-1, 3)
     axis = np.linalg.eigh(local.T @ local)[1][:, -1]
     axis /= np.abs(axis).sum() * (1 if axis.sum() >= 0 else -1)
     return colours @ axis - 255 * axis[axis < 0].sum()
@@ -163,6 +164,7 @@ def _find(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool, str]:
     smooth = ndimage.gaussian_filter(smooth, max(levels.shape) / 600)
     dark = _is_dark(smooth, side)
     window = max(11, int(side / 3) | 1)
+    ink, digit, warning = levels, np.zeros(levels.shape, bool), ""
     for _ in range(2):
         paper = (ndimage.grey_closing if dark else ndimage.grey_opening)(smooth, (window, window))
         ink, seen = ((paper - each) * (1 if dark else -1) for each in (levels, smooth))
@@ -173,7 +175,7 @@ def _find(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool, str]:
         # Paper is never quite black, in which noise would count as much as ink.
         ink, seen = ((each - noise) / (paper + 32) for each in (ink, seen))
         digit, warning = _choose(seen)
-        stroke = 2 * ndimage.distance_transform_edt(np.pad(digit, 1)).max()
+        stroke = 2 * np.max(ndimage.distance_transform_edt(np.pad(digit, 1)))
         window = min(window, int(3 * stroke) | 1)
     return ink, digit, dark, warning
 
@@ -189,10 +191,10 @@ def _is_dark(levels: np.ndarray, side: float) -> bool:
     for part in (4, 6):
         size = (max(7, int(side / part) | 1),) * 2
         light, dark = ndimage.grey_closing(levels, size), ndimage.grey_opening(levels, size)
-        places, _ = ndimage.label(light - dark > 0.4 * (light - dark).max())
+        places = _label(light - dark > 0.4 * (light - dark).max())
         if (places > 0).mean() > 0.3:
             break
-    inked = (places > 0) & ~np.isin(places, _on_border(places))
+    inked = np.logical_not(np.isin(places, _on_border(places))) & (places > 0)
     if not inked.any():
         inked = places > 0
     # The soft edge of a stroke is neither ink nor paper.
@@ -200,7 +202,7 @@ def _is_dark(levels: np.ndarray, side: float) -> bool:
     middle = ndimage.maximum_filter(np.where(inked, (light + dark) / 2, 0), 4 * soft + 1)
     around = (middle > 0) & ~ndimage.maximum_filter(places > 0, 2 * soft + 1)
     if not around.any():  # The digit fills the picture: it hangs together, and the paper does not.
-        return ndimage.label(light - levels < levels - dark)[1] > 1
+        return bool(_label(light - levels < levels - dark).max() > 1)
     return bool((levels > middle)[around].mean() > 0.5)
 
 
@@ -213,7 +215,8 @@ def _choose(ink: np.ndarray) -> tuple[np.ndarray, str]:
     from scipy import ndimage
 
     # Fainter are the traces that JPEG compression leaves around a stroke, and most of the noise.
-    parts, count = ndimage.label(ink > 0.15 * ink.max(), structure=np.ones((3, 3)))
+    parts = _label(ink > 0.15 * ink.max())
+    count = int(parts.max())
     numbers = np.arange(1, count + 1)
     weight, peak = (f(ink, parts, numbers) for f in (ndimage.sum_labels, ndimage.maximum))
     boxes = ndimage.find_objects(parts)
@@ -249,6 +252,15 @@ def _choose(ink: np.ndarray) -> tuple[np.ndarray, str]:
     elif cut[digit].any():
         warning = "the digit touches the border"
     return np.isin(parts, numbers[digit]), warning
+
+
+def _label(inked: np.ndarray) -> np.ndarray:
+    """The connected parts, numbered from 1, int32 [height, width]."""
+    from scipy import ndimage
+
+    parts = np.zeros(inked.shape, np.int32)
+    ndimage.label(inked, structure=np.ones((3, 3)), output=parts)
+    return parts
 
 
 def _contains(outer: tuple[slice, ...], inner: tuple[slice, ...]) -> bool:
