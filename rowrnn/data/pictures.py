@@ -175,7 +175,7 @@ def _find(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool, str]:
         # Paper is never quite black, in which noise would count as much as ink.
         ink, seen = ((each - noise) / (paper + 32) for each in (ink, seen))
         digit, warning = _choose(seen)
-        stroke = 2 * np.max(ndimage.distance_transform_edt(np.pad(digit, 1)))
+        stroke = 2 * np.asarray(ndimage.distance_transform_edt(np.pad(digit, 1))).max()
         window = min(window, int(3 * stroke) | 1)
     return ink, digit, dark, warning
 
@@ -200,7 +200,7 @@ def _is_dark(levels: np.ndarray, side: float) -> bool:
     # The soft edge of a stroke is neither ink nor paper.
     soft = 1 + max(levels.shape) // 100
     middle = ndimage.maximum_filter(np.where(inked, (light + dark) / 2, 0), 4 * soft + 1)
-    around = (middle > 0) & ~ndimage.maximum_filter(places > 0, 2 * soft + 1)
+    around = (middle > 0) & (ndimage.maximum_filter(places, 2 * soft + 1) == 0)
     if not around.any():  # The digit fills the picture: it hangs together, and the paper does not.
         return bool(_label(light - levels < levels - dark).max() > 1)
     return bool((levels > middle)[around].mean() > 0.5)
