@@ -251,6 +251,8 @@ def _choose(ink: np.ndarray) -> tuple[np.ndarray, str]:
         warning = "there is more than one thing in it"
     elif cut[digit].any():
         warning = "the digit touches the border"
+    elif 100 * span[digit].max() < max(ink.shape):
+        warning = "it is so small that it may be a speck"
     return np.isin(parts, numbers[digit]), warning
 
 

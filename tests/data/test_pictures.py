@@ -280,6 +280,12 @@ def test_what_is_cut_or_one_of_two_is_told(tmp_path):
     assert "more than one thing" in read(pair, tmp_path).warning
 
 
+def test_a_speck_is_told(tmp_path):
+    sheet = Image.new("L", (700, 500), "white")
+    ImageDraw.Draw(sheet).rectangle([300, 200, 303, 203], fill="black")
+    assert "speck" in read(sheet, tmp_path).warning
+
+
 @pytest.mark.parametrize("light", [False, True])
 def test_a_one_cut_to_its_own_box_is_read(light, tmp_path):
     one = Image.new("L", (43, 213), "white")
