@@ -84,7 +84,7 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
         then = f"then {runner_up} ({prediction.runner_up_probability:.1%})"
     print(
         f"{plain(prediction.path)}: {plain(prediction.name)} ({prediction.probability:.1%}), "
-        f"{then}{read_as}"
+        f"{then}{read_as}{prediction.warning and '; warning: ' + prediction.warning}"
     )
     if rows:
         drawn, names = marks(), [plain(name) for name in prediction.names]

@@ -6,6 +6,7 @@ mass in the middle (LeCun, Cortes, Burges, "The MNIST database of handwritten di
 http://yann.lecun.com/exdb/mnist). `read_picture` does the same to a PNG or JPEG file.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -43,18 +44,19 @@ class Picture:
     """uint8 [T, F]: a light digit on black."""
     inverted: bool
     """True where the file shows dark ink on light paper."""
+    warning: str = ""
+    """What may make the reading wrong; empty where nothing does."""
 
 
 def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Picture:
     """Reads the digit in a PNG or JPEG file as an image of `shape` (T, F), as MNIST was made.
 
     Any size up to `MAX_PIXELS` and any mode will do: transparency shows white paper, an animation
-    its first frame, and EXIF orientation is followed. The paper's brightness is taken from the
-    border of the picture, as the plane that fits it best, so that it may change across the sheet.
-    Ink is what departs from that plane; whether it is dark or light is the sign of the mean cubed
-    departure over the whole picture, in which noise cancels and the farthest pixels decide. The
-    strongest ink becomes 255. A grey picture of `shape` on black or on white is one already: it is
-    only turned to be light on black.
+    its first frame, and EXIF orientation is followed. The paper's brightness may change across the
+    sheet, also at the edge of a shadow. The strongest ink becomes 255. Where something else is in
+    the picture, or the digit touches its border, the `warning` of the picture says so.
+    A grey picture of `shape` on black or on white is one already: it is only turned to be light on
+    black.
 
     Raises `DataError` where the file is missing, is not a PNG or JPEG, is damaged or too large,
     or shows no digit.
@@ -77,20 +79,14 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int]) -> Pictur
     ready = _as_ready(grey, shape)
     if ready is not None:
         return Picture(os.fspath(path), *ready)
-    ink, noise = _ink_and_noise(grey)
-    inverted = bool((ink * ink * ink).mean() < 0)  # ink**3 takes twenty times as long
-    if inverted:
-        ink = -ink
-    digit = np.zeros(shape)
-    # Twelve medians are eight standard deviations of Gaussian noise.
-    if ink.max() >= max(_LEAST_CONTRAST, 12 * noise):
-        digit = _resize(ink, _bounding_box(ink), shape)
+    ink, where, inverted, warning = _find(grey)
+    digit = _resize(ink, where, shape) if where.any() else np.zeros(shape)
     if not digit.any():
         raise DataError(
             f"picture {path}: blank, nothing stands out from the background; "
             "it must show one digit, dark on light or light on dark"
         )
-    return Picture(os.fspath(path), _centre(digit * (255 / digit.max()), shape), inverted)
+    return Picture(os.fspath(path), _centre(digit * (255 / digit.max()), shape), inverted, warning)
 
 
 def read(
@@ -183,62 +179,176 @@ def _to_grey(image: Image.Image) -> np.ndarray:
         image = image.convert("F")
         image.thumbnail(size)
         return np.asarray(image) / 257
-    mode = "RGBA" if image.has_transparency_data else "L"
+    plain = "L" if image.mode in ("1", "L") else "RGB"
+    mode = "RGBA" if image.has_transparency_data else plain
     if image.mode != mode:  # Conversion to the same mode would copy.
         image = image.convert(mode)
     image.thumbnail(size)
     if image.mode == "L":
         return np.asarray(image, np.float32)
-    # The paper is white, as any viewer shows it, unless the ink itself is white.
-    for paper in ("white", "black"):
-        grey = Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L")
-        if len(set(grey.getextrema())) > 1:
-            break
-    return np.asarray(grey, np.float32)
+    if image.mode == "RGBA":
+        # The paper is white, as any viewer shows it, unless the ink itself is white.
+        for paper in ("white", "black"):
+            sheet = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
+            if np.ptp(sheet.convert("L").getextrema()) > 2 * _LEAST_CONTRAST:
+                break
+        image = sheet.convert("RGB")
+    return _one_channel(np.asarray(image, np.float32))
 
 
-def _ink_and_noise(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """The departure of each pixel from the paper's brightness, and its median on the border.
+def _one_channel(colours: np.ndarray) -> np.ndarray:
+    """The mixture, 0 to 255, of the three colours [height, width, 3] that differs most locally.
 
-    The paper is a plane through the border's pixels by least absolute differences, so that ink on
-    up to half of them does not move it. Iteratively reweighted least squares finds it.
+    Ink and paper may be of one brightness and another hue.
     """
-    height, width = grey.shape
-    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
-    border = np.ones(grey.shape, bool)
-    border[1:-1, 1:-1] = False
-    levels = grey[border]
-    planes = (1.0, rows, columns)
-    points = np.stack([np.broadcast_to(plane, grey.shape)[border] for plane in planes], axis=1)
-    slopes = np.array([np.median(levels), 0.0, 0.0])
-    for _ in range(20):
-        distance = np.abs(levels - points @ slopes)
-        weight = 1 / np.sqrt(np.maximum(distance, 1))
-        slopes = np.linalg.lstsq(points * weight[:, None], levels * weight)[0]
-    paper = slopes[0] + slopes[1] * rows + slopes[2] * columns
-    return grey - paper, float(np.median(np.abs(levels - points @ slopes)))
+    from scipy import ndimage
+
+    window = max(colours.shape) // 8 | 1
+    around = ndimage.uniform_filter1d(ndimage.uniform_filter1d(colours, window, 0), window, 1)
+    local = (colours - around).reshape(-1, 3)
+    axis = np.linalg.eigh(local.T @ local)[1][:, -1]
+    axis /= np.abs(axis).sum() * (1 if axis.sum() >= 0 else -1)
+    return colours @ axis - 255 * axis[axis < 0].sum()
 
 
-def _bounding_box(ink: np.ndarray) -> tuple[slice, slice]:
-    """The box of everything inked, specks of dust left out."""
+def _find(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool, str]:
+    """The ink of each pixel, where the digit is, whether it is dark, and a warning or nothing.
+
+    Ink is what stands out from the paper around it, as a share of the paper's level: the paper is
+    the closing of the levels where the ink is dark, and their opening where it is light. Both
+    follow the edge of a shadow or of a sheet, and fill what is narrower than their window. The
+    second window fits the strokes that the first one shows.
+    """
+    from scipy import ndimage
+
+    side = math.sqrt(levels.size)
+    # Specks go and noise averages out; the strokes of a small picture, a few pixels wide, stay.
+    smooth = ndimage.median_filter(levels, 3) if side > 100 else levels
+    smooth = ndimage.gaussian_filter(smooth, max(levels.shape) / 600)
+    dark = _is_dark(smooth, side)
+    window = max(11, int(side / 3) | 1)
+    ink, digit, warning = levels, np.zeros(levels.shape, bool), ""
+    for _ in range(2):
+        paper = (ndimage.grey_closing if dark else ndimage.grey_opening)(smooth, (window, window))
+        ink, seen = ((paper - each) * (1 if dark else -1) for each in (levels, smooth))
+        noise = np.median(seen[seen <= seen.max() / 2])
+        # Noise alone reaches four and a half times its median, a digit in strong noise ten times.
+        if seen.max() - noise < max(_LEAST_CONTRAST, 5 * noise):
+            return ink, np.zeros(ink.shape, bool), dark, ""
+        # Paper is never quite black, in which noise would count as much as ink.
+        ink, seen = ((each - noise) / (paper + 32) for each in (ink, seen))
+        digit, warning = _choose(seen)
+        stroke = 2 * np.asarray(ndimage.distance_transform_edt(np.pad(digit, 1))).max()
+        window = min(window, int(3 * stroke) | 1)
+    return ink, digit, dark, warning
+
+
+def _is_dark(levels: np.ndarray, side: float) -> bool:
+    """Whether the ink is darker than the paper.
+
+    The levels differ much within a window around the strokes. What lies around them is
+    paper. A wide window is needed where the strokes fill the picture, a narrow one does elsewhere.
+    """
+    from scipy import ndimage
+
+    for part in (4, 6):
+        size = (max(7, int(side / part) | 1),) * 2
+        light, dark = ndimage.grey_closing(levels, size), ndimage.grey_opening(levels, size)
+        places = _label(light - dark > 0.4 * (light - dark).max())
+        if (places > 0).mean() > 0.3:
+            break
+    inked = np.logical_not(np.isin(places, _on_border(places))) & (places > 0)
+    if not inked.any():
+        inked = places > 0
+    # The soft edge of a stroke is neither ink nor paper.
+    soft = 1 + max(levels.shape) // 100
+    middle = ndimage.maximum_filter(np.where(inked, (light + dark) / 2, 0), 4 * soft + 1)
+    around = (middle > 0) & (ndimage.maximum_filter(places, 2 * soft + 1) == 0)
+    if not around.any():  # The digit fills the picture: it hangs together, and the paper does not.
+        return bool(_label(light - levels < levels - dark).max() > 1)
+    return bool((levels > middle)[around].mean() > 0.5)
+
+
+def _choose(ink: np.ndarray) -> tuple[np.ndarray, str]:
+    """Where the digit is, and a warning where that is not sure.
+
+    It is the part with the most ink, if possible one that frames no other, leaves the picture
+    nowhere and is no disc, with what lies close to it.
+    """
     from scipy import ndimage
 
     # Fainter are the traces that JPEG compression leaves around a stroke, and most of the noise.
-    inked = ink > 0.15 * ink.max()
-    parts = np.zeros(ink.shape, np.int32)
+    parts = _label(ink > 0.15 * ink.max())
+    count = int(parts.max())
+    numbers = np.arange(1, count + 1)
+    weight, peak = (f(ink, parts, numbers) for f in (ndimage.sum_labels, ndimage.maximum))
+    boxes = ndimage.find_objects(parts)
+    sizes = np.array([[along.stop - along.start for along in box] for box in boxes])
+    span = sizes.max(axis=1)
+    solid = np.bincount(parts.ravel())[1:] > 0.7 * sizes.prod(axis=1)
+    disc = solid & (sizes.min(axis=1) > 0.7 * span)
+    cut = np.isin(numbers, _on_border(np.where(ink > 0.5 * ink.max(), parts, 0)))
+    large = np.flatnonzero(
+        (span > 0.1 * span[weight > 0.05 * weight.max()].max())
+        & (peak > 0.3 * peak.max())
+        & (weight > 0.002 * weight.max())
+    )
+    frame = np.zeros(count, bool)
+    for i in large:
+        frame[i] = any(
+            j != i and span[j] > 0.25 * span[i] and _contains(boxes[i], boxes[j]) for j in large
+        )
+    main = max(large, key=lambda i: (not frame[i], not cut[i], not disc[i], weight[i]))
+    away = ndimage.minimum(ndimage.distance_transform_edt(parts != main + 1), parts, numbers)
+    digit = (
+        (away < 0.2 * span[main])
+        & (span <= 1.2 * span[main])
+        & (peak > 0.3 * peak[main])
+        & (weight > 0.05 * weight[main])
+        & ~frame
+        & (~cut | cut[main])
+    )
+    digit[main] = True
+    warning = ""
+    if not digit[large].all():
+        warning = "there is more than one thing in it"
+    elif cut[digit].any():
+        warning = "the digit touches the border"
+    elif 100 * span[digit].max() < max(ink.shape):
+        warning = "it is so small that it may be a speck"
+    return np.isin(parts, numbers[digit]), warning
+
+
+def _label(inked: np.ndarray) -> np.ndarray:
+    """The connected parts, numbered from 1, int32 [height, width]."""
+    from scipy import ndimage
+
+    parts = np.zeros(inked.shape, np.int32)
     ndimage.label(inked, structure=np.ones((3, 3)), output=parts)
-    sizes = np.bincount(parts[inked])
-    digit = np.isin(parts, np.flatnonzero(sizes > 0.05 * sizes.max()))
-    rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return parts
 
 
-def _resize(ink: np.ndarray, box: tuple[slice, slice], shape: tuple[int, int]) -> np.ndarray:
-    """The ink, float64 >= 0, scaled so that `box` fits the middle of an image of `shape`."""
+def _contains(outer: tuple[slice, ...], inner: tuple[slice, ...]) -> bool:
+    """Whether a box lies within another."""
+    return all(a.start <= b.start and b.stop <= a.stop for a, b in zip(outer, inner, strict=True))
+
+
+def _on_border(parts: np.ndarray) -> np.ndarray:
+    """The numbers that stand along the four sides."""
+    return np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+
+
+def _resize(ink: np.ndarray, where: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The ink, float64 >= 0, scaled so that `where` fits the middle of an image of `shape`."""
+    from scipy import ndimage
+
+    (box,) = ndimage.find_objects(where.astype(np.uint8))
     sizes = [part.stop - part.start for part in box]
     scale = min(_BOX * side / size for side, size in zip(shape, sizes, strict=True))
     # The faint outer edge of the strokes, just below the threshold of the box, comes along.
     margins = [round(_BOX * side / scale / 20) for side in shape]
+    # Other things in the picture do not.
+    ink = np.where(ndimage.distance_transform_edt(~where) <= max(margins) + 1, ink, 0)
     digit = ink[
         tuple(
             slice(max(0, part.start - margin), part.stop + margin)

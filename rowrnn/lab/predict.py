@@ -42,6 +42,7 @@ class Prediction(Shown):
         rows: probabilities of all classes after each row, [T, C].
         names: of all classes; a class without another name has its label as text.
         channels: values of a pixel of the image.
+        warning: what may make the answer wrong, such as a second digit; empty where nothing does.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Prediction(Shown):
     rows: np.ndarray
     names: tuple[str, ...]
     channels: int
+    warning: str = ""
 
     @property
     def name(self) -> str:
@@ -66,11 +68,12 @@ class Prediction(Shown):
         return None if self.runner_up is None else self.names[self.runner_up]
 
     def _facts(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in RECORD if name != "inverted"}
+        left_out = {"inverted"} if self.warning else {"inverted", "warning"}
+        return {name: getattr(self, name) for name in RECORD if name not in left_out}
 
     def record(self) -> dict[str, Any]:
         """What fits a line of a table: `RECORD`."""
-        return {name: getattr(self, name) for name in RECORD}
+        return {name: getattr(self, name) for name in RECORD} | {"warning": self.warning or None}
 
     def summary(self) -> dict[str, Any]:
         """The prediction as JSON takes it, without the image."""
@@ -79,7 +82,7 @@ class Prediction(Shown):
 
 RECORD: tuple[str, ...] = (
     "path", "inverted", "label", "name", "probability",
-    "runner_up", "runner_up_name", "runner_up_probability",
+    "runner_up", "runner_up_name", "runner_up_probability", "warning",
 )  # fmt: skip
 
 
@@ -250,4 +253,5 @@ def _classify(classifier: Classifier, read: list[Picture]) -> Iterator[Predictio
             rows=rows,
             names=names,
             channels=classifier.channels,
+            warning=picture.warning,
         )

@@ -27,7 +27,7 @@ import rowrnn
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.config import Config
-from rowrnn.errors import RunError, StoppedError, shown
+from rowrnn.errors import ConfigError, RunError, StoppedError, shown
 from rowrnn.files import Size
 from rowrnn.jax_settings import deciding_variables
 from rowrnn.store import log
@@ -440,7 +440,7 @@ def _machines_before(path: Path) -> list[str]:
 
 
 def require_same_variables(path: Path) -> None:
-    """Raises `RunError` where `deciding_variables` are others now than when a run was started."""
+    """Raises `ConfigError` where `deciding_variables` are others than when a run was started."""
     try:
         flags = files.build(_Flags, {"flags": files.read_json(path / "environment.json")["flags"]})
     except (OSError, ValueError, TypeError, KeyError):
@@ -449,7 +449,7 @@ def require_same_variables(path: Path) -> None:
     for name in sorted(then.keys() | now.keys()):
         old, new = then.get(name, ""), now.get(name, "")
         if old != new:
-            raise RunError(
+            raise ConfigError(
                 f"{name}={shown(new)}: {path} was started with {shown(old)}, and a resumed run "
                 "must compute the same; set the variable as it was, or start a new run"
             )

@@ -9,7 +9,7 @@ import pytest
 from data_files import TEST_DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from rowrnn.data.pictures import read_picture
 from rowrnn.errors import DataError
@@ -205,18 +205,95 @@ def paper(random):
     return Image.fromarray(levels.astype(np.uint8))
 
 
-def hairline(random):
-    """A dark line that its light edges outweigh."""
-    levels = np.full((400, 600), 128, np.uint8)
-    levels[194:207, 100:500] = 168
-    levels[200, 100:500] = 0
-    return Image.fromarray(levels)
-
-
-@pytest.mark.parametrize("make", [blank, faint, paper, hairline])
+@pytest.mark.parametrize("make", [blank, faint, paper])
 def test_a_picture_without_a_digit_is_refused(make, tmp_path):
     with pytest.raises(DataError, match=r"picture .*empty\.png: blank.*; it must show one digit"):
         read(make(np.random.default_rng(0)), tmp_path, "empty.png")
+
+
+def test_light_ink_with_a_dark_hair_in_it_is_light(tmp_path):
+    levels = np.full((400, 600), 128, np.uint8)
+    levels[194:207, 100:500] = 168
+    levels[200, 100:500] = 0
+    found = read(Image.fromarray(levels), tmp_path)
+    assert not found.inverted
+    assert np.flatnonzero((found.image > 60).any(axis=0)).size == 20
+
+
+def shadowed(picture):
+    levels = np.array(picture, float)
+    levels[np.add.outer(np.arange(280), np.arange(280)) > 300] *= 0.5
+    return Image.fromarray(levels.astype(np.uint8)), False
+
+
+def on_a_table(picture):
+    return ImageOps.expand(picture, (20, 40, 90, 10), fill=60), True
+
+
+def punched(picture):
+    for row in (60, 200):
+        ImageDraw.Draw(picture).ellipse([10, row, 34, row + 24], fill=20)
+    return picture, True
+
+
+def boxed(picture):
+    ImageDraw.Draw(picture).rectangle([60, 20, 230, 260], outline=30, width=3)
+    return picture, True
+
+
+def darker_to_the_corners(picture):
+    rows, columns = np.mgrid[-1:1:280j, -1:1:280j]
+    levels = np.asarray(picture) * (1 - 0.35 * (rows**2 + columns**2))
+    return Image.fromarray(levels.astype(np.uint8)), False
+
+
+def of_another_hue(picture):
+    return ImageOps.colorize(picture, (0, 0, 255), (97, 0, 0)), False
+
+
+def almost_white(picture):
+    ink = ImageOps.invert(picture)
+    return Image.merge("RGBA", [ink.point(lambda _: 254)] * 3 + [ink]), False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [shadowed, on_a_table, punched, boxed, darker_to_the_corners, of_another_hue, almost_white],
+)
+def test_the_digit_alone_is_read(change, tmp_path):
+    clean = sketch(paper="#f0f0f0", ink="#202020")
+    expected = read(clean, tmp_path)
+    assert not expected.warning
+    picture, more = change(clean)
+    found = read(picture, tmp_path)
+    assert closeness(expected.image, found.image) > 0.98
+    assert ("more than one thing" in found.warning) >= more
+
+
+def test_what_is_cut_or_one_of_two_is_told(tmp_path):
+    assert (
+        read(sketch().crop((100, 0, 280, 280)), tmp_path).warning == "the digit touches the border"
+    )
+    pair = Image.new("L", (560, 280), "white")
+    for place in (0, 200):
+        pair.paste(sketch().crop((80, 0, 280, 280)), (place, 0))
+    assert "more than one thing" in read(pair, tmp_path).warning
+
+
+def test_a_speck_is_told(tmp_path):
+    sheet = Image.new("L", (700, 500), "white")
+    ImageDraw.Draw(sheet).rectangle([300, 200, 303, 203], fill="black")
+    assert "speck" in read(sheet, tmp_path).warning
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_a_one_cut_to_its_own_box_is_read(light, tmp_path):
+    one = Image.new("L", (43, 213), "white")
+    ImageDraw.Draw(one).line([(13, 0), (29, 212)], fill="#303030", width=26)
+    found = read(ImageOps.invert(one) if light else one, tmp_path).image
+    rows = np.flatnonzero((found > 60).any(axis=1))
+    assert rows.size >= 19
+    assert found[rows].any(axis=0).sum() < 8
 
 
 def png_header(width, height):

@@ -15,7 +15,7 @@ from in_process import here, last_json
 import rowrnn
 from rowrnn import data
 from rowrnn.config import Config, ModelConfig, TrainConfig
-from rowrnn.errors import RunError
+from rowrnn.errors import ConfigError
 
 TINY = ["--model.projection-size=0", "--model.hidden-size=8", "--model.dropout=0.1",
         "--train.batch-size=100", "--train.examples=1001", "--data.shift=1"]  # fmt: skip
@@ -109,8 +109,11 @@ def test_flags_of_xla_are_part_of_what_decides_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path}")
     rowrnn.train(resume=tmp_path / "run")
     monkeypatch.setenv("XLA_FLAGS", FAST_MATH)
-    with pytest.raises(RunError, match=f"XLA_FLAGS='{FAST_MATH}': .* was started with ''"):
+    with pytest.raises(ConfigError, match=f"XLA_FLAGS='{FAST_MATH}': .* was started with ''"):
         rowrnn.train(resume=tmp_path / "run")
+    assert rowrnn_in(tmp_path, "train", "--resume=run", code=2, XLA_FLAGS=FAST_MATH).startswith(
+        f"rowrnn: XLA_FLAGS='{FAST_MATH}': "
+    )
 
 
 def test_a_sweep_does_not_mix_what_other_flags_gave(tmp_path):
