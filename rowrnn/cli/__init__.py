@@ -72,7 +72,7 @@ commands:
   export RUN --to DIR      weights, a program without rowrnn, a model card
   export RUN --web FILE.html
                            a page in which it reads what you draw
-  data prepare NAME        download or convert mnist, fashion_mnist, kmnist, emnist/…
+  data prepare NAME        fetch mnist, fashion_mnist, kmnist or emnist/NAME
   bench SUITE              how fast: the recurrence, the step, other libraries
   bench compare OLD NEW    is the new measurement slower?
   launch -n 4 -- COMMAND   one job in several processes on this machine

@@ -24,6 +24,10 @@ MAX_PIXELS = 64_000_000
 # A larger picture is first reduced to this many pixels a side, which bounds the work and still
 # shows a digit that is a fiftieth of the sheet.
 _WORKING_SIDE = 1024
+# Share of the strongest ink below which ink is no part of the digit.
+_FAINT = 0.15
+# Most parts of a picture that can be a drawing without noise or specks.
+_MOST_PARTS = 30
 # Grey levels, out of 255, by which the ink must differ from the paper.
 _LEAST_CONTRAST = 8
 # This filter averages over the pixels it merges, and rings less than the sharper ones.
@@ -225,7 +229,11 @@ def _find(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool, str]:
     # Specks go and noise averages out; the strokes of a small picture, a few pixels wide, stay.
     smooth = ndimage.median_filter(levels, 3) if side > 100 else levels
     smooth = ndimage.gaussian_filter(smooth, max(levels.shape) / 600)
-    dark = _is_dark(smooth, side)
+    # A hair in a stroke says nothing of the ink, unless there are but hairs.
+    dark = _is_dark(smooth if np.ptp(smooth) > _LEAST_CONTRAST else levels, side)
+    other = levels != np.median(levels)
+    if other.mean() < 0.5 and _label(other).max() < _MOST_PARTS:
+        smooth = levels  # It is clean, as drawn on a screen, and a line may be as thin as a pixel.
     window = max(11, int(side / 3) | 1)
     ink, digit, warning = levels, np.zeros(levels.shape, bool), ""
     for _ in range(2):
@@ -278,7 +286,7 @@ def _choose(ink: np.ndarray) -> tuple[np.ndarray, str]:
     from scipy import ndimage
 
     # Fainter are the traces that JPEG compression leaves around a stroke, and most of the noise.
-    parts = _label(ink > 0.15 * ink.max())
+    parts = _label(ink > _FAINT * ink.max())
     count = int(parts.max())
     numbers = np.arange(1, count + 1)
     weight, peak = (f(ink, parts, numbers) for f in (ndimage.sum_labels, ndimage.maximum))

@@ -183,10 +183,13 @@ def test_a_drawing_becomes_what_predict_makes_of_it(made, open_page, tmp_path, n
         found, ink, image = drawn(opened, strokes, shape)
         assert found
         Image.fromarray(ink).save(tmp_path / "drawing.png")
-        expected = read_picture(tmp_path / "drawing.png", shape).image
-        off = np.abs(image.astype(int) - expected)
+        expected = read_picture(tmp_path / "drawing.png", shape)
+        if expected.warning:  # Of a picture `predict` leaves out what a page takes as drawn.
+            continue
+        off = np.abs(image.astype(int) - expected.image)
         assert off.max() <= 1
         same.append((off == 0).mean())
+    assert len(same) >= 6
     assert np.mean(same) > 0.99
 
 

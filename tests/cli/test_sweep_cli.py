@@ -98,7 +98,7 @@ def test_members_that_diverge_have_a_line_each_and_a_code(grid):
     assert (alike["failure_rate"], gone["failure_rate"]) == (0, 1)
     assert "Sweep of 4 members at 2 points" in err
     assert "map on 2 devices, 1 compilation, 4,000 examples" in err
-    assert "The sweep is kept in sweep: results.csv, results.json, figures/" in err
+    assert "The sweep is kept in sweep: results.csv, points.csv, results.json, figures/" in err
     assert (cwd / "sweep" / "figures" / "accuracy.png").exists()
 
 
@@ -116,10 +116,11 @@ def test_runs_lists_the_sweep(grid):
     cwd, out, _ = grid
     (listed,) = rowrnn.runs(cwd)
     members = members_of(cwd / "sweep")
-    accuracies = [member["test_accuracy"] for member in members if member["test_accuracy"]]
+    good = [member["test_accuracy"] for member in members if member["test_accuracy"]]
     assert (listed.name, listed.kind, listed.state) == ("sweep", "sweep", "done")
     assert (listed.members, listed.completed) == (4, 2)
-    assert listed.test_accuracy == pytest.approx(np.mean(accuracies))
+    assert listed.test_accuracy is None, "nothing is averaged over two settings"
+    assert listed.points[0].mean == pytest.approx(np.mean(good))
     assert [point.completed for point in listed.points] == [2, 0]
     assert listed.points[1].mean is None
     assert listed.wall_s == last_json(out)["wall_s"]

@@ -96,10 +96,10 @@ def photographed(original, random):
 @pytest.mark.parametrize(
     ("make", "name", "inverted", "mean", "least"),
     [
-        (noisy, "noisy.png", False, 0.96, 0.75),
+        pytest.param(noisy, "noisy.png", False, 0.96, 0.75, marks=pytest.mark.slow),
         (on_a_sheet, "sheet.png", True, 0.97, 0.85),
         (lambda original, _: Image.fromarray(original), "small.jpg", False, 0.99, 0.75),
-        (photographed, "photograph.jpg", True, 0.96, 0.75),
+        pytest.param(photographed, "photograph.jpg", True, 0.96, 0.75, marks=pytest.mark.slow),
     ],
 )
 def test_mnist_is_recovered(make, name, inverted, mean, least, originals, tmp_path):
@@ -398,3 +398,15 @@ def test_any_proportions_fit_any_shape(box, border, shape, tmp_path):
         picture = read(Image.fromarray(levels), tmp_path, shape=shape)
         assert picture.image.shape == shape
         assert picture.image.max() > 100
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_line_as_thin_as_a_pixel_is_read_whole(tmp_path, width):
+    def three(width):
+        sheet = Image.new("L", (400, 400), "white")
+        points = [(120, 90), (200, 60), (270, 110), (200, 180), (280, 250), (200, 330), (110, 300)]
+        ImageDraw.Draw(sheet).line(points, fill=0, width=width, joint="curve")
+        inked = read(sheet, tmp_path).image > 40
+        return np.array([np.flatnonzero(inked.any(axis=axis))[[0, -1]] for axis in (0, 1)])
+
+    assert np.abs(three(width) - three(9)).max() <= 1

@@ -18,11 +18,12 @@ from rowrnn.store import rundir
 
 
 def pytest_generate_tests(metafunc):
-    """Gives ``count`` from ``@pytest.mark.row(number, few, full)``."""
+    """Gives ``count`` from ``@pytest.mark.row(number, few, full)``; few may be ``slow=True``."""
     mark = metafunc.definition.get_closest_marker("row")
     if mark is not None:
         _, few, full = mark.args
-        counts = [few, pytest.param(full, marks=pytest.mark.soak)]
+        marks = [pytest.mark.slow] if mark.kwargs.get("slow") else []
+        counts = [pytest.param(few, marks=marks), pytest.param(full, marks=pytest.mark.soak)]
         metafunc.parametrize("count", counts, ids=["few", "full"])
 
 

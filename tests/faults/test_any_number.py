@@ -82,7 +82,7 @@ def lines_of(kind, draw):
     return [["runs", "."], draw.choice(others)]
 
 
-@pytest.mark.row(20, 12, 400)
+@pytest.mark.row(20, 12, 400, slow=True)
 def test_any_number_in_any_file_is_told_or_harmless(tmp_path, made, monkeypatch, count, record):
     """0, -1280, 10^400, 2^70, NaN, Infinity, 1e308 and others in the files of a run or sweep: every
     command ends as it may, without a traceback, what it prints is JSON, and `runs` lists all."""

@@ -419,9 +419,21 @@ def of_labels(train, test, images=None):
     [
         (of_labels([0], [0]), "all labels are 0, and there is nothing to tell apart"),
         (of_labels([0, 1, 2], [0, 1]), "No test image is of class 2"),
-        (of_labels([0, 1, 3], [0, 1, 3]), "no training image has the label 2"),
-        (of_labels(range(1, 27), range(1, 27)), "are labels from 1 to 26, as in EMNIST's letters?"),
-        (of_labels([0, 1], [0, 1], images=7), "all training images are alike"),
+        pytest.param(
+            of_labels([0, 1, 3], [0, 1, 3]),
+            "no training image has the label 2",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            of_labels(range(1, 27), range(1, 27)),
+            "are labels from 1 to 26, as in EMNIST's letters?",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            of_labels([0, 1], [0, 1], images=7),
+            "all training images are alike",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_data_that_teaches_nothing_is_told_and_all_commands_answer(tmp_path, arrays, says):

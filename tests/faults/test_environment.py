@@ -180,7 +180,7 @@ def sweep_in_a_read_only_directory(place):
     assert b"Permission denied; choose another with --run-dir" in err
 
 
-@pytest.mark.row(12, 1, 8)
+@pytest.mark.row(12, 1, 8, slow=True)
 @pytest.mark.skipif(not works(as_user(NOBODY)), reason="setpriv cannot make another user's process")
 def test_homes_and_permissions(place, count, record):
     """No home, a read-only one, none at all, no write permission, no TMPDIR: works, or says."""

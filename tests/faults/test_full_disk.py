@@ -161,7 +161,7 @@ def whole(tmp_path_factory):
     return last_json(out)["params_sha256"], sizes_of(path)
 
 
-@pytest.mark.row(3, 4, 20)
+@pytest.mark.row(3, 4, 20, slow=True)
 def test_a_run_that_has_no_room_keeps_what_was_saved(disk, tmp_path, whole, count, record, capfd):
     """Disk full, or a file not allowed to grow: exit 4 and the file named, within one save
     interval; the last durable step restores, and with room again the run ends with the same bits.

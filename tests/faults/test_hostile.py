@@ -274,7 +274,7 @@ def time_limit(seconds, what):
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.row(11, 20, 500)
+@pytest.mark.row(11, 20, 500, slow=True)
 def test_what_a_stranger_made_does_no_harm(tmp_path, made, count, record, capsys, monkeypatch):
     """Links, pipes, forged facts, claims of terabytes, deep JSON, escapes: refused or harmless."""
     monkeypatch.chdir(tmp_path)

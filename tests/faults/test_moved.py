@@ -60,7 +60,7 @@ def meanwhile(action):
     thread.join()
 
 
-@pytest.mark.row(15, 2, 40)
+@pytest.mark.row(15, 2, 40, slow=True)
 def test_a_directory_that_is_moved_stops_the_run_and_lies_whole_where_it_is(
     tmp_path, count, record
 ):

@@ -178,7 +178,7 @@ SWEEP = ["sweep", *SMALL, *SGD, "--train.examples=801", "--seeds=0:3", "--chunk=
          "--json"]  # fmt: skip
 
 
-@pytest.mark.row(6, 2, 50)
+@pytest.mark.row(6, 2, 50, slow=True)
 def test_in_a_sweep_only_the_member_that_diverges_is_lost(tmp_path, count, record, monkeypatch):
     """The others end with the parameters that they have without it; no stack and no state that is
     saved is anything but finite; exit 6."""

@@ -171,7 +171,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.row(5, 40, 2000)
+@pytest.mark.row(5, 40, 2000, slow=True)
 def test_of_two_that_start_at_the_same_moment_one_wins(tmp_path, count, record):
     """On a new directory exactly one gets it, also where it is done before the other looks again;
     the other is refused and has touched nothing."""

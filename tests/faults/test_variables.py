@@ -48,6 +48,7 @@ def rowrnn_in(cwd, *arguments, code=0, **variables):
     return done.stderr if code else json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_no_setting_of_jax_changes_a_run(tmp_path):
     plain = last_json(here("train", *TINY, "--run-dir=plain", "--json", cwd=tmp_path)[0])
     other = rowrnn_in(tmp_path, "train", *TINY, "--run-dir=other", "--json", **CHANGING)
@@ -116,6 +117,7 @@ def test_flags_of_xla_are_part_of_what_decides_a_run(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_mix_what_other_flags_gave(tmp_path):
     here("sweep", *SHARED, "--seeds=0:2", "--run-dir=sweep", "--json", cwd=tmp_path)
     again = ["sweep", "--resume=sweep", "--plan", "--json"]

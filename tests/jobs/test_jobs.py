@@ -59,6 +59,7 @@ def whole(tmp_path_factory):
     return path, rowrnn.train(config, path)
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_bits_of_two_devices(start, tmp_path, whole):
     processes = start(2, ["train", *RUN, "--run-dir=run", "--json"])
     (code, out, err), (other_code, *other_words) = map(ended, processes)

@@ -108,6 +108,7 @@ def test_members_are_solo_runs_to_the_bit(tmp_path, solo, config, chunk, devices
     check_members(tmp_path, solo, config, chunk, devices, seeds, rates)
 
 
+@pytest.mark.slow
 @newer_emitters()
 def test_members_with_all_that_a_config_can_have_are_solo_runs_to_the_bit(tmp_path, solo):
     check_members(tmp_path, solo, RICH, 2, 2, (0, 1), (3e-3, 1e-2))

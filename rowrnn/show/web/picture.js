@@ -1,7 +1,8 @@
 /* Strokes to an image as MNIST's were made. Nothing here touches the page.
  *
  * A drawing becomes what `rowrnn predict` makes of a picture of it; see rowrnn/data/pictures.py.
- * What that file does about paper, noise and photographs has nothing to do here: the ink is known.
+ * What that file does about paper, noise and photographs has nothing to do here: the ink is known,
+ * and all of it but specks is the digit, where `predict` would leave out what lies apart.
  */
 "use strict";
 
