@@ -156,9 +156,10 @@ class RunDir:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(self._absolute), mine):
                 return
-        if mine.st_nlink == 0:
-            raise RunError(f"{self.path} was removed while it was written to; start a new run")
         now = _path_of(self._opened)
+        # As Linux names what lies nowhere any more; elsewhere the links tell.
+        if mine.st_nlink == 0 or now.endswith(" (deleted)"):
+            raise RunError(f"{self.path} was removed while it was written to; start a new run")
         raise RunError(
             f"{self.path} was moved to {now} while it was written to; what was saved before is "
             f"good and lies there: go on with --resume {now}"

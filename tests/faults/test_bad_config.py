@@ -365,7 +365,7 @@ def without_jax(tmp_path):
     return os.environ | {"PYTHONPATH": f"{tmp_path / 'blocked'}:{package}", "COLUMNS": "80"}
 
 
-@pytest.mark.row(8, 200, 1000)
+@pytest.mark.row(8, 200, 1000, slow=True)
 def test_bad_configs_and_flags_are_named_before_jax_is_imported(
     tmp_path, without_jax, count, record
 ):

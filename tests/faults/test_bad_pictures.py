@@ -215,7 +215,7 @@ def pictures(directory, count, rng):
     return found
 
 
-@pytest.mark.row(10, 50, 100)
+@pytest.mark.row(10, 50, 100, slow=True)
 def test_bad_pictures_have_a_line_each_and_good_ones_an_answer(run, tmp_path, count, record):
     """One process for all, good pictures between the bad: a line each, exit 3, memory bounded."""
     seed = 10
