@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -191,6 +192,12 @@ def test_reading_and_reports_speak_of_names(run, dataset, tmp_path):
     assert reading.summary()["class_names"] == list(NAMES)
     code, _, err = command("eval", run)
     assert (code, "no command can load them" in err) == (3, True)
+    report = rowrnn.report(run, dataset=dataset)
+    assert not report.missing
+    page = report.path.read_text()
+    assert all(html.escape(name) in page for name in NAMES)
+    (line,) = rowrnn.report(run).missing
+    assert line.startswith("What it does on the test images: ")
 
 
 @pytest.mark.slow
@@ -201,11 +208,17 @@ def test_the_small_digits_of_scikit_learn(tmp_path):
     images = digits.images / 16
     train, test = (images[:1400], digits.target[:1400]), (images[1400:], digits.target[1400:])
     dataset = Dataset.from_arrays(train, test, name="digits")
-    config = dataclasses.replace(CONFIG, data=DataConfig(validation_size=100))
+    train = TrainConfig(batch_size=50, epochs=30, display="none")
+    config = dataclasses.replace(CONFIG, data=DataConfig(validation_size=100), train=train)
     result = rowrnn.train(config, tmp_path / "run", dataset=dataset)
     assert result.test_accuracy > 0.8
+    assert not rowrnn.report(tmp_path / "run", dataset=dataset).missing
+    swept = rowrnn.sweep(config, range(2), run_dir=tmp_path / "sweep", dataset=dataset)
+    assert swept.accuracy[0] == result.test_accuracy
+    assert rowrnn.report(tmp_path / "sweep").path.is_file()
+    rowrnn.export(tmp_path / "run", tmp_path / "network")
     write_pictures(tmp_path / "pictures", dataset.test.images[:50])
-    predictions, _ = rowrnn.predict(tmp_path / "run", tmp_path / "pictures")
+    predictions, _ = rowrnn.predict(tmp_path / "network", tmp_path / "pictures")
     logits = rowrnn.load(tmp_path / "run").logits(dataset.test.images[:50])
     assert [prediction.label for prediction in predictions] == logits.argmax(axis=1).tolist()
 

@@ -80,7 +80,7 @@ def test_the_figures_of_a_run_are_those_of_its_answers(made, tmp_path):
     probabilities = classifier.probabilities(part.images)
     answers = probabilities[-1].argmax(axis=1)
     right = sum(int(a) == int(b) for a, b in zip(answers, part.labels, strict=True))
-    tested = run.test(classifier, "")
+    tested = run.test(classifier, "", None)
     evaluation = tested.evaluation
     assert (evaluation.right, evaluation.count) == (right, len(part.labels))
     for true in range(10):
@@ -376,7 +376,7 @@ def test_claims_that_do_not_fit_the_data_are_refused(made):
     classifier = rowrnn.load(made / "run")
     for forged in ({"classes": 3}, {"shape": (27, 28)}):
         with pytest.raises(RunError, match="which its data does not have"):
-            run.test(dataclasses.replace(classifier, **forged), "")
+            run.test(dataclasses.replace(classifier, **forged), "", None)
 
 
 @pytest.mark.parametrize("name", ["ceiling", "lstm", "peers", "scaling", "startup", "train"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rowrnn import files
+from rowrnn.data import Dataset
 from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.figures.drawing import COLUMN
 from rowrnn.show.report import page, run, several, sweep
@@ -46,6 +47,7 @@ def report(
     to: str | Path | None = None,
     which: str = "last",
     data_dir: str = "",
+    dataset: Dataset | None = None,
     figures: Sequence[str] = (),
 ) -> Report:
     """Writes the report of a run, a sweep or a record of ``rowrnn bench``, or of several runs.
@@ -60,6 +62,7 @@ def report(
             name with ``.html``, and of several runs ``side_by_side.html`` in the working directory.
         which: checkpoint of a run: "last", "best" (highest validation accuracy) or a step.
         data_dir: where the data of a run lies now, where that is not what its config says.
+        dataset: the data of a run that was trained on arrays.
         figures: of "svg" and "pdf" those in which each figure is written too, at the width
             of a column of a paper; they lie beside the page, in ``figures/``.
 
@@ -94,7 +97,9 @@ def report(
         rundir.require_run(source)
         target = source / NAME
         content = (
-            sweep.read(source) if rundir.is_sweep(source) else run.read(source, which, data_dir)
+            sweep.read(source)
+            if rundir.is_sweep(source)
+            else run.read(source, which, data_dir, dataset)
         )
     target = Path(to) if to is not None else target
     if os.path.exists(target) and target.samefile(source):

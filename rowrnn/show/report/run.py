@@ -13,7 +13,7 @@ import numpy as np
 
 from rowrnn import figures
 from rowrnn.config import Config
-from rowrnn.data import Split
+from rowrnn.data import Dataset, Split
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
@@ -86,12 +86,12 @@ class _Run:
             return None
 
 
-def read(path: Path, which: str, data_dir: str) -> Content:
+def read(path: Path, which: str, data_dir: str, dataset: Dataset | None = None) -> Content:
     """All that can be shown of a run; raises `RunError` where there is none."""
-    return _content(_find(path, which, data_dir))
+    return _content(_find(path, which, data_dir, dataset))
 
 
-def _find(path: Path, which: str, data_dir: str) -> _Run:
+def _find(path: Path, which: str, data_dir: str, dataset: Dataset | None) -> _Run:
     run = _Run(path, which, rundir.read_config(path))
     run.result = run.or_missing("The result", lambda: rundir.read_result(path, TrainResult))
     # A checkpoint that was asked for by name must be there; without the last, the rest is shown.
@@ -101,7 +101,7 @@ def _find(path: Path, which: str, data_dir: str) -> _Run:
         run.classifier = load(path, which)
     if (classifier := run.classifier) is not None:
         run.tested = run.or_missing(
-            "What it does on the test images", lambda: test(classifier, data_dir)
+            "What it does on the test images", lambda: test(classifier, data_dir, dataset)
         )
     if run.result and run.tested and which == "last":
         said, found = run.result.test_accuracy, run.tested.evaluation.accuracy
@@ -164,12 +164,12 @@ def _figures(run: _Run, inches: float = WIDTH) -> dict[str, Drawing]:
     return found
 
 
-def test(classifier: Classifier, data_dir: str) -> Tested:
+def test(classifier: Classifier, data_dir: str, dataset: Dataset | None) -> Tested:
     """What a network does on the test part of the data that it was trained on.
 
     Raises `DataError` where the data is not at hand and `RunError` where it is other data.
     """
-    part = classifier.load_split("test", data_dir)
+    part = classifier.load_split("test", data_dir, dataset)
     _require_fit(classifier, part)
     found = evaluate.judge(classifier, "test", part.labels, classifier.logits(part.images))
     losses = stats.cross_entropies(found.logits, part.labels)
