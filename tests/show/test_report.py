@@ -465,7 +465,7 @@ def test_several_runs_are_drawn_over_each_other(made, copied, tmp_path, monkeypa
     assert "2 runs and 1 sweep side by side" in text
     page = (tmp_path / "side_by_side.html").read_text()
     # Two have the same name, and so are told apart by their directories.
-    labels = {copied.parent.name + "/run", "made0/run", "made0/sweep epsilon=1e-08"}
+    labels = {copied.parent.name + "/run", f"{made.name}/run", f"{made.name}/sweep epsilon=1e-08"}
     for label in labels:
         assert page.count(f">{label}<") >= 3, "one in each figure, and one in the table"
     accuracy = json.loads((copied / "result.json").read_text())["test_accuracy"]
