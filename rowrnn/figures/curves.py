@@ -140,7 +140,7 @@ def _scale_values(
     shown = [curve.values if with_seeds else curve.band for curve in curves]
     low = min(np.nanmin(values) for values in shown)
     high = max(np.nanmax(values) for values in shown)
-    # What is smaller than any float32 was never a loss, and is too small for an axis.
+    # A value below the smallest float32 was never a loss, and is too small for an axis.
     if logarithmic and low > np.finfo(np.float32).tiny:
         axes.set_yscale("log")
         margin = (high / low) ** 0.04 if high > low else 1.1

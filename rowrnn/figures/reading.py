@@ -105,7 +105,7 @@ def reading_animation(arrays: ReadingArrays, path: str | os.PathLike[str], title
     canvas: Any = figure.canvas
     for artist in reveal(1):
         artist.set_animated(True)
-    # What does not change is drawn once: a frame then takes a tenth of the time.
+    # Parts that do not change are drawn once: a frame then takes a tenth of the time.
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
     frames = []
