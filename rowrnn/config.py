@@ -161,6 +161,8 @@ class DataConfig:
     """folder, tfds: which pictures these are, and the order of the others."""
     validation_size: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
     """First training images set apart; unset: 5000 of 50,000 or more, otherwise none."""
+    first_epoch: Literal["shuffled", "file"] = "shuffled"
+    """file: the first epoch goes in the order of the data, as the notebook of 2015 went."""
     shift: Annotated[int, Meta(ge=0, le=1_000)] = 0
     """Augmentation: training images move by up to this many pixels along each axis."""
     rotation: Annotated[float, Meta(ge=0.0, le=3.2), Traced(off_at_zero=True)] = 0.0

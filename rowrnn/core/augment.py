@@ -59,8 +59,7 @@ def random_warp(
     # Draws of one kind side by side, [4, B, 1, 1], from -1 to 1.
     turn, slant, tall, wide = jax.random.uniform(affine_key, (4, batch, 1, 1), minval=-1, maxval=1)
     sin, cos = jnp.sin(rotation * turn), jnp.cos(rotation * turn)
-    # From a pixel that is drawn to the place in the image that it shows, measured from the centre:
-    # turned, then slanted, then stretched.
+    # Place in the image that a drawn pixel shows, from the centre: turned, slanted, stretched.
     y = jnp.arange(rows)[None, :, None] - (rows - 1) / 2
     x = jnp.arange(pixels)[None, None, :] - (pixels - 1) / 2
     turned_y, turned_x = cos * y - sin * x, sin * y + cos * x
@@ -102,7 +101,7 @@ def sample(images: jax.Array, ys: jax.Array, xs: jax.Array) -> jax.Array:
     corner = (image * (rows + 2) + top) * (pixels + 2) + left
 
     def at(offset):
-        # In bounds by the lines above; otherwise XLA would check each of them again.
+        # The lines above keep them in bounds; otherwise XLA would check each again.
         found = padded.at[corner + offset].get(mode="promise_in_bounds")
         return found.astype(jnp.float32)
 

@@ -128,7 +128,8 @@ def make_functions(
     train_step = step.make_train_step(config, experiment.steps, classes, shard_grads)
 
     def order(key, epoch):
-        return step.epoch_order(key, epoch, size)
+        shuffled, in_file = step.epoch_order(key, epoch, size), config.data.first_epoch == "file"
+        return jnp.where(epoch == 0, jnp.arange(size), shuffled) if in_file else shuffled
 
     def last_batch(state, train, order):
         batch = step.take_batch(train, order, state.step - 1, batch_size)

@@ -21,6 +21,7 @@ from rowrnn.bench import timing
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.core import state as states
 from rowrnn.core import step
+from rowrnn.core.experiment import make_functions
 from rowrnn.core.step import Batch
 from rowrnn.errors import ConfigError, DataError, RunError, StoppedError
 from rowrnn.lab import stats, trainer
@@ -157,6 +158,25 @@ def test_a_seed_that_decides_all_is_a_seed_for_both(tmp_path, solo):
     config = configs.replace(SMALL, {"train.init_seed": 3})
     result = rowrnn.sweep(config, (5,), settings=MAP, run_dir=tmp_path / "sweep")
     assert figures_of(result.members[0]) == solo(SMALL, ("train.seed", 5))
+
+
+def test_the_first_epoch_goes_in_the_order_of_the_data_where_it_is_asked_to(solo):
+    in_order = (("train.init_seed", 7), ("data.first_epoch", "file"))
+    first, second = (solo(SMALL, ("train.seed", seed), *in_order) for seed in (1, 2))
+    assert first == second != solo(SMALL, ("train.seed", 1), ("train.init_seed", 7))
+
+
+def test_the_epochs_that_follow_the_order_of_the_data_are_shuffled_as_ever():
+    def orders(config):
+        order = make_functions(trainer.prepare(config)).order
+        return [np.asarray(order(jax.random.key(3), epoch)) for epoch in (0, 1)]
+
+    (data, later), (_, shuffled) = (
+        orders(configs.replace(SMALL, {"data.first_epoch": "file"})),
+        orders(SMALL),
+    )
+    assert np.array_equal(data, np.arange(len(data)))
+    assert np.array_equal(later, shuffled)
 
 
 # Numbers that all matter: gradients are clipped, and epsilon is not lost in what it is added to.
