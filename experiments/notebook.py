@@ -3,13 +3,18 @@
     rowrnn data prepare mnist
     pip install -e '.[peers]'
     python experiments/notebook.py [--seeds 64]
+    python experiments/notebook.py --in-order [--seeds 64]
 
 Shows: whether rowrnn is the notebook's network. `notebook_2015.toml` and `torch_seeds.py`, PyTorch
 initialised as the notebook was, over as many seeds each: the curve of the training loss, the
 accuracy on the first 256 test images, which the notebook printed, and on all 10,000. rowrnn
 shuffles every epoch, the notebook did not shuffle its first: PyTorch does the one and the other.
-The sweep is kept in `runs/notebook` and goes on where it was cut; figures go into
+`--in-order` adds rowrnn in the order of the files (`data.first_epoch = "file"`), and packs which
+test image each seed had right into `notebook-in-order.npz`. Sweeps are kept in `runs/notebook` and
+`runs/notebook-in-order` and go on where they were cut; figures go into
 `experiments/results/notebook-agreement.json`, `.md` and `.png`.
+Expected before `--in-order` was run (2026-11-27): what PyTorch gave in that order, 11 of 64 seeds
+at or below the published figure, and no difference from it that 64 seeds show.
 Last result: see the table.
 """
 
@@ -29,11 +34,13 @@ from torch_seeds import WINDOW
 from rowrnn import config
 from rowrnn.figures import frame
 from rowrnn.lab import evidence, stats
+from rowrnn.store import ledger
 
 HERE = Path(__file__).parent
 RUN, RESULTS = HERE.parent / "runs" / "notebook", HERE / "results" / "notebook-agreement"
 # Of the first 256 test images.
-PUBLISHED = 241
+PUBLISHED, IMAGES = 241, 10_000
+IN_ORDER = "rowrnn, in order"
 
 HEAD = """\
 # The notebook over {seeds} seeds
@@ -52,49 +59,63 @@ The published {share:.6f} is {right} of the first 256 images. Of the means of th
 ten steps, 5 % would differ by chance.
 """
 
+IN_FILE_ORDER = """
+## In the order of the files
+
+`python experiments/notebook.py --in-order`: rowrnn as the notebook's reader took its first epoch.
+{where} {below} of {seeds} seeds have at most the published {right} of 256 right ({share}).
+
+| | rowrnn, in order | less PyTorch, in order | less rowrnn, shuffled |
+|---|---|---|---|
+"""
+
 
 def main():
     """Runs all and writes what they gave."""
     parser = argparse.ArgumentParser(description="The notebook's protocol in two libraries.")
     parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--in-order", action="store_true", help="rowrnn in the order of the files")
     parser.add_argument("--table", action="store_true", help="write table and figure alone")
     given = parser.parse_args()
-    seeds = given.seeds
-    if given.table:
-        document = json.loads(RESULTS.with_suffix(".json").read_text())
-        environment = document.pop("environment")
-        write(
-            {
-                who: {name: np.array(values) for name, values in figures_.items()}
-                for who, figures_ in document.items()
-            },
-            environment,
-        )
-        return
+    seeds, path = given.seeds, HERE / "notebook_2015.toml"
     if seeds < 2:
         parser.error("--seeds: must be at least 2, which have a spread")
-    path = HERE / "notebook_2015.toml"
-    swept = sweep(config.load(path), range(seeds), RUN)
+    if given.table or given.in_order:
+        document = json.loads(RESULTS.with_suffix(".json").read_text())
+    else:
+        document = {"rowrnn": ours(config.load(path), seeds, RUN)}
+        document["PyTorch, shuffled"] = torch(path, seeds, ["--shuffled"])
+        document["PyTorch, in order"] = torch(path, seeds, [])
+        document["environment"] = environment(RUN)
+    if given.in_order:
+        run, settings = RUN.with_name("notebook-in-order"), config.load(path)
+        settings = config.replace(settings, {"data.first_epoch": "file"})
+        document[IN_ORDER] = ours(settings, seeds, run)
+        document["environment in order"] = environment(run)
+        pack_answers(run, RESULTS.with_name("notebook-in-order.npz"))
+    RESULTS.with_suffix(".json").write_text(json.dumps(document) + "\n")
+    write(document)
+
+
+def ours(settings, seeds, run):
+    """Loss [S, K] and accuracies [S] of a sweep, rounded to what can be told."""
+    swept = sweep(settings, range(seeds), run)
     # The last entry of a curve is of the single step after the last ten.
     steps, losses = swept.curves["train_loss"]
     whole = [at for at, step in enumerate(steps) if step % WINDOW == 0]
-    ours = {
-        "train_loss": losses[:, whole],
-        "first256_accuracy": np.array([member.first256_accuracy for member in swept.members]),
-        "test_accuracy": swept.accuracy,
+    firsts = [member.first256_accuracy for member in swept.members]
+    return {
+        "train_loss": np.round(losses[:, whole], 6).tolist(),
+        "first256_accuracy": firsts,
+        "test_accuracy": swept.accuracy.tolist(),
     }
-    found = {"rowrnn": ours} | {
-        "PyTorch, shuffled": torch(path, seeds, ["--shuffled"]),
-        "PyTorch, in order": torch(path, seeds, []),
-    }
-    environment = json.loads((RUN / "environment.json").read_text())
-    del environment["command"]
-    document = {"environment": environment} | {
-        who: {name: np.round(values, 6).tolist() for name, values in figures_.items()}
-        for who, figures_ in found.items()
-    }
-    RESULTS.with_suffix(".json").write_text(json.dumps(document) + "\n")
-    write(found, environment)
+
+
+def environment(run):
+    """What a sweep ran on."""
+    found = json.loads((run / "environment.json").read_text())
+    del found["command"]
+    return found
 
 
 def torch(path, seeds, options):
@@ -106,22 +127,38 @@ def torch(path, seeds, options):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         results = json.loads(out.read_text())
     names = ("train_loss", "first256_accuracy", "test_accuracy")
-    return {name: np.array([result[name] for result in results]) for name in names}
+    return {name: np.round([result[name] for result in results], 6).tolist() for name in names}
 
 
-def write(found, environment):
+def write(document):
     """The table and the figure."""
-    RESULTS.with_suffix(".md").write_text(table(found, machine(environment)), encoding="utf-8")
-    draw({who: each["train_loss"] for who, each in found.items()}, RESULTS.with_suffix(".png"))
+    found = {
+        who: {name: np.array(values) for name, values in figures_.items()}
+        for who, figures_ in document.items()
+        if not who.startswith("environment")
+    }
+    in_order, text = found.pop(IN_ORDER, None), table(found, machine(document["environment"]))
+    losses = [
+        (who.replace("PyTorch", "only PyTorch") if "in order" in who else "both shuffled",
+         found["rowrnn"]["train_loss"], each["train_loss"])
+        for who, each in found.items() if who != "rowrnn"
+    ]  # fmt: skip
+    if in_order is not None:
+        theirs = found["PyTorch, in order"]
+        where = machine(document["environment in order"])
+        text += in_file_order(found["rowrnn"], in_order, theirs, where)
+        losses.append(("both in order", in_order["train_loss"], theirs["train_loss"]))
+    RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
+    draw(losses, RESULTS.with_suffix(".png"))
 
 
-def draw(losses, path):
-    """How far the mean losses of the others are from ours, from losses [S, K] of each."""
-    (_, ours), *others = losses.items()
-    title = f"Training loss, PyTorch's less rowrnn's, over {len(ours)} seeds of each"
+def draw(pairs_of_losses, path):
+    """How far the mean losses of one are from the other's: name, rowrnn's, PyTorch's [S, K]."""
+    count, windows = pairs_of_losses[0][1].shape
+    title = f"Training loss, PyTorch's less rowrnn's, over {count} seeds of each"
     figure, axes = frame.begin(title, 8, 4.6, path)
-    steps, ends = WINDOW * np.arange(1, ours.shape[1] + 1), {}
-    for (who, theirs), colour in zip(others, frame.COLOURS, strict=False):
+    steps, ends = WINDOW * np.arange(1, windows + 1), {}
+    for (who, ours, theirs), colour in zip(pairs_of_losses, frame.COLOURS, strict=False):
         pairs = [stats.compare(a, b, paired=False) for a, b in zip(ours.T, theirs.T, strict=True)]
         ends[who] = (steps, np.array([pair.difference for pair in pairs]) / ours.mean(axis=0))
         band = np.array([pair.interval for pair in pairs]).T / ours.mean(axis=0)
@@ -152,6 +189,32 @@ def table(found, where):
     losses = [curves(ours["train_loss"], each["train_loss"]) for each in theirs]
     text += row("training loss, what differs at 5 %", "", *losses)
     return text + TAIL.format(share=PUBLISHED / 256, right=PUBLISHED)
+
+
+def in_file_order(shuffled, ours, theirs, where):
+    """rowrnn in the order of the files, beside itself shuffled and PyTorch in that order."""
+    below = int((np.round(256 * ours["first256_accuracy"]) <= PUBLISHED).sum())
+    seeds = len(ours["test_accuracy"])
+    low, high = stats.wilson_interval(below, seeds)
+    text = IN_FILE_ORDER.format(
+        where=where, below=below, seeds=seeds, right=PUBLISHED,
+        share=f"{below / seeds:.0%}, 95 % interval {low:.0%} to {high:.0%}",
+    )  # fmt: skip
+    for title, name in (("first 256 test images", "first256_accuracy"), ("all", "test_accuracy")):
+        others = (difference(ours[name], each[name]) for each in (theirs, shuffled))
+        text += row(title, words(ours[name]), *others)
+    losses = (curves(ours["train_loss"], each["train_loss"]) for each in (theirs, shuffled))
+    return text + row("training loss, what differs at 5 %", "", *losses)
+
+
+def pack_answers(run, path):
+    """Which test image each seed had right, as bits: unpack with `np.unpackbits`, [S, N]."""
+    records, _ = ledger.Ledger(run / "members").read_all()
+    records = sorted(records, key=lambda record: record.seed)
+    right = np.stack([ledger.unpack(record.correct, IMAGES) for record in records])
+    np.savez_compressed(
+        path, seeds=[record.seed for record in records], right=np.packbits(right, 1)
+    )
 
 
 def row(*cells):
