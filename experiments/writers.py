@@ -113,13 +113,10 @@ def figures_of(found, writers):
     recipes, draws = {}, {}
     for name, right in found.items():
         wrong = by_writer(~right, index)
-        effect = design_effect(wrong, sizes, np.ones((1, len(sizes))))[0]
+        effect = effect_of(right, index)
         draws[name] = design_effect(wrong, sizes, drawn)
         low, high = np.quantile(draws[name], (0.025, 0.975))
-        shuffled = [
-            design_effect(by_writer(~right, generator.permutation(index)), sizes, drawn[:1] * 0 + 1)
-            for _ in range(SHUFFLES)
-        ]
+        shuffled = [effect_of(right, generator.permutation(index)) for _ in range(SHUFFLES)]
         recipes[name] = {
             "networks": len(right),
             "accuracy": right.mean(),
@@ -172,6 +169,8 @@ def halves(right, index):
     variances = [
         over_groups(part, place) for part, place in zip(parts, np.split(index, [HALF]), strict=True)
     ]
+    answers = zip(np.split(right, [HALF], axis=1), np.split(index, [HALF]), strict=True)
+    effects = [effect_of(part, place) for part, place in answers]
     half = 1.96 * np.sqrt(sum(variances))
     difference = errors[0] - errors[1]
     return {
@@ -179,7 +178,14 @@ def halves(right, index):
         "employees": errors[1],
         "difference": difference,
         "interval": [difference - half, difference + half],
+        "design_effects": effects,
     }
+
+
+def effect_of(right, index):
+    """The design effect of the answers [S, N] as they are."""
+    _, place, sizes = np.unique(index, return_inverse=True, return_counts=True)
+    return float(design_effect(by_writer(~right, place), sizes, np.ones((1, len(sizes))))[0])
 
 
 def over_groups(values, index):
@@ -192,12 +198,10 @@ def over_groups(values, index):
 def first(found, index):
     """What the notebook's 256 images are worth for its own network."""
     right, place = found["notebook"][:, :NOTEBOOK], index[:NOTEBOOK]
-    _, place, sizes = np.unique(place, return_inverse=True, return_counts=True)
-    wrong = by_writer(~right, place)
-    effect = design_effect(wrong, sizes, np.ones((1, len(sizes))))[0]
+    effect = effect_of(right, place)
     mean = float(right.mean())
     return {
-        "writers": len(sizes),
+        "writers": len(np.unique(place)),
         "accuracy": mean,
         "design_effect": effect,
         "effective_images": NOTEBOOK / effect,
