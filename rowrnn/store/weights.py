@@ -1,15 +1,15 @@
-"""Parameters in the layout of Hugging Face: ``model.safetensors`` and ``config.json``.
+"""Trained networks: out of a checkpoint, or in the layout of Hugging Face.
 
-The only user of safetensors. A tensor has its dotted name (``lstm_0.kernel``) and is float32;
-``config.json`` says what a reader needs to rebuild the network, and under ``rowrnn`` where it comes
-from.
+In that layout ``model.safetensors`` holds the parameters: a tensor has its dotted name
+(``lstm_0.kernel``) and is float32. ``config.json`` says what a reader needs to rebuild the network,
+and under ``rowrnn`` where it comes from.
 """
 
 import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,10 +19,14 @@ from safetensors.numpy import save
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.checks import check_class_names
+from rowrnn.config import Config
+from rowrnn.core import state as states
 from rowrnn.core.model import PIXEL_SCALE, Params, RowRNN
-from rowrnn.core.state import named_leaves
+from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import RunError
 from rowrnn.files import Count, Size
+from rowrnn.store import checkpoint, rundir
+from rowrnn.store.checkpoint import Facts
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -48,6 +52,43 @@ class Origin:
     classes: Size
     step: Count
     class_names: list[str] = dataclasses.field(default_factory=list)
+
+
+class Network(NamedTuple):
+    """A trained network on the host.
+
+    Attributes:
+        params: to evaluate, the moving average where one was kept.
+        step: updates done.
+        config: the experiment, with a backend that computes the same on every device.
+        about: what it was trained on.
+    """
+
+    params: Params
+    step: int
+    config: Config
+    about: Facts | Origin
+
+
+def load(path: Path, which: str = "last") -> Network:
+    """The network of a run at a checkpoint (`checkpoint.restore`), or that of an export.
+
+    Raises `RunError` where there is no run, or no intact checkpoint in it.
+    """
+    if is_export(path):
+        params, origin = read(path)
+        return Network(params, origin.step, _config_of(origin), origin)
+    rundir.require_single(path)
+    restored = checkpoint.restore(path / "checkpoints", _abstract_state, which)
+    if restored is None:
+        raise RunError(
+            f"{path} holds no checkpoint yet; let it train until its first save: "
+            f"rowrnn train --resume {path}"
+        )
+    state, facts = restored
+    state = jax.tree.map(lambda leaf: leaf[0], state)
+    params = states.evaluation_params(state)
+    return Network(params, int(state.step), _config_of(facts), facts)
 
 
 def to_bytes(params: Params) -> bytes:
@@ -109,6 +150,29 @@ def read(directory: Path) -> tuple[Params, Origin]:
         raise RunError(
             f"{directory} holds no network that can be read ({problem}); export it again"
         ) from error
+
+
+def _config_of(about: Facts | Origin) -> Config:
+    config = configs.replace(configs.restore(about.config), {"model.backend": "fast"})
+    if about.shape[1] % (config.data.channels or 1):
+        raise RunError(
+            f"a network of colour, whose rows hold {about.shape[1]} values, which is no multiple "
+            "of 3: it is damaged or forged; take another checkpoint, or train it anew"
+        )
+    return config
+
+
+def _abstract_state(facts: Facts) -> TrainState:
+    """Shapes and dtypes of the state of a single run, from the facts saved with it."""
+    if facts.members != 1:
+        raise ValueError(f"it holds {facts.members} members, and not a run")
+    config, (rows, pixels) = _config_of(facts), facts.shape
+
+    def create(seed):
+        return states.create(config, facts.steps, (rows, pixels), facts.classes, seed)
+
+    state = jax.eval_shape(create, jax.ShapeDtypeStruct((), np.uint32))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), state)
 
 
 def _abstract(origin: Origin) -> Params:
