@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from rowrnn.checks import fingerprint
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset, Split
-from rowrnn.data import folder, idx, named, npz, tfds_sets
+from rowrnn.data import folder, idx, npz, tfds_sets
 from rowrnn.data.arrays import (
     Arrays,
     Loaded,
     channels_of,
     check,
-    fingerprint,
+    read_class_names,
     warn_of_what_teaches_nothing,
 )
 from rowrnn.data.tfds_sets import prepare
@@ -57,7 +58,7 @@ def load(config: DataConfig) -> Dataset:
         return split(npz.load(config.dir), config)
     if config.dataset == "idx":
         arrays = idx.read_directory(config.dir)
-        names = named.read(Path(config.dir))
+        names = read_class_names(Path(config.dir))
         classes = len(names) or 1 + int(arrays.train_labels.max())
         check(arrays, config.dir, classes)
         warn_of_what_teaches_nothing(arrays, config.dir, classes)

@@ -17,7 +17,7 @@ from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.errors import ConfigError
-from rowrnn.lab.events import Events
+from rowrnn.lab.loop import Events
 from rowrnn.lab.trainer import Splits, Trainer, compile_chunk, prepare, stack_members
 from rowrnn.store import members as members_
 from rowrnn.store.ledger import Key, Ledger, Record, make_key
