@@ -133,13 +133,13 @@ def interval_over_images(
     return max(low, 0.0), min(high, 1.0)
 
 
-def grouped(correct: ArrayLike, groups: ArrayLike, level: float = 0.95) -> Grouped:
+def grouped(correct: ArrayLike, groups: ArrayLike) -> Grouped:
     """What groups of images do to the accuracy behind `correct`; as `interval_over_images`.
 
     Source of the design effect: L. Kish, "Survey sampling", 1965, chapter 5.
     """
     answers, index, sizes = _checked(correct, groups)
-    return _grouped([answers], interval_over_images(correct, groups, level), groups, index, sizes)
+    return _grouped([answers], interval_over_images(correct, groups), groups, index, sizes)
 
 
 def interval_of_difference(
@@ -149,16 +149,15 @@ def interval_of_difference(
     *,
     paired: bool,
     groups: ArrayLike | None = None,
-    level: float = 0.95,
 ) -> Interval:
-    """The interval of the accuracy of `b` less that of `a`, both asked the same images.
+    """The 95 % interval of the accuracy of `b` less that of `a`, both asked the same images.
 
     As `interval_over_images`; `over_seeds` is the interval that the seeds give.
     """
     tables, index, sizes = _differences(a, b, paired, groups)
     difference = sum(float(table.mean()) for table in tables)
     variance, freedom = _variance(tables, index, sizes)
-    half = _quantile(freedom, level) * math.sqrt(variance)
+    half = _quantile(freedom, 0.95) * math.sqrt(variance)
     low, high = _joined(difference, over_seeds, (difference - half, difference + half))
     return max(low, -1.0), min(high, 1.0)
 

@@ -148,11 +148,11 @@ def write(
     Lines of JSON also have the probabilities of all classes. Returns how many there are of both;
     raises `RunError` where the file cannot be written.
     """
-    count = failed = 0
+    count, failed, is_csv = 0, 0, path.suffix.lower() == ".csv"
     try:
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             table = csv.DictWriter(file, RECORD)
-            if path.suffix.lower() == ".csv":
+            if is_csv:
                 table.writeheader()
             for each in found:
                 if isinstance(each, DataError):
@@ -160,7 +160,7 @@ def write(
                     tell(str(each))
                     continue
                 count += 1
-                if path.suffix.lower() == ".csv":
+                if is_csv:
                     table.writerow(each.record())
                 else:
                     last = np.round(each.rows[-1].astype(float), 6).tolist()

@@ -56,13 +56,6 @@ class _Holder:
     since: str
 
 
-@dataclass(frozen=True)
-class _Flags:
-    """The variables of the environment that ``environment.json`` has."""
-
-    flags: dict[str, str]
-
-
 class RunDir:
     """A run directory that this process alone writes to, until it is closed.
 
@@ -443,10 +436,11 @@ def _machines_before(path: Path) -> list[str]:
 def require_same_variables(path: Path) -> None:
     """Raises `ConfigError` where `deciding_variables` are others than when a run was started."""
     try:
-        flags = files.build(_Flags, {"flags": files.read_json(path / "environment.json")["flags"]})
+        found = files.read_json(path / "environment.json")["flags"]
+        then = deciding_variables(files.fit("flags", found, dict[str, str]))
     except (OSError, ValueError, TypeError, KeyError):
         return  # It has not begun, or nobody can tell any more.
-    then, now = deciding_variables(flags.flags), deciding_variables()
+    now = deciding_variables()
     for name in sorted(then.keys() | now.keys()):
         old, new = then.get(name, ""), now.get(name, "")
         if old != new:

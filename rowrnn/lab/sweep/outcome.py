@@ -403,7 +403,7 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
     }
     figures.grid(*drawn, target("grid"), **about)
     if figures.along(named) is not None:
-        figures.grid_lines(*drawn, target("grid_lines"), **about)
+        figures.grid(*drawn, target("grid_lines"), **about, lines=True)
 
 
 def in_words(result: SweepResult) -> list[str]:
