@@ -531,22 +531,20 @@ def total_steps(config: Config, train_size: int) -> int:
 
 def differences(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
     """The fields in which two configurations differ, as (dotted name, old value, new value)."""
-    olds, news = dataclasses.asdict(old), dataclasses.asdict(new)
-    for section, table in olds.items():
-        for key, value in table.items():
-            if value != news[section][key]:
-                yield f"{section}.{key}", value, news[section][key]
+    for name in fields():
+        before, after = value_of(old, name), value_of(new, name)
+        if before != after:
+            yield name, before, after
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The values that decide what a run computes, and so not `FREE` ones, by dotted name."""
+    return {name: value_of(config, name) for name in fields() if name not in FREE}
 
 
 def digest(config: Config) -> str:
-    """SHA-256, in hex, of all values that decide what a run computes, and so not of `FREE` ones."""
-    deciding = {
-        f"{section}.{key}": value
-        for section, table in dataclasses.asdict(config).items()
-        for key, value in table.items()
-        if f"{section}.{key}" not in FREE
-    }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    """SHA-256, in hex, of the values that decide what a run computes."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

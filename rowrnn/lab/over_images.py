@@ -263,10 +263,8 @@ def _of_images(answers: np.ndarray, index: np.ndarray, sizes: np.ndarray, level:
         return mean, mean
     # Where all answers are alike nothing tells how alike the images of a group are: wholly.
     number = mean * (1 - mean) / variance if 0 < mean < 1 else len(sizes)
-    weight = _quantile(freedom, level) ** 2 / number
-    centre = (mean + weight / 2) / (1 + weight)
-    half = math.sqrt(mean * (1 - mean) * weight + weight * weight / 4) / (1 + weight)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    low, high = stats.wilson(mean, _quantile(freedom, level) ** 2 / number)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _quantile(freedom: float, level: float) -> float:

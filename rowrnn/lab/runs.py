@@ -157,7 +157,7 @@ def _summarize(path: Path, listed: Path) -> RunSummary:
     summary = RunSummary(name, str(path), kind, "damaged", _started(path))
     try:
         config = rundir.read_config(path)
-        known = dataclasses.replace(summary, config=config, values=_flat(config))
+        known = dataclasses.replace(summary, config=config, values=configs.deciding(config))
         return _of_sweep(path, known) if kind == "sweep" else _of_run(path, known)
     except (RowRNNError, OSError, ValueError) as error:
         return dataclasses.replace(summary, problem=str(error))
@@ -267,13 +267,6 @@ def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | Non
         raise RunError(
             f"{path} is not a result ({error}); --resume (in Python resume=) makes it anew"
         ) from error
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """The values that decide what a run computes, by dotted name."""
-    tables = dataclasses.asdict(config)
-    names = [name for name in configs.fields() if name not in configs.FREE]
-    return {name: tables[name.split(".")[0]][name.split(".")[1]] for name in names}
 
 
 def _with_values(found: list[RunSummary]) -> list[RunSummary]:

@@ -142,14 +142,16 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"{correct} of {count} correct: must be 0 to count, of at least 1")
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = correct / count, z * z / count
+    low, high = wilson(correct / count, z * z / count)
+    # Where rounding would leave a little beside the ends.
+    return low if correct > 0 else 0.0, high if correct < count else 1.0
+
+
+def wilson(share: float, weight: float) -> Interval:
+    """Wilson's interval about a share; `weight` is the squared quantile over how many answers."""
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
-    # Where rounding would leave a little beside the ends.
-    return (
-        centre - half if correct > 0 else 0.0,
-        centre + half if correct < count else 1.0,
-    )
+    return centre - half, centre + half
 
 
 def interval_of_mean(

@@ -23,7 +23,7 @@ from rowrnn.lab.shown import Shown
 from rowrnn.lab.stats import Interval, Summary, VarianceParts
 from rowrnn.store import ledger, rundir
 from rowrnn.store.ledger import Record
-from rowrnn.store.members import short
+from rowrnn.store.members import point_of, short
 from rowrnn.store.rundir import RunDir
 
 # The notebook of 2015 printed this, 241 right of the first 256 test images.
@@ -226,13 +226,8 @@ def by_point(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The records of each point of the grid."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(point_of(record), []).append(record)
+        found.setdefault(point_of(record.varied), []).append(record)
     return found
-
-
-def point_of(record: Record) -> str:
-    """The values of the grid in words, as `Member.point`."""
-    return ",".join(f"{short(name)}={value}" for name, value in record.varied.items())
 
 
 def summarize(records: Sequence[Record], test_images: int = 0) -> dict[str, Any]:

@@ -62,12 +62,9 @@ class Group:
     @property
     def label(self) -> str:
         """What sets this group apart from the others of the sweep, in words."""
-        varied = [member.varied for member in self.members]
-        return ", ".join(
-            f"{members_.short(name)}={value}"
-            for name, value in varied[0].items()
-            if all(other[name] == value for other in varied)
-        )
+        first, *others = [member.varied for member in self.members]
+        common = {n: v for n, v in first.items() if all(other[n] == v for other in others)}
+        return members_.point_of(common, ", ")
 
 
 @dataclass(frozen=True)
