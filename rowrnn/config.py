@@ -31,7 +31,7 @@ import tomli_w
 from msgspec import Meta
 
 from rowrnn import files
-from rowrnn.errors import NAME, ConfigError, cut, nearest, shown
+from rowrnn.errors import ConfigError, cut, nearest, shown
 
 DEFAULT_EPOCHS = 10
 
@@ -368,21 +368,6 @@ def restore(tables: Mapping[str, Any]) -> Config:
     except ConfigError as error:
         raise ValueError(f"its config: {error}") from error
     return config
-
-
-def require_data(tables: Mapping[str, Any], dataset: str, fingerprint: str) -> None:
-    """Raises `ValueError` where a network claims other data than its config names.
-
-    Args:
-        tables: the config, as `to_dict` gives it.
-        dataset: name of the data, which is shown and printed.
-        fingerprint: SHA-256 of the data, in hex.
-    """
-    name = restore(tables).data.dataset
-    if dataset != name and (name != "arrays" or not re.fullmatch(NAME, dataset)):
-        raise ValueError(f"its data is {shown(dataset)}, and {name} in its config")
-    if not re.fullmatch("[0-9a-f]{64}", fingerprint):
-        raise ValueError(f"its fingerprint {shown(fingerprint)} is no SHA-256")
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

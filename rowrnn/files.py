@@ -44,6 +44,11 @@ Rate = Annotated[float, Meta(ge=0.0, le=1e15)]
 Loss = Annotated[float, Meta(ge=0.0, le=3.4e38)]
 """A loss, or another figure that float32 can hold."""
 
+Sha256 = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256, as 64 hexadecimal digits")
+]
+"""A digest of content."""
+
 _Kind = TypeVar("_Kind")
 
 

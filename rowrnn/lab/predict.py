@@ -110,13 +110,11 @@ def predict(
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
-    predictions, problems = [], []
-    for found in stream(run_dir, paths, which=which, pictures=pictures):
-        if isinstance(found, DataError):
-            problems.append(found)
-        else:
-            predictions.append(found)
-    return predictions, problems
+    found = list(stream(run_dir, paths, which=which, pictures=pictures))
+    return (
+        [each for each in found if isinstance(each, Prediction)],
+        [each for each in found if isinstance(each, DataError)],
+    )
 
 
 def stream(

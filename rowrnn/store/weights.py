@@ -5,7 +5,6 @@ In that layout ``model.safetensors`` holds the parameters: a tensor has its dott
 and under ``rowrnn`` where it comes from.
 """
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,40 +17,23 @@ from safetensors.numpy import save
 
 from rowrnn import config as configs
 from rowrnn import files
-from rowrnn.checks import check_class_names
 from rowrnn.config import Config
 from rowrnn.core import state as states
 from rowrnn.core.model import PIXEL_SCALE, Params, RowRNN
 from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import RunError
-from rowrnn.files import Count, Size
+from rowrnn.files import Count
 from rowrnn.store import checkpoint, rundir
-from rowrnn.store.checkpoint import Facts
+from rowrnn.store.checkpoint import About, Facts
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a network is and where it comes from, as ``config.json`` has it under ``rowrnn``.
+@dataclass(frozen=True, kw_only=True)
+class Origin(About):
+    """What ``config.json`` has under ``rowrnn``; `step` is how many updates were done."""
 
-    Attributes:
-        config: the experiment, as nested tables.
-        dataset: name of the data it was trained on.
-        fingerprint: of the data.
-        shape: rows and pixels of an image, (T, F).
-        classes: number of classes, C.
-        step: updates done.
-        class_names: in the order of the labels; none where there are no other names than these.
-    """
-
-    config: dict[str, Any]
-    dataset: str
-    fingerprint: str
-    shape: tuple[Size, Size]
-    classes: Size
     step: Count
-    class_names: list[str] = dataclasses.field(default_factory=list)
 
 
 class Network(NamedTuple):
@@ -67,7 +49,7 @@ class Network(NamedTuple):
     params: Params
     step: int
     config: Config
-    about: Facts | Origin
+    about: About
 
 
 def load(path: Path, which: str = "last") -> Network:
@@ -79,7 +61,7 @@ def load(path: Path, which: str = "last") -> Network:
         params, origin = read(path)
         return Network(params, origin.step, _config_of(origin), origin)
     rundir.require_single(path)
-    restored = checkpoint.restore(path / "checkpoints", _abstract_state, which)
+    restored = checkpoint.restore(path / "checkpoints", abstract_state, which)
     if restored is None:
         raise RunError(
             f"{path} holds no checkpoint yet; let it train until its first save: "
@@ -139,9 +121,7 @@ def read(directory: Path) -> tuple[Params, Origin]:
     """
     files.require_plain(directory)
     try:
-        origin = files.build(Origin, files.read_json(directory / CONFIG).get("rowrnn"))
-        configs.require_data(origin.config, origin.dataset, origin.fingerprint)
-        check_class_names(origin.class_names, origin.classes)
+        origin = Origin.of(files.read_json(directory / CONFIG).get("rowrnn"))
         wanted = _abstract(origin)
         with safe_open(directory / WEIGHTS, framework="np") as tensors:
             return _tensors(tensors, wanted), origin
@@ -152,7 +132,7 @@ def read(directory: Path) -> tuple[Params, Origin]:
         ) from error
 
 
-def _config_of(about: Facts | Origin) -> Config:
+def _config_of(about: About) -> Config:
     config = configs.replace(configs.restore(about.config), {"model.backend": "fast"})
     if about.shape[1] % (config.data.channels or 1):
         raise RunError(
@@ -162,7 +142,7 @@ def _config_of(about: Facts | Origin) -> Config:
     return config
 
 
-def _abstract_state(facts: Facts) -> TrainState:
+def abstract_state(facts: Facts) -> TrainState:
     """Shapes and dtypes of the state of a single run, from the facts saved with it."""
     if facts.members != 1:
         raise ValueError(f"it holds {facts.members} members, and not a run")
