@@ -17,7 +17,7 @@ import os
 import stat
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -155,6 +155,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Within it, `RunError` says what was not written where the system refuses it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{what} was not written: {error.strerror or error}") from error
 
 
 def build(kind: type[_Kind], values: Any, place: str = "") -> _Kind:

@@ -333,7 +333,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
     json_path = found.run_dir / f"eval-{found.split}.json"
     figure_path = json_path.with_suffix(".png")
     rows_path = json_path.with_name(f"{json_path.stem}-rows.png")
-    try:
+    with files.writing(f"{found.run_dir}: the evaluation"):
         files.write_whole(json_path, json.dumps(found.summary(), indent=2) + "\n")
         if isinstance(found, SweepRows):
             _draw_sweep(found, rows_path)
@@ -350,10 +350,6 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
         if found.grouped is not None:
             paths.append(json_path.with_name(f"{json_path.stem}-groups.png"))
             draw_groups(found.grouped, paths[-1], title)
-    except OSError as error:
-        raise RunError(
-            f"{found.run_dir}: the evaluation was not written: {error.strerror}"
-        ) from error
     return tuple(paths)
 
 

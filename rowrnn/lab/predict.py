@@ -19,7 +19,7 @@ from rowrnn import files
 from rowrnn.data import idx, pictures
 from rowrnn.data.folder import list_pictures
 from rowrnn.data.pictures import Picture
-from rowrnn.errors import DataError, RunError
+from rowrnn.errors import DataError
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.shown import Shown
 
@@ -147,24 +147,24 @@ def write(
     raises `RunError` where the file cannot be written.
     """
     count, failed, is_csv = 0, 0, path.suffix.lower() == ".csv"
-    try:
-        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            table = csv.DictWriter(file, RECORD)
+    with (
+        files.writing(path),
+        open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        table = csv.DictWriter(file, RECORD)
+        if is_csv:
+            table.writeheader()
+        for each in found:
+            if isinstance(each, DataError):
+                failed += 1
+                tell(str(each))
+                continue
+            count += 1
             if is_csv:
-                table.writeheader()
-            for each in found:
-                if isinstance(each, DataError):
-                    failed += 1
-                    tell(str(each))
-                    continue
-                count += 1
-                if is_csv:
-                    table.writerow(each.record())
-                else:
-                    last = np.round(each.rows[-1].astype(float), 6).tolist()
-                    file.write(json.dumps(each.record() | {"probabilities": last}) + "\n")
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
+                table.writerow(each.record())
+            else:
+                last = np.round(each.rows[-1].astype(float), 6).tolist()
+                file.write(json.dumps(each.record() | {"probabilities": last}) + "\n")
     return count, failed
 
 

@@ -105,23 +105,19 @@ def export_web(
     classifier, path = load(run_dir, which), Path(to)
     require_unused(path)
     page = web.page(classifier, _accuracy(evaluation) if evaluation is not None else "")
-    try:
+    with files.writing(path):
         files.write_whole(path, page)
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
     return path
 
 
 def require_unused(path: Path) -> None:
     """Raises `RunError` where an export would write over something."""
-    try:
+    with files.writing(path):
         if path.is_dir():
             if any(path.iterdir()):
                 raise RunError(f"{path} is not empty; choose another directory")
         elif os.path.lexists(path):
             raise RunError(f"{path} is there already; choose another name")
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
 
 
 def _origin(classifier: Classifier) -> Origin:

@@ -163,10 +163,8 @@ class RunDir:
         if not self._writes:
             return
         self.require_in_place()
-        try:
+        with files.writing(self.path / name):
             files.write_whole(self.path / name, text)
-        except OSError as error:
-            raise RunError(f"{self.path / name} was not written: {error.strerror}") from error
 
     def remove(self, *names: str) -> None:
         """Removes files that are not true any more, where they are there."""
@@ -252,10 +250,8 @@ class RunDir:
         if not self._writes:
             return
         self.require_in_place()
-        try:
+        with files.writing(f"{self.path}: the log"):
             change(self.path)
-        except OSError as error:
-            raise RunError(f"{self.path}: the log was not written: {error.strerror}") from error
 
     def _clear(self) -> None:
         """Empties the directory of everything but the lock that is held."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rowrnn import config as configs
-from rowrnn import figures
+from rowrnn import figures, files
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, RunError
+from rowrnn.errors import ConfigError
 from rowrnn.figures import Target
 from rowrnn.lab import evaluate, stats
 from rowrnn.lab.classifier import Classifier, load
@@ -283,11 +283,10 @@ def write(run: RunDir, result: SweepResult, title: str, *, notebook: bool) -> No
     run.write("results.json", json.dumps(document, indent=1, allow_nan=False))
     run.write("results.csv", _csv(result.table))
     run.write("points.csv", _csv(result.points))
-    try:
-        (run.path / "figures").mkdir(exist_ok=True)
-        draw(result, title, lambda name: run.path / "figures" / f"{name}.png", notebook=notebook)
-    except OSError as error:
-        raise RunError(f"{run.path / 'figures'} was not written: {error.strerror}") from error
+    directory = run.path / "figures"
+    with files.writing(directory):
+        directory.mkdir(exist_ok=True)
+        draw(result, title, lambda name: directory / f"{name}.png", notebook=notebook)
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
