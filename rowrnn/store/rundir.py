@@ -373,17 +373,23 @@ def read_config(path: Path) -> Config:
 
 
 def read_result(path: Path, kind: type[_Result]) -> _Result | None:
-    """``result.json`` of a finished run, as a dataclass; None of one that is not finished."""
+    """The figures that a dataclass has of ``result.json``, or of the summary of a sweep.
+
+    None where it is not finished; raises `RunError` where the file is no result.
+    """
+    sweep = is_sweep(path)
+    file = path / ("results.json" if sweep else "result.json")
     try:
-        return files.build(kind, files.read_json(path / "result.json"))
+        document = files.read_json(file)
+        return files.pick(kind, document["summary"] if sweep else document)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RunError(f"{path / 'result.json'} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
-            f"rowrnn train --resume {path} makes it anew"
+            f"{file} is not a result ({error}); delete it, and --resume {path} (in Python resume=) "
+            "makes it anew"
         ) from error
 
 
