@@ -30,7 +30,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin(About):
+class ExportFacts(About):
     """What ``config.json`` has under ``rowrnn``; `step` is how many updates were done."""
 
     step: Count
@@ -58,8 +58,8 @@ def load(path: Path, which: str = "last") -> Network:
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
     if is_export(path):
-        params, origin = read(path)
-        return Network(params, origin.step, _config_of(origin), origin)
+        params, facts = read(path)
+        return Network(params, facts.step, _config_of(facts), facts)
     rundir.require_single(path)
     restored = checkpoint.restore(path / "checkpoints", abstract_state, which)
     if restored is None:
@@ -82,20 +82,20 @@ def to_bytes(params: Params) -> bytes:
     return save(tensors, {"format": "np"})
 
 
-def to_document(origin: Origin) -> dict[str, Any]:
+def to_document(facts: ExportFacts) -> dict[str, Any]:
     """The content of ``config.json``."""
-    config = configs.restore(origin.config)
+    config = configs.restore(facts.config)
     channels = config.data.channels or 1
-    model, names = config.model, origin.class_names or list(map(str, range(origin.classes)))
+    model, names = config.model, facts.class_names or list(map(str, range(facts.classes)))
     return {
         "architectures": ["RowRNN"],
         "model_type": "rowrnn",
         "dtype": "float32",
-        "image_size": [origin.shape[0], origin.shape[1] // channels],
+        "image_size": [facts.shape[0], facts.shape[1] // channels],
         "num_channels": channels,
         "pictures": config.data.pictures,
         "pixel_scale": PIXEL_SCALE,
-        "num_labels": origin.classes,
+        "num_labels": facts.classes,
         "id2label": {str(label): name for label, name in enumerate(names)},
         "label2id": {name: label for label, name in enumerate(names)},
         "num_hidden_layers": model.layers,
@@ -104,7 +104,7 @@ def to_document(origin: Origin) -> dict[str, Any]:
         "forget_bias": model.forget_bias,
         "pooling": model.pooling,
         "gates": ["i", "j", "f", "o"],
-        "rowrnn": vars(origin),
+        "rowrnn": vars(facts),
     }
 
 
@@ -113,7 +113,7 @@ def is_export(directory: Path) -> bool:
     return os.path.isfile(directory / WEIGHTS)
 
 
-def read(directory: Path) -> tuple[Params, Origin]:
+def read(directory: Path) -> tuple[Params, ExportFacts]:
     """The network in a directory, its parameters on the host.
 
     Raises `RunError` where files are missing or damaged, or the tensors are not those that the
@@ -121,10 +121,10 @@ def read(directory: Path) -> tuple[Params, Origin]:
     """
     files.require_plain(directory)
     try:
-        origin = Origin.of(files.read_json(directory / CONFIG).get("rowrnn"))
-        wanted = _abstract(origin)
+        facts = ExportFacts.of(files.read_json(directory / CONFIG).get("rowrnn"))
+        wanted = _abstract(facts)
         with safe_open(directory / WEIGHTS, framework="np") as tensors:
-            return _tensors(tensors, wanted), origin
+            return _tensors(tensors, wanted), facts
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         problem = getattr(error, "strerror", None) or error
         raise RunError(
@@ -133,6 +133,7 @@ def read(directory: Path) -> tuple[Params, Origin]:
 
 
 def _config_of(about: About) -> Config:
+    """The config, with a backend that computes the same on every device."""
     config = configs.replace(configs.restore(about.config), {"model.backend": "fast"})
     if about.shape[1] % (config.data.channels or 1):
         raise RunError(
@@ -155,9 +156,9 @@ def abstract_state(facts: Facts) -> TrainState:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), state)
 
 
-def _abstract(origin: Origin) -> Params:
-    model = RowRNN(configs.restore(origin.config).model, origin.classes)
-    images = jax.ShapeDtypeStruct((1, *origin.shape), np.uint8)
+def _abstract(facts: ExportFacts) -> Params:
+    model = RowRNN(configs.restore(facts.config).model, facts.classes)
+    images = jax.ShapeDtypeStruct((1, *facts.shape), np.uint8)
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
 
