@@ -159,7 +159,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def writing(what: object) -> Iterator[None]:
-    """Within it, `RunError` says what was not written where the system refuses it."""
+    """Makes an `OSError` within it a `RunError` that says what was not written."""
     try:
         yield
     except OSError as error:

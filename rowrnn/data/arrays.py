@@ -67,7 +67,7 @@ def check(arrays: Arrays, where: str, classes: int) -> None:
 def read_class_names(directory: Path, name: str = "classes.txt") -> tuple[str, ...]:
     """The names of classes in a text file, one a line in the order of the labels.
 
-    None where there is no such file. Raises `DataError` where it cannot be read.
+    Empty where there is no such file. Raises `DataError` where it cannot be read.
     """
     path = directory / name
     try:

@@ -148,7 +148,7 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
 
 
 def wilson(share: float, weight: float) -> Interval:
-    """Wilson's interval about a share; `weight` is the squared quantile over how many answers."""
+    """Wilson's interval about a share; `weight`: squared quantile by number of answers."""
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
     return centre - half, centre + half
@@ -238,7 +238,7 @@ def summarize(
 
 
 def settled_row(accuracy: np.ndarray) -> int:
-    """From which row on, counted from 1, accuracy after each row [T] is within 0.01 of its last.
+    """The row, from 1, from which on accuracy after each row [T] is within 0.01 of the last one.
 
     >>> settled_row(np.array([0.1, 0.978, 0.5, 0.975, 0.98]))
     4

@@ -373,7 +373,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_result(path: Path, kind: type[_Result]) -> _Result | None:
-    """The figures that a dataclass has of ``result.json``, or of the summary of a sweep.
+    """The figures that a dataclass names, of ``result.json`` or of the summary of a sweep.
 
     None where it is not finished; raises `RunError` where the file is no result.
     """
