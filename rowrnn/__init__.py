@@ -67,33 +67,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classifier": "rowrnn.lab.classifier",
-    "Config": "rowrnn.config",
-    "Dataset": "rowrnn.core.dataset",
-    "Evaluation": "rowrnn.lab.evaluate",
-    "PointSummary": "rowrnn.lab.runs",
-    "Prediction": "rowrnn.lab.predict",
-    "Reading": "rowrnn.show.read",
-    "Report": "rowrnn.show.report",
-    "RunSummary": "rowrnn.lab.runs",
-    "SweepComparison": "rowrnn.lab.compare",
-    "SweepResult": "rowrnn.lab.sweep",
-    "SweepSettings": "rowrnn.lab.sweep",
-    "TrainResult": "rowrnn.lab.train",
-    "Trained": "rowrnn.core.experiment",
-    "compare": "rowrnn.lab.compare",
-    "evaluate": "rowrnn.lab.evaluate",
-    "export": "rowrnn.show.export",
-    "export_web": "rowrnn.show.export",
-    "extract": "rowrnn.lab.sweep",
-    "load": "rowrnn.lab.classifier",
-    "make_train": "rowrnn.core.experiment",
-    "predict": "rowrnn.lab.predict",
-    "read": "rowrnn.show.read",
-    "report": "rowrnn.show.report",
-    "runs": "rowrnn.lab.runs",
-    "sweep": "rowrnn.lab.sweep",
-    "train": "rowrnn.lab.train",
+    name: f"rowrnn.{module}"
+    for module, names in {
+        "config": ("Config",),
+        "core.dataset": ("Dataset",),
+        "core.experiment": ("Trained", "make_train"),
+        "lab.classifier": ("Classifier", "load"),
+        "lab.compare": ("SweepComparison", "compare"),
+        "lab.evaluate": ("Evaluation", "evaluate"),
+        "lab.predict": ("Prediction", "predict"),
+        "lab.runs": ("PointSummary", "RunSummary", "runs"),
+        "lab.sweep": ("SweepResult", "SweepSettings", "extract", "sweep"),
+        "lab.train": ("TrainResult", "train"),
+        "show.export": ("export", "export_web"),
+        "show.read": ("Reading", "read"),
+        "show.report": ("Report", "report"),
+    }.items()
+    for name in names
 }
 
 

@@ -31,7 +31,7 @@ import tomli_w
 from msgspec import Meta
 
 from rowrnn import files
-from rowrnn.errors import NAME, ConfigError, cut, nearest, shown
+from rowrnn.errors import ConfigError, cut, nearest, shown
 
 DEFAULT_EPOCHS = 10
 
@@ -372,21 +372,6 @@ def restore(tables: Mapping[str, Any]) -> Config:
     return config
 
 
-def require_data(tables: Mapping[str, Any], dataset: str, fingerprint: str) -> None:
-    """Raises `ValueError` where a network claims other data than its config names.
-
-    Args:
-        tables: the config, as `to_dict` gives it.
-        dataset: name of the data, which is shown and printed.
-        fingerprint: SHA-256 of the data, in hex.
-    """
-    name = restore(tables).data.dataset
-    if dataset != name and (name != "arrays" or not re.fullmatch(NAME, dataset)):
-        raise ValueError(f"its data is {shown(dataset)}, and {name} in its config")
-    if not re.fullmatch("[0-9a-f]{64}", fingerprint):
-        raise ValueError(f"its fingerprint {shown(fingerprint)} is no SHA-256")
-
-
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """The nested tables of a configuration; values that are unset (None) are left out."""
     return {
@@ -533,22 +518,20 @@ def total_steps(config: Config, train_size: int) -> int:
 
 def differences(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
     """The fields in which two configurations differ, as (dotted name, old value, new value)."""
-    olds, news = dataclasses.asdict(old), dataclasses.asdict(new)
-    for section, table in olds.items():
-        for key, value in table.items():
-            if value != news[section][key]:
-                yield f"{section}.{key}", value, news[section][key]
+    for name in fields():
+        before, after = value_of(old, name), value_of(new, name)
+        if before != after:
+            yield name, before, after
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The values that decide what a run computes, and so not `FREE` ones, by dotted name."""
+    return {name: value_of(config, name) for name in fields() if name not in FREE}
 
 
 def digest(config: Config) -> str:
-    """SHA-256, in hex, of all values that decide what a run computes, and so not of `FREE` ones."""
-    deciding = {
-        f"{section}.{key}": value
-        for section, table in dataclasses.asdict(config).items()
-        for key, value in table.items()
-        if f"{section}.{key}" not in FREE
-    }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    """SHA-256, in hex, of the values that decide what a run computes."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import os
 import stat
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -43,6 +43,11 @@ Rate = Annotated[float, Meta(ge=0.0, le=1e15)]
 """How many there are in a second."""
 Loss = Annotated[float, Meta(ge=0.0, le=3.4e38)]
 """A loss, or another figure that float32 can hold."""
+
+Sha256 = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256, as 64 hexadecimal digits")
+]
+"""A digest of content."""
 
 _Kind = TypeVar("_Kind")
 
@@ -150,6 +155,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Makes an `OSError` within it a `RunError` that says what was not written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{what} was not written: {error.strerror or error}") from error
 
 
 def build(kind: type[_Kind], values: Any, place: str = "") -> _Kind:

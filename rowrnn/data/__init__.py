@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from rowrnn.checks import fingerprint
 from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset, Split
-from rowrnn.data import folder, idx, named, npz, tfds_sets
+from rowrnn.data import folder, idx, npz, tfds_sets
 from rowrnn.data.arrays import (
     Arrays,
     Loaded,
     channels_of,
     check,
-    fingerprint,
+    read_class_names,
     warn_of_what_teaches_nothing,
 )
 from rowrnn.data.tfds_sets import prepare
@@ -57,7 +58,7 @@ def load(config: DataConfig) -> Dataset:
         return split(npz.load(config.dir), config)
     if config.dataset == "idx":
         arrays = idx.read_directory(config.dir)
-        names = named.read(Path(config.dir))
+        names = read_class_names(Path(config.dir))
         classes = len(names) or 1 + int(arrays.train_labels.max())
         check(arrays, config.dir, classes)
         warn_of_what_teaches_nothing(arrays, config.dir, classes)
@@ -71,13 +72,10 @@ def load(config: DataConfig) -> Dataset:
         loaded = tfds_sets.load(config)
     arrays = Arrays(*(_by_rows(array) for array in loaded.arrays))
     images, labels = arrays.train_images, arrays.train_labels.astype(np.int32)
-    if loaded.validation and config.validation_size not in (None, loaded.validation):
-        raise ConfigError(
-            f"data.validation_size = {config.validation_size}: {config.dir} has a validation part "
-            f"of {loaded.validation} images; leave the value out"
-        )
     labels_alone = tuple(map(str, range(loaded.classes)))
-    size = loaded.validation or _validation_size(config, len(images))
+    size = loaded.validation or 0
+    if not size and config.validation_size is None and len(images) >= _LEAST_TO_SPLIT:
+        config = dataclasses.replace(config, validation_size=_VALIDATION_SIZE)
     dataset = Dataset(
         name=config.dataset,
         train=Split(images[size:], labels[size:]),
@@ -88,8 +86,7 @@ def load(config: DataConfig) -> Dataset:
         class_names=() if loaded.class_names == labels_alone else loaded.class_names,
         channels=channels_of(loaded.arrays),
     )
-    _require_as_asked(dataset, config)
-    return dataset
+    return split(dataset, config)
 
 
 def _by_rows(array: np.ndarray) -> np.ndarray:
@@ -127,24 +124,16 @@ def split(dataset: Dataset, config: DataConfig) -> Dataset:
             f"data.validation_size = {size}: {dataset.name} has a validation part of "
             f"{len(dataset.validation.labels)} images; leave the value out"
         )
-    size = _validation_size(config, len(train.labels))
+    count = len(train.labels)
+    if not 0 <= size < count:
+        raise ConfigError(
+            f"data.validation_size = {size}: must be an integer from 0 to {count - 1}, "
+            f"since {config.dataset} has {count} training images"
+        )
     apart, rest = (
         Split(train.images[part], train.labels[part]) for part in (slice(size), slice(size, None))
     )
     return dataclasses.replace(dataset, train=rest, validation=apart)
-
-
-def _validation_size(config: DataConfig, train_size: int) -> int:
-    """The number of training images that are set apart."""
-    size = config.validation_size
-    if size is None:
-        return _VALIDATION_SIZE if train_size >= _LEAST_TO_SPLIT else 0
-    if not 0 <= size < train_size:
-        raise ConfigError(
-            f"data.validation_size = {size}: must be an integer from 0 to {train_size - 1}, "
-            f"since {config.dataset} has {train_size} training images"
-        )
-    return size
 
 
 def _read_sample() -> Arrays:

@@ -1,21 +1,13 @@
 """A whole dataset as it lies in its files, before it is split."""
 
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rowrnn.checks import fingerprint
+from rowrnn import files
 from rowrnn.errors import DataError
-
-__all__ = [
-    "Arrays",
-    "Loaded",
-    "channels_of",
-    "check",
-    "fingerprint",
-    "warn_of_what_teaches_nothing",
-]
 
 
 class Arrays(NamedTuple):
@@ -70,6 +62,21 @@ def check(arrays: Arrays, where: str, classes: int) -> None:
             f"{where}: training images are {train_shape} but test images {test_shape}; "
             "take both from the same source"
         )
+
+
+def read_class_names(directory: Path, name: str = "classes.txt") -> tuple[str, ...]:
+    """The names of classes in a text file, one a line in the order of the labels.
+
+    Empty where there is no such file. Raises `DataError` where it cannot be read.
+    """
+    path = directory / name
+    try:
+        return tuple(line.strip() for line in files.read_text(path).strip().splitlines())
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: {problem}; it must name a class in each line") from error
 
 
 def warn_of_what_teaches_nothing(arrays: Arrays, where: str, classes: int) -> None:

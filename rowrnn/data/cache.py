@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from rowrnn import files
-from rowrnn.data.arrays import Arrays, fingerprint
+from rowrnn.checks import fingerprint
+from rowrnn.data.arrays import Arrays
 
 _MOST_HEADER_BYTES = 2**20
 

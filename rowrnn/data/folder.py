@@ -20,10 +20,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from rowrnn.checks import check_class_names
+from rowrnn.checks import check_class_names, fingerprint
 from rowrnn.config import DataConfig
 from rowrnn.data import cache, pictures
-from rowrnn.data.arrays import Arrays, Loaded, channels_of, fingerprint
+from rowrnn.data.arrays import Arrays, Loaded, channels_of
 from rowrnn.errors import ConfigError, DataError, cut
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")

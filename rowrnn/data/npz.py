@@ -9,7 +9,7 @@ import numpy as np
 
 from rowrnn import files
 from rowrnn.core.dataset import Dataset
-from rowrnn.data import named
+from rowrnn.data.arrays import read_class_names
 from rowrnn.errors import DataError
 
 # Names of images and labels: of Keras, and of MedMNIST.
@@ -48,5 +48,5 @@ def load(path: str) -> Dataset:
         raise DataError(
             f"{path}: damaged or no npz file of plain arrays ({error}); save it again with np.savez"
         ) from error
-    names = names or named.read(Path(path).parent) or None
+    names = names or read_class_names(Path(path).parent) or None
     return Dataset.from_arrays(**given, class_names=names, name="npz")

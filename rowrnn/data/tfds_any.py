@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import track
 
 from rowrnn import files
-from rowrnn.checks import check_class_names
+from rowrnn.checks import check_class_names, fingerprint
 from rowrnn.config import DataConfig
-from rowrnn.data import cache, folder, named, pictures
-from rowrnn.data.arrays import Arrays, Loaded, check, fingerprint
+from rowrnn.data import cache, folder, pictures
+from rowrnn.data.arrays import Arrays, Loaded, check, read_class_names
 from rowrnn.errors import DataError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -137,7 +137,7 @@ def _describe(directory: Path) -> _Described:
         raise DataError(f"{directory}: its images are {about['dtype']}, and must be uint8")
     shape = tuple(int(side) for side in about["shape"]["dimensions"])
     classes = int(features[label]["classLabel"]["numClasses"])
-    names = named.read(directory, f"{label}.labels.txt") or tuple(map(str, range(classes)))
+    names = read_class_names(directory, f"{label}.labels.txt") or tuple(map(str, range(classes)))
     check_class_names(names, classes)
     splits = files.read_json(directory / "dataset_info.json")["splits"]
     sizes = {each["name"]: sum(map(int, each.get("shardLengths", []))) for each in splits}

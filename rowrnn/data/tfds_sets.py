@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.progress import track, wrap_file
 
 from rowrnn import files
-from rowrnn.checks import check_class_names
+from rowrnn.checks import check_class_names, fingerprint
 from rowrnn.config import DataConfig
-from rowrnn.data import cache, idx, named, tfds_any
-from rowrnn.data.arrays import Arrays, Loaded, check, fingerprint
+from rowrnn.data import cache, idx, tfds_any
+from rowrnn.data.arrays import Arrays, Loaded, check, read_class_names
 from rowrnn.errors import ConfigError, DataError, cut, nearest
 
 CLASSES = 10
@@ -129,7 +129,7 @@ def load(config: DataConfig) -> Loaded:
     if not cached:
         cache.save(directory, arrays, digest)
     try:
-        names = named.read(directory, "label.labels.txt")
+        names = read_class_names(directory, "label.labels.txt")
         check_class_names(names, CLASSES)
     except (DataError, ValueError) as error:
         raise DataError(

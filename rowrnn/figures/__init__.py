@@ -4,7 +4,7 @@ from rowrnn.figures.confusion import confusion_matrix
 from rowrnn.figures.curves import learning_curves, whole_windows
 from rowrnn.figures.drawing import Drawing, Target
 from rowrnn.figures.funnel import accuracy_by_group
-from rowrnn.figures.grids import along, grid, grid_lines
+from rowrnn.figures.grids import along, grid
 from rowrnn.figures.reading import (
     ReadingArrays,
     reading_animation,
@@ -26,7 +26,6 @@ __all__ = [
     "distribution",
     "gate_activity",
     "grid",
-    "grid_lines",
     "learning_curves",
     "reading_animation",
     "reading_strip",

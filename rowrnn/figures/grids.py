@@ -63,6 +63,7 @@ def grid(
     title: str,
     value_label: str,
     *,
+    lines: bool = False,
     marks_best: bool = True,
 ) -> None:
     """Draws the means over a grid of settings as a PNG, the best of them marked.
@@ -78,6 +79,7 @@ def grid(
         path: the PNG file to write, or a `Drawing`.
         title: one line or two.
         value_label: what the means are of.
+        lines: draws two axes as lines along the one that `along` names, and not as a map.
         marks_best: whether the best is marked, which it may not be where these means cannot select.
 
     Raises `OSError` where `path` cannot be written.
@@ -90,45 +92,19 @@ def grid(
     'line and band: mean over seeds and its 95 % interval for these images; the best ringed'
     """
     means, intervals = np.asarray(means, float), np.asarray(intervals, float)
+    if lines and next(iter(axes)) == along(axes):
+        axes, means = {name: axes[name] for name in reversed([*axes])}, means.T
+        intervals = intervals.swapaxes(0, 1)
     given = _Grid(axes, means, intervals, path, title, value_label, marks_best)
     match list(axes.values()):
+        case _ if lines:
+            _draw_lines(given)
         case [values] if _are_numbers(values):
             _draw_lines(given)
         case [_, _]:
             _draw_map(given)
         case _:
             _draw_rows(given)
-
-
-def grid_lines(
-    axes: Mapping[str, Sequence[Any]],
-    means: np.ndarray,
-    intervals: np.ndarray,
-    path: Target,
-    title: str,
-    value_label: str,
-    *,
-    marks_best: bool = True,
-) -> None:
-    """Draws the means along one of two axes, a line for each value of the other.
-
-    `along` must name an axis. Arguments and errors are those of `grid`.
-
-    >>> from rowrnn.figures import Drawing
-    >>> picture, means = Drawing(), np.array([[0.93, 0.95, 0.94], [0.9, 0.91, 0.92]])
-    >>> intervals = np.stack([means - 0.01, means + 0.01], axis=-1)
-    >>> sizes = {"dropout": [0, 0.5], "hidden": [32, 64, 128]}
-    >>> grid_lines(sizes, means, intervals, picture, "", "accuracy")
-    >>> picture.caption
-    'line and band: mean over seeds and its 95 % interval for these images; the best ringed'
-    """
-    means, intervals = np.asarray(means, float), np.asarray(intervals, float)
-    name = along(axes)
-    assert name is not None, "neither axis has numbers to go along"
-    if next(iter(axes)) == name:
-        axes, means = {other: axes[other] for other in reversed([*axes])}, means.T
-        intervals = intervals.swapaxes(0, 1)
-    _draw_lines(_Grid(axes, means, intervals, path, title, value_label, marks_best))
 
 
 def along(axes: Mapping[str, Sequence[Any]]) -> str | None:

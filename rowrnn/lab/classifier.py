@@ -16,17 +16,13 @@ from rowrnn import config as configs
 from rowrnn import data
 from rowrnn.checks import check_images, check_labels
 from rowrnn.config import Config, ModelConfig
-from rowrnn.core import state as states
 from rowrnn.core import step
 from rowrnn.core.model import Params, RowRNN, Watched, watch
-from rowrnn.core.state import TrainState
 from rowrnn.data import Dataset, Split
 from rowrnn.errors import ConfigError, DataError, RunError, shown
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.shown import Shown
-from rowrnn.store import checkpoint, rundir, weights
-from rowrnn.store.checkpoint import Facts
-from rowrnn.store.weights import Origin
+from rowrnn.store import weights
 
 # Probabilities after every row take 28 times the memory of an answer.
 _BLOCK = 1_000
@@ -215,58 +211,16 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
     path = Path(run_dir)
-    if weights.is_export(path):
-        params, origin = weights.read(path)
-        return _make(path, origin, origin.step, params)
-    rundir.require_single(path)
-    restored = checkpoint.restore(path / "checkpoints", _make_abstract, which)
-    if restored is None:
-        raise RunError(
-            f"{path} holds no checkpoint yet; let it train until its first save: "
-            f"rowrnn train --resume {path}"
-        )
-    state, facts = restored
-    state = jax.tree.map(lambda leaf: leaf[0], state)
-    return _make(path, facts, int(state.step), states.evaluation_params(state))
-
-
-def _make(path: Path, run: Facts | Origin, step: int, params: Params) -> Classifier:
-    """The network of a directory, from what is written there."""
-    rows, pixels = run.shape
+    params, step, config, about = weights.load(path, which)
+    rows, pixels = about.shape
     return Classifier(
         run_dir=path,
         step=step,
-        config=_config_of(run),
+        config=config,
         params=params,
-        dataset=run.dataset,
-        fingerprint=run.fingerprint,
+        dataset=about.dataset,
+        fingerprint=about.fingerprint,
         shape=(rows, pixels),
-        classes=run.classes,
-        class_names=tuple(run.class_names),
+        classes=about.classes,
+        class_names=tuple(about.class_names),
     )
-
-
-def _config_of(run: Facts | Origin) -> Config:
-    """The config of a run, with a backend that computes the same on every device."""
-    config = configs.replace(configs.restore(run.config), {"model.backend": "fast"})
-    channels = config.data.channels or 1
-    if run.shape[1] % channels:
-        raise RunError(
-            f"a network of colour, whose rows hold {run.shape[1]} values, which is no multiple of "
-            "3: it is damaged or forged; take another checkpoint, or train it anew"
-        )
-    # A run of an earlier version does not say what is done to its pictures.
-    return configs.of_data(config, run.dataset, channels)
-
-
-def _make_abstract(facts: Facts) -> TrainState:
-    """Shapes and dtypes of the state of a single run, from the facts saved with it."""
-    if facts.members != 1:
-        raise ValueError(f"it holds {facts.members} members, and not a run")
-    config, (rows, pixels) = _config_of(facts), facts.shape
-
-    def create(seed):
-        return states.create(config, facts.steps, (rows, pixels), facts.classes, seed)
-
-    state = jax.eval_shape(create, jax.ShapeDtypeStruct((), np.uint32))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), state)

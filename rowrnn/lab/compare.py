@@ -21,7 +21,7 @@ from rowrnn.lab.shown import Shown
 from rowrnn.lab.stats import Comparison, Interval, Summary
 from rowrnn.store import ledger, members, rundir
 from rowrnn.store.ledger import Ledger
-from rowrnn.store.members import short
+from rowrnn.store.members import point_of
 
 ALPHA = 0.05
 """Largest probability of calling anything better or worse where nothing is."""
@@ -446,4 +446,4 @@ def _read(path: Path) -> _Sweep:
 
 
 def _point(row: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
-    return ",".join(f"{short(name)}={row[name]}" for name in grid)
+    return point_of({name: row[name] for name in grid})

@@ -109,16 +109,3 @@ def run_facts(examples_per_s: float, loss: float, accuracy: float, validation: f
     """
     text = f"{examples_per_s:,.0f} examples/s  loss {loss:.3f}  acc {accuracy:.3f}"
     return text if validation is None else f"{text}  val {validation:.4f}"
-
-
-def sweep_facts(
-    recorded: int, members: int, failed: int, examples_per_s: float, estimate: str
-) -> str:
-    """A line on a sweep, of which so many members have ended; a rate of 0 is not known yet.
-
-    >>> sweep_facts(3, 8, 1, 12345.6, "mean 0.9812 ± 0.0004")
-    '3/8 members, 1 failed  12,346 seed·examples/s  mean 0.9812 ± 0.0004'
-    """
-    ended = f"{recorded}/{members} members" + (f", {failed} failed" if failed else "")
-    rate = f"{examples_per_s:,.0f} seed·examples/s" if examples_per_s else ""
-    return "  ".join(filter(None, (ended, rate, estimate)))

@@ -161,7 +161,8 @@ def judge(
     rows: np.ndarray | None = None,
 ) -> Evaluation:
     """What logits [N, C] of a part of the data say, given its labels [N]."""
-    confusion = stats.confusion_matrix(labels, logits.argmax(axis=1), classifier.classes)
+    confusion = np.zeros((classifier.classes, classifier.classes), np.int64)
+    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
     right = int(confusion.trace())
     with np.errstate(invalid="ignore"):
         per_class = confusion.diagonal() / confusion.sum(axis=1)
@@ -332,7 +333,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
     json_path = found.run_dir / f"eval-{found.split}.json"
     figure_path = json_path.with_suffix(".png")
     rows_path = json_path.with_name(f"{json_path.stem}-rows.png")
-    try:
+    with files.writing(f"{found.run_dir}: the evaluation"):
         files.write_whole(json_path, json.dumps(found.summary(), indent=2) + "\n")
         if isinstance(found, SweepRows):
             _draw_sweep(found, rows_path)
@@ -349,10 +350,6 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
         if found.grouped is not None:
             paths.append(json_path.with_name(f"{json_path.stem}-groups.png"))
             draw_groups(found.grouped, paths[-1], title)
-    except OSError as error:
-        raise RunError(
-            f"{found.run_dir}: the evaluation was not written: {error.strerror}"
-        ) from error
     return tuple(paths)
 
 

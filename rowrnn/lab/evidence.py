@@ -123,10 +123,10 @@ def relabelling(a: np.ndarray, b: np.ndarray, resolution: float) -> Evidence:
     """
     from scipy.special import stdtr
 
-    difference = _mean(b) - _mean(a)
+    difference = mean_of(b) - mean_of(a)
     # Of the values about the means of their sides, every labelling's sums: a shift of b by d moves
     # a labelling's mean by d times its share of b's values, and squares accordingly.
-    values = np.concatenate([a - _mean(a), b - _mean(b)])
+    values = np.concatenate([a - mean_of(a), b - mean_of(b)])
     is_b = np.concatenate([np.zeros(len(a)), np.ones(len(b))])
     columns = np.stack([values, values**2, is_b, values * is_b], axis=1)
     as_b = _product(_labellings(len(a), len(b)), columns)
@@ -240,7 +240,7 @@ def _floored(name: Name, tails: Tails, sides: Sequence[np.ndarray], resolution: 
     """
     from scipy.special import ndtr
 
-    difference = _mean(sides[-1]) - (_mean(sides[0]) if len(sides) > 1 else 0.0)
+    difference = mean_of(sides[-1]) - (mean_of(sides[0]) if len(sides) > 1 else 0.0)
     error = math.sqrt(sum(side.var(ddof=1) / len(side) for side in sides))
     least = resolution * math.sqrt(sum(1 / len(side) for side in sides))
 
@@ -288,6 +288,6 @@ def _product(chosen: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.concatenate([part @ columns for part in np.array_split(chosen, parts)])
 
 
-def _mean(values: np.ndarray) -> float:
-    # From the first value, so that equal values have exactly their own mean.
+def mean_of(values: np.ndarray) -> float:
+    """The mean, counted from the first value, so that equal values have exactly their own."""
     return float(values[0] + (values - values[0]).mean())

@@ -13,8 +13,7 @@ from rowrnn.core.model import Params
 from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import ConfigError, RunError
 from rowrnn.files import Count
-from rowrnn.lab.classifier import load
-from rowrnn.store import checkpoint
+from rowrnn.store import checkpoint, weights
 from rowrnn.store.rundir import RunDir
 
 _FILE = "init.json"
@@ -40,9 +39,9 @@ def find(path: str | Path, experiment: Experiment) -> Origin:
 
     Raises `RunError` where there are none, and `ConfigError` where the network has other sizes.
     """
-    classifier = load(path)
+    network = weights.load(Path(path))
     needed = jax.eval_shape(experiment.create_state, *experiment.seeds).params
-    needed, found = _shapes(needed), _shapes(classifier.params)
+    needed, found = _shapes(needed), _shapes(network.params)
     for name in [*needed, *found]:
         if needed.get(name) != found.get(name):
             raise ConfigError(
@@ -50,8 +49,8 @@ def find(path: str | Path, experiment: Experiment) -> Origin:
                 f"{needed.get(name)} in this network; give it the sizes of that model, and data "
                 "with as many rows, pixels and classes"
             )
-    digest = checkpoint.params_digest(classifier.params)
-    return Origin(str(Path(path).absolute()), classifier.step, digest)
+    digest = checkpoint.params_digest(network.params)
+    return Origin(str(Path(path).absolute()), network.step, digest)
 
 
 def write(directory: RunDir, origin: Origin) -> None:
@@ -74,7 +73,7 @@ def begin(state: TrainState, origin: Origin) -> TrainState:
 
     Raises `RunError` where they are not those any more.
     """
-    params = load(origin.run_dir).params
+    params = weights.load(Path(origin.run_dir)).params
     if checkpoint.params_digest(params) != origin.params_sha256:
         raise RunError(
             f"{origin.run_dir} has other parameters than when this run was begun from it (step "

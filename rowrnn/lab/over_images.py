@@ -133,13 +133,13 @@ def interval_over_images(
     return max(low, 0.0), min(high, 1.0)
 
 
-def grouped(correct: ArrayLike, groups: ArrayLike, level: float = 0.95) -> Grouped:
+def grouped(correct: ArrayLike, groups: ArrayLike) -> Grouped:
     """What groups of images do to the accuracy behind `correct`; as `interval_over_images`.
 
     Source of the design effect: L. Kish, "Survey sampling", 1965, chapter 5.
     """
     answers, index, sizes = _checked(correct, groups)
-    return _grouped([answers], interval_over_images(correct, groups, level), groups, index, sizes)
+    return _grouped([answers], interval_over_images(correct, groups), groups, index, sizes)
 
 
 def interval_of_difference(
@@ -149,16 +149,15 @@ def interval_of_difference(
     *,
     paired: bool,
     groups: ArrayLike | None = None,
-    level: float = 0.95,
 ) -> Interval:
-    """The interval of the accuracy of `b` less that of `a`, both asked the same images.
+    """The 95 % interval of the accuracy of `b` less that of `a`, both asked the same images.
 
     As `interval_over_images`; `over_seeds` is the interval that the seeds give.
     """
     tables, index, sizes = _differences(a, b, paired, groups)
     difference = sum(float(table.mean()) for table in tables)
     variance, freedom = _variance(tables, index, sizes)
-    half = _quantile(freedom, level) * math.sqrt(variance)
+    half = _quantile(freedom, 0.95) * math.sqrt(variance)
     low, high = _joined(difference, over_seeds, (difference - half, difference + half))
     return max(low, -1.0), min(high, 1.0)
 
@@ -264,10 +263,8 @@ def _of_images(answers: np.ndarray, index: np.ndarray, sizes: np.ndarray, level:
         return mean, mean
     # Where all answers are alike nothing tells how alike the images of a group are: wholly.
     number = mean * (1 - mean) / variance if 0 < mean < 1 else len(sizes)
-    weight = _quantile(freedom, level) ** 2 / number
-    centre = (mean + weight / 2) / (1 + weight)
-    half = math.sqrt(mean * (1 - mean) * weight + weight * weight / 4) / (1 + weight)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    low, high = stats.wilson(mean, _quantile(freedom, level) ** 2 / number)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _quantile(freedom: float, level: float) -> float:

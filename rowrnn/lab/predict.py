@@ -19,7 +19,7 @@ from rowrnn import files
 from rowrnn.data import idx, pictures
 from rowrnn.data.folder import list_pictures
 from rowrnn.data.pictures import Picture
-from rowrnn.errors import DataError, RunError
+from rowrnn.errors import DataError
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.shown import Shown
 
@@ -110,13 +110,11 @@ def predict(
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
-    predictions, problems = [], []
-    for found in stream(run_dir, paths, which=which, pictures=pictures):
-        if isinstance(found, DataError):
-            problems.append(found)
-        else:
-            predictions.append(found)
-    return predictions, problems
+    found = list(stream(run_dir, paths, which=which, pictures=pictures))
+    return (
+        [each for each in found if isinstance(each, Prediction)],
+        [each for each in found if isinstance(each, DataError)],
+    )
 
 
 def stream(
@@ -148,25 +146,25 @@ def write(
     Lines of JSON also have the probabilities of all classes. Returns how many there are of both;
     raises `RunError` where the file cannot be written.
     """
-    count = failed = 0
-    try:
-        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            table = csv.DictWriter(file, RECORD)
-            if path.suffix.lower() == ".csv":
-                table.writeheader()
-            for each in found:
-                if isinstance(each, DataError):
-                    failed += 1
-                    tell(str(each))
-                    continue
-                count += 1
-                if path.suffix.lower() == ".csv":
-                    table.writerow(each.record())
-                else:
-                    last = np.round(each.rows[-1].astype(float), 6).tolist()
-                    file.write(json.dumps(each.record() | {"probabilities": last}) + "\n")
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
+    count, failed, is_csv = 0, 0, path.suffix.lower() == ".csv"
+    with (
+        files.writing(path),
+        open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        table = csv.DictWriter(file, RECORD)
+        if is_csv:
+            table.writeheader()
+        for each in found:
+            if isinstance(each, DataError):
+                failed += 1
+                tell(str(each))
+                continue
+            count += 1
+            if is_csv:
+                table.writerow(each.record())
+            else:
+                last = np.round(each.rows[-1].astype(float), 6).tolist()
+                file.write(json.dumps(each.record() | {"probabilities": last}) + "\n")
     return count, failed
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -26,7 +26,6 @@ from rowrnn.store.members import read_sweep
 State = Literal["done", "running", "stopped", "diverged", "damaged"]
 """running: another process writes to it now. stopped: `--resume` goes on with it."""
 
-_Kind = TypeVar("_Kind")
 _End = Annotated[float, Meta(ge=-100.0, le=100.0)]
 
 # Levels that are searched below a directory; runs themselves are not searched.
@@ -157,7 +156,7 @@ def _summarize(path: Path, listed: Path) -> RunSummary:
     summary = RunSummary(name, str(path), kind, "damaged", _started(path))
     try:
         config = rundir.read_config(path)
-        known = dataclasses.replace(summary, config=config, values=_flat(config))
+        known = dataclasses.replace(summary, config=config, values=configs.deciding(config))
         return _of_sweep(path, known) if kind == "sweep" else _of_run(path, known)
     except (RowRNNError, OSError, ValueError) as error:
         return dataclasses.replace(summary, problem=str(error))
@@ -185,7 +184,7 @@ class _RunFigures:
 
 
 def _of_run(path: Path, summary: RunSummary) -> RunSummary:
-    found = _read(path / "result.json", _RunFigures)
+    found = rundir.read_result(path, _RunFigures)
     if found is not None:
         return dataclasses.replace(summary, state="done", **dataclasses.asdict(found))
     state, step = unfinished(path)
@@ -235,7 +234,7 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
     members = len(start.seeds) * math.prod(map(len, grid.values()))
     values = summary.values | grid | {"sweep.vary": start.vary}
     summary = dataclasses.replace(summary, members=members, values=values)
-    found = _read(path / "results.json", _SweepFigures, "summary")
+    found = rundir.read_result(path, _SweepFigures)
     writing = rundir.is_being_written(path)
     # A result of fewer seeds was left by an older rowrnn, which was told to go on with more.
     if found is None or found.members != members or writing:
@@ -252,28 +251,6 @@ def _of_sweep(path: Path, summary: RunSummary) -> RunSummary:
         wall_s=found.wall_s,
         examples_per_s=found.examples_per_s,
     )
-
-
-def _read(path: Path, kind: type[_Kind], part: str | None = None) -> _Kind | None:
-    """Some figures of a result, None where there is none; raises `RunError` where it is none."""
-    try:
-        document = files.read_json(path)
-        return files.pick(kind, document if part is None else document[part])
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} is not a result ({error}); --resume (in Python resume=) makes it anew"
-        ) from error
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """The values that decide what a run computes, by dotted name."""
-    tables = dataclasses.asdict(config)
-    names = [name for name in configs.fields() if name not in configs.FREE]
-    return {name: tables[name.split(".")[0]][name.split(".")[1]] for name in names}
 
 
 def _with_values(found: list[RunSummary]) -> list[RunSummary]:

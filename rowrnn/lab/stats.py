@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rowrnn.lab import evidence
-from rowrnn.lab.evidence import Evidence, Interval
+from rowrnn.lab.evidence import Evidence, Interval, mean_of
 
 Values = Sequence[float] | np.ndarray
 
@@ -111,20 +111,6 @@ class Comparison:
     seeds_needed_between: tuple[int, int | None] | None
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How often a true class (row) was called what (column), int64 [C, C].
-
-    `labels` and `predicted` are classes [N], from 0 to `classes` - 1.
-
-    >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
-    array([[1, 0],
-           [1, 1]])
-    """
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return counts
-
-
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The loss of each example in nats, float64 [N], from logits [N, C] and labels [N].
 
@@ -156,14 +142,16 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"{correct} of {count} correct: must be 0 to count, of at least 1")
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = correct / count, z * z / count
+    low, high = wilson(correct / count, z * z / count)
+    # Where rounding would leave a little beside the ends.
+    return low if correct > 0 else 0.0, high if correct < count else 1.0
+
+
+def wilson(share: float, weight: float) -> Interval:
+    """Wilson's interval about a share; `weight`: squared quantile by number of answers."""
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
-    # Where rounding would leave a little beside the ends.
-    return (
-        centre - half if correct > 0 else 0.0,
-        centre + half if correct < count else 1.0,
-    )
+    return centre - half, centre + half
 
 
 def interval_of_mean(
@@ -234,7 +222,7 @@ def summarize(
         far_below = int((array < low - 3 * max(high - low, resolution)).sum())
     return Summary(
         count=len(array),
-        mean=_mean(array),
+        mean=mean_of(array),
         sd=_sd(array) if several else None,
         median=float(np.median(array)),
         iqm=float(trim_mean(array, 0.25)),
@@ -249,13 +237,13 @@ def summarize(
     )
 
 
-def settled_row(accuracy: np.ndarray, within: float = 0.01) -> int:
-    """From which row on, counted from 1, accuracy after each row [T] stays so near its last value.
+def settled_row(accuracy: np.ndarray) -> int:
+    """The row, from 1, from which on accuracy after each row [T] is within 0.01 of the last one.
 
     >>> settled_row(np.array([0.1, 0.978, 0.5, 0.975, 0.98]))
     4
     """
-    far = np.abs(accuracy - accuracy[-1]) > within
+    far = np.abs(accuracy - accuracy[-1]) > 0.01
     return int(np.flatnonzero(far).max(initial=-1)) + 2
 
 
@@ -511,12 +499,8 @@ def _check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}: must lie between 0 and 1, such as 0.95")
 
 
-# All intervals and these two count from the first value, so that equal values have exactly their
-# own mean and no spread, and rounding does not drown differences in the last digits.
-def _mean(array: np.ndarray) -> float:
-    return float(array[0] + (array - array[0]).mean())
-
-
+# Counted from the first value, as `mean_of` does: equal values have no spread, and rounding does
+# not drown differences in the last digits.
 def _sd(array: np.ndarray) -> float:
     return float((array - array[0]).std(ddof=1))
 
@@ -536,7 +520,7 @@ def _student(sides: tuple[np.ndarray, ...], resolution: float, level: float) -> 
     from scipy.special import stdtrit
 
     errors = [max(_sd(side), resolution) ** 2 / len(side) for side in sides]
-    middle = _mean(sides[-1]) - (_mean(sides[0]) if len(sides) > 1 else 0.0)
+    middle = mean_of(sides[-1]) - (mean_of(sides[0]) if len(sides) > 1 else 0.0)
     if not sum(errors):
         return middle, middle
     parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]

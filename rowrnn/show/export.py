@@ -20,7 +20,7 @@ from rowrnn.lab.classifier import Classifier, load
 from rowrnn.show import web
 from rowrnn.show.onnx import to_onnx
 from rowrnn.store import weights
-from rowrnn.store.weights import Origin
+from rowrnn.store.weights import ExportFacts
 
 PROGRAM, ONNX, CARD = "model.jaxexport", "model.onnx", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -63,7 +63,7 @@ def export(
     require_unused(path)
     contents: dict[str, str | bytes] = {
         CARD: _card(classifier, evaluation),
-        weights.CONFIG: json.dumps(weights.to_document(_origin(classifier)), indent=2) + "\n",
+        weights.CONFIG: json.dumps(weights.to_document(_facts(classifier)), indent=2) + "\n",
         PROGRAM: _program(classifier),
     }
     if onnx:
@@ -105,31 +105,27 @@ def export_web(
     classifier, path = load(run_dir, which), Path(to)
     require_unused(path)
     page = web.page(classifier, _accuracy(evaluation) if evaluation is not None else "")
-    try:
+    with files.writing(path):
         files.write_whole(path, page)
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
     return path
 
 
 def require_unused(path: Path) -> None:
     """Raises `RunError` where an export would write over something."""
-    try:
+    with files.writing(path):
         if path.is_dir():
             if any(path.iterdir()):
                 raise RunError(f"{path} is not empty; choose another directory")
         elif os.path.lexists(path):
             raise RunError(f"{path} is there already; choose another name")
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
 
 
-def _origin(classifier: Classifier) -> Origin:
+def _facts(classifier: Classifier) -> ExportFacts:
     """What the export says of the run that it was made of."""
     # Where the data lay is nobody's business, but the name of a directory of IDX files says which.
     place = classifier.config.data.dir
     places = {"data.dir": place and (Path(place).name or "."), "data.manual_dir": ""}
-    return Origin(
+    return ExportFacts(
         config=configs.to_dict(configs.replace(classifier.config, places)),
         dataset=classifier.dataset,
         fingerprint=classifier.fingerprint,

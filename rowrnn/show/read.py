@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rowrnn import figures
+from rowrnn import figures, files
 from rowrnn.core.lstm import Activations
 from rowrnn.data import pictures
-from rowrnn.errors import ConfigError, DataError, RunError, shown
+from rowrnn.errors import ConfigError, DataError, shown
 from rowrnn.figures import ReadingArrays, Target
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
@@ -178,15 +178,13 @@ def save(reading: Reading, path: str | Path) -> None:
     """
     path = Path(path)
     figures.require_format(path)
-    try:
+    with files.writing(path):
         if path.suffix.lower() == ".gif":
             figures.reading_animation(_arrays(reading), path, _title(reading))
         else:
             name = reading.name_of(reading.label)
             answer = f"{name} since row {reading.since} of {len(reading.image)}"
             draw_strip(reading, path, f": {answer}")
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror or error}") from error
 
 
 def draw_strip(reading: Reading, target: Target, answer: str = "") -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,8 @@ from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.checks import check_class_names
 from rowrnn.core.state import TrainState, named_leaves
-from rowrnn.errors import DamagedError, DivergedError, RunError
-from rowrnn.files import Share, Size
+from rowrnn.errors import NAME, DamagedError, DivergedError, RunError, shown
+from rowrnn.files import Sha256, Share, Size
 
 Arrays = dict[str, np.ndarray]
 
@@ -52,45 +53,56 @@ _PRUNING_S = 1.0
 _PART, _FILE = "state", "arrays.safetensors"
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a checkpoint says beside its arrays, so that it can be loaded without its run.
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a network is and what it was trained on, as is kept beside its parameters.
 
     Attributes:
+        config: the experiment, as nested tables; of a sweep what its members have in common.
         dataset: name of the data.
         fingerprint: of the data.
         shape: rows and pixels of an image, (T, F).
         classes: number of classes, C.
+        class_names: in the order of the labels; none where there are no other names than these.
+    """
+
+    config: dict[str, Any]
+    dataset: str
+    fingerprint: Sha256
+    shape: tuple[Size, Size]
+    classes: Size
+    class_names: list[str] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(cls, values: Any) -> Self:
+        """From JSON; raises `ValueError` where it is none, or of other data than its config."""
+        about = files.build(cls, values)
+        name = configs.restore(about.config).data.dataset
+        if about.dataset != name and (name != "arrays" or not re.fullmatch(NAME, about.dataset)):
+            raise ValueError(f"its data is {shown(about.dataset)}, and {name} in its config")
+        check_class_names(about.class_names, about.classes)
+        return about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(About):
+    """What a checkpoint says beside its arrays, so that it can be loaded without its run.
+
+    Attributes:
         steps: length of the run.
-        config: the experiment, as nested tables; of a sweep what its members have in common.
         members: on the leading axis of all arrays, S.
         keys: of their records in the ledger of a sweep; none for a single run.
         progress: where the host loop stood.
         validation_accuracy: at this step; None where it was not evaluated there.
         sha256: of each array, by name.
-        class_names: in the order of the labels; none where there are no other names than these.
     """
 
-    dataset: str
-    fingerprint: str
-    shape: tuple[Size, Size]
-    classes: Size
     steps: Annotated[int, Meta(ge=1, le=2**53)]
-    config: dict[str, Any]
     members: Size
     keys: list[dict[str, Any]]
     progress: dict[str, Any]
     validation_accuracy: Share | None
     sha256: dict[str, str]
-    class_names: list[str] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def of(cls, values: Any) -> "Facts":
-        """From JSON; raises `ValueError` where it is none."""
-        facts = files.build(cls, values)
-        configs.require_data(facts.config, facts.dataset, facts.fingerprint)
-        check_class_names(facts.class_names, facts.classes)
-        return facts
 
 
 class CheckpointWriter:

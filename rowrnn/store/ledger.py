@@ -95,11 +95,9 @@ class Ledger:
         assert self._directory is not None
         text = json.dumps(dataclasses.asdict(record), allow_nan=False)
         path = self._directory / _name(record.key)
-        try:
+        with files.writing(path):
             self._directory.mkdir(exist_ok=True)
             files.write_whole(path, json.dumps({"sha256": _sha256(text), "record": text}))
-        except OSError as error:
-            raise RunError(f"{path} was not written: {error.strerror}") from error
 
     def read(self, keys: Iterable[Key]) -> list[Record | None]:
         """The record of each key, None where there is none that is intact.

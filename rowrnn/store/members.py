@@ -69,7 +69,7 @@ class Member:
     @property
     def point(self) -> str:
         """The values of the grid in words, empty without a grid."""
-        return ",".join(f"{short(name)}={value}" for name, value in self.varied.items())
+        return point_of(self.varied)
 
     @property
     def name(self) -> str:
@@ -92,6 +92,11 @@ class Member:
 def short(name: str) -> str:
     """The last part of a dotted name, which says enough to a reader."""
     return name.split(".")[1]
+
+
+def point_of(varied: Mapping[str, Any], between: str = ",") -> str:
+    """A point of a grid in words: its values by the last part of their names."""
+    return between.join(f"{short(name)}={value}" for name, value in varied.items())
 
 
 def make_members(spec: Spec) -> list[Member]:

@@ -56,13 +56,6 @@ class _Holder:
     since: str
 
 
-@dataclass(frozen=True)
-class _Flags:
-    """The variables of the environment that ``environment.json`` has."""
-
-    flags: dict[str, str]
-
-
 class RunDir:
     """A run directory that this process alone writes to, until it is closed.
 
@@ -170,10 +163,8 @@ class RunDir:
         if not self._writes:
             return
         self.require_in_place()
-        try:
+        with files.writing(self.path / name):
             files.write_whole(self.path / name, text)
-        except OSError as error:
-            raise RunError(f"{self.path / name} was not written: {error.strerror}") from error
 
     def remove(self, *names: str) -> None:
         """Removes files that are not true any more, where they are there."""
@@ -259,10 +250,8 @@ class RunDir:
         if not self._writes:
             return
         self.require_in_place()
-        try:
+        with files.writing(f"{self.path}: the log"):
             change(self.path)
-        except OSError as error:
-            raise RunError(f"{self.path}: the log was not written: {error.strerror}") from error
 
     def _clear(self) -> None:
         """Empties the directory of everything but the lock that is held."""
@@ -384,17 +373,23 @@ def read_config(path: Path) -> Config:
 
 
 def read_result(path: Path, kind: type[_Result]) -> _Result | None:
-    """``result.json`` of a finished run, as a dataclass; None of one that is not finished."""
+    """The figures that a dataclass names, of ``result.json`` or of the summary of a sweep.
+
+    None where it is not finished; raises `RunError` where the file is no result.
+    """
+    sweep = is_sweep(path)
+    file = path / ("results.json" if sweep else "result.json")
     try:
-        return files.build(kind, files.read_json(path / "result.json"))
+        document = files.read_json(file)
+        return files.pick(kind, document["summary"] if sweep else document)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RunError(f"{path / 'result.json'} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path / 'result.json'} is not the result of a run ({error}); delete it, and "
-            f"rowrnn train --resume {path} makes it anew"
+            f"{file} is not a result ({error}); delete it, and --resume {path} (in Python resume=) "
+            "makes it anew"
         ) from error
 
 
@@ -443,10 +438,11 @@ def _machines_before(path: Path) -> list[str]:
 def require_same_variables(path: Path) -> None:
     """Raises `ConfigError` where `deciding_variables` are others than when a run was started."""
     try:
-        flags = files.build(_Flags, {"flags": files.read_json(path / "environment.json")["flags"]})
+        found = files.read_json(path / "environment.json")["flags"]
+        then = deciding_variables(files.fit("flags", found, dict[str, str]))
     except (OSError, ValueError, TypeError, KeyError):
         return  # It has not begun, or nobody can tell any more.
-    then, now = deciding_variables(flags.flags), deciding_variables()
+    now = deciding_variables()
     for name in sorted(then.keys() | now.keys()):
         old, new = then.get(name, ""), now.get(name, "")
         if old != new:

@@ -102,7 +102,9 @@ class Logger:
 
     def _follow(self) -> None:
         """Tells what the log has, and at last the result; what fails is tried again later."""
-        told, service, read = _read_told(self._kind, self._directory), None, 0
+        told, service, read = _read_told(self._directory), None, 0
+        if told.kind != self._kind:
+            told = _Told(self._kind)
         ended, pause = False, 0.0
         while not (ended or self._left):
             ended = self._ended.wait(pause)
@@ -166,21 +168,17 @@ class _Told:
             self.steps |= {name: max(entry["step"], self.steps.get(name, -1)) for name in entry}
 
 
-def _read_told(kind: str, directory: Path) -> _Told:
-    """What the run has told before; nothing where it was another logger, or is damaged."""
+def _read_told(directory: Path) -> _Told:
+    """What the run has told before; nothing where that is missing or damaged."""
     try:
-        told = files.build(_Told, files.read_json(directory / "logger.json"))
+        return files.build(_Told, files.read_json(directory / "logger.json"))
     except (OSError, ValueError):
-        return _Told(kind)
-    return told if told.kind == kind else _Told(kind)
+        return _Told("none")
 
 
 def where_told(directory: Path) -> str:
     """Which service was told of a run, and where it is found there; "" where none was."""
-    try:
-        told = files.build(_Told, files.read_json(directory / "logger.json"))
-    except (OSError, ValueError):
-        return ""
+    told = _read_told(directory)
     return f"{told.kind}: {told.place}" if told.place else ""
 
 

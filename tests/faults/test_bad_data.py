@@ -18,9 +18,10 @@ import pytest
 from in_process import command, here
 
 from rowrnn import data
+from rowrnn.checks import fingerprint
 from rowrnn.config import DataConfig
 from rowrnn.data import idx, tfds_sets
-from rowrnn.data.arrays import Arrays, fingerprint
+from rowrnn.data.arrays import Arrays
 from rowrnn.errors import DataError
 
 SEED = 9

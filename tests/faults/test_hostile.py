@@ -25,9 +25,8 @@ import rowrnn
 from rowrnn import cli
 from rowrnn.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rowrnn.errors import RowRNNError, RunError
-from rowrnn.lab import classifier
 from rowrnn.lab.sweep import SweepSettings
-from rowrnn.store import checkpoint
+from rowrnn.store import checkpoint, weights
 
 CONFIG = Config(
     ModelConfig(0, 8),
@@ -392,7 +391,7 @@ def test_no_facts_raise_anything_but_our_own_errors(made, data):
         table, name = data.draw(st.sampled_from(places))
         table[name] = data.draw(JSON)
     with contextlib.suppress(ValueError, RowRNNError):
-        classifier._make_abstract(checkpoint.Facts.of(facts))
+        weights.abstract_state(checkpoint.Facts.of(facts))
 
 
 @given(content=st.binary(max_size=300))
@@ -405,5 +404,5 @@ def test_no_bytes_of_metadata_raise_anything_but_damage(tmp_path_factory, made, 
         (path / FILE).write_bytes(content)
     with warnings.catch_warnings(), contextlib.suppress(RowRNNError):
         warnings.simplefilter("ignore")
-        checkpoint.restore(work, classifier._make_abstract)
+        checkpoint.restore(work, weights.abstract_state)
     shutil.rmtree(work.parent)

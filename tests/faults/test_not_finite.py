@@ -15,7 +15,7 @@ from rowrnn import runs
 from rowrnn.core import step
 from rowrnn.errors import RunError
 from rowrnn.lab import classifier
-from rowrnn.store import checkpoint, log
+from rowrnn.store import checkpoint, log, weights
 
 # 20 steps; sgd reads neither epsilon nor beta2, so that these say what goes wrong, and when.
 STEPS, SAVE, EVALUATE = 20, 4, 5
@@ -131,7 +131,7 @@ def test_a_run_stops_before_anything_is_saved_that_is_not_finite(tmp_path, count
         assert code == 5, (seed, kind, number, err)
         assert "not finite" in err, (seed, err)
         assert len(err.splitlines()) <= 2, (seed, err)
-        steps = assert_all_finite(path / "checkpoints", classifier._make_abstract, seed)
+        steps = assert_all_finite(path / "checkpoints", weights.abstract_state, seed)
         # Parameters that are huge are finite, and may be saved before anything is computed.
         good = [save for save in range(SAVE, STEPS, SAVE) if save <= number]
         assert [save for save in steps if save <= number and save % SAVE == 0] == good, seed
@@ -164,7 +164,7 @@ def test_a_run_that_diverges_by_itself_saves_nothing_that_is_not_finite(tmp_path
             "--train.eval-every-steps=1", "--run-dir", path,
         )  # fmt: skip
         assert code == 5, (seed, rate, decay, err)
-        steps = assert_all_finite(path / "checkpoints", classifier._make_abstract, seed)
+        steps = assert_all_finite(path / "checkpoints", weights.abstract_state, seed)
         assert_finite_log(path, seed)
         assert "Try a lower" in err, (seed, err)
         (run,) = runs(path)

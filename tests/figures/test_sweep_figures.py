@@ -30,12 +30,10 @@ def draw(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Figure, "savefig", keep)
 
-    def call(function, *args):
+    def call(function, *args, **options):
         path = tmp_path / "figure.png"
-        before = {"learning_curves": 1, "distribution": 2, "grid": 3, "grid_lines": 3}[
-            function.__name__
-        ]
-        function(*args[:before], path, *args[before:])
+        before = {"learning_curves": 1, "distribution": 2, "grid": 3}[function.__name__]
+        function(*args[:before], path, *args[before:], **options)
         with Image.open(path) as picture:
             assert picture.format == "PNG"
             pixels = np.asarray(picture.convert("RGB")).astype(int)
@@ -317,7 +315,7 @@ def test_two_axes_are_lines_along_the_longer_one_of_numbers(turned, draw):
         axes = dict(reversed(list(axes.items())))
         means, intervals = means.T, intervals.swapaxes(0, 1)
     assert figures.along(axes) == "rate"
-    figure, panel, _ = draw(figures.grid_lines, axes, means, intervals, "", "accuracy")
+    figure, panel, _ = draw(figures.grid, axes, means, intervals, "", "accuracy", lines=True)
     rows = means.T if turned else means
     for line, row in zip(panel.lines, rows, strict=False):
         np.testing.assert_array_equal(line.get_xdata(), [0.001, 0.01, 0.1])

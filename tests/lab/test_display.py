@@ -7,6 +7,7 @@ import sys
 
 from rowrnn.config import TrainConfig
 from rowrnn.lab import display
+from rowrnn.lab.sweep import stack
 
 
 class Terminal(io.StringIO):
@@ -54,6 +55,6 @@ def test_what_a_config_asks_for(capsys):
 
 
 def test_examples_in_docstrings():
-    found = doctest.testmod(display)
-    assert found.attempted == 3
-    assert found.failed == 0
+    for module, examples in ((display, 2), (stack, 1)):
+        found = doctest.testmod(module)
+        assert (found.attempted, found.failed) == (examples, 0)

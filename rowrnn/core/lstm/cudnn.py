@@ -77,23 +77,6 @@ def to_cudnn(cell, forget_bias):
     return jnp.concatenate([part.reshape(-1) for part in parts])
 
 
-def from_cudnn(weights, inputs, hidden, forget_bias):
-    """Kernel [P + H, 4H] and bias [4H] of our cell from cuDNN's flat weights.
-
-    >>> weights = jnp.arange(24.0)  # 4 by 3 inputs, 4 by 1 hidden state, twice 4 biases
-    >>> kernel, bias = from_cudnn(weights, inputs=3, hidden=1, forget_bias=0.0)
-    >>> [column.tolist() for column in kernel.T]
-    [[0.0, 1.0, 2.0, 12.0], [6.0, 7.0, 8.0, 14.0], [3.0, 4.0, 5.0, 13.0], [9.0, 10.0, 11.0, 15.0]]
-    >>> bias.tolist()
-    [36.0, 40.0, 38.0, 42.0]
-    """
-    w_ih, w_hh, b_ih, b_hh = rnn.unpack_lstm_weights(weights, inputs, hidden, 1, False)
-    i, f, j, o = jnp.split(jnp.concatenate([w_ih[0].T, w_hh[0].T]), 4, axis=1)
-    kernel = jnp.concatenate([i, j, f, o], axis=1)
-    i, f, j, o = jnp.split(b_ih[0] + b_hh[0], 4)
-    return kernel, jnp.concatenate([i, j, f - forget_bias, o])
-
-
 def is_exact():
     """Whether `jax_default_matmul_precision` asks for float32 throughout."""
     wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]

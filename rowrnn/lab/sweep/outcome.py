@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rowrnn import config as configs
-from rowrnn import figures
+from rowrnn import figures, files
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, RunError
+from rowrnn.errors import ConfigError
 from rowrnn.figures import Target
 from rowrnn.lab import evaluate, stats
 from rowrnn.lab.classifier import Classifier, load
@@ -23,7 +23,7 @@ from rowrnn.lab.shown import Shown
 from rowrnn.lab.stats import Interval, Summary, VarianceParts
 from rowrnn.store import ledger, rundir
 from rowrnn.store.ledger import Record
-from rowrnn.store.members import short
+from rowrnn.store.members import point_of, short
 from rowrnn.store.rundir import RunDir
 
 # The notebook of 2015 printed this, 241 right of the first 256 test images.
@@ -226,13 +226,8 @@ def by_point(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The records of each point of the grid."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(point_of(record), []).append(record)
+        found.setdefault(point_of(record.varied), []).append(record)
     return found
-
-
-def point_of(record: Record) -> str:
-    """The values of the grid in words, as `Member.point`."""
-    return ",".join(f"{short(name)}={value}" for name, value in record.varied.items())
 
 
 def summarize(records: Sequence[Record], test_images: int = 0) -> dict[str, Any]:
@@ -288,11 +283,10 @@ def write(run: RunDir, result: SweepResult, title: str, *, notebook: bool) -> No
     run.write("results.json", json.dumps(document, indent=1, allow_nan=False))
     run.write("results.csv", _csv(result.table))
     run.write("points.csv", _csv(result.points))
-    try:
-        (run.path / "figures").mkdir(exist_ok=True)
-        draw(result, title, lambda name: run.path / "figures" / f"{name}.png", notebook=notebook)
-    except OSError as error:
-        raise RunError(f"{run.path / 'figures'} was not written: {error.strerror}") from error
+    directory = run.path / "figures"
+    with files.writing(directory):
+        directory.mkdir(exist_ok=True)
+        draw(result, title, lambda name: directory / f"{name}.png", notebook=notebook)
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -403,7 +397,7 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
     }
     figures.grid(*drawn, target("grid"), **about)
     if figures.along(named) is not None:
-        figures.grid_lines(*drawn, target("grid_lines"), **about)
+        figures.grid(*drawn, target("grid_lines"), **about, lines=True)
 
 
 def in_words(result: SweepResult) -> list[str]:

@@ -17,7 +17,7 @@ from rowrnn.config import DataConfig
 from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.errors import ConfigError
-from rowrnn.lab.events import Events
+from rowrnn.lab.loop import Events
 from rowrnn.lab.trainer import Splits, Trainer, compile_chunk, prepare, stack_members
 from rowrnn.store import members as members_
 from rowrnn.store.ledger import Key, Ledger, Record, make_key
@@ -62,12 +62,9 @@ class Group:
     @property
     def label(self) -> str:
         """What sets this group apart from the others of the sweep, in words."""
-        varied = [member.varied for member in self.members]
-        return ", ".join(
-            f"{members_.short(name)}={value}"
-            for name, value in varied[0].items()
-            if all(other[name] == value for other in varied)
-        )
+        first, *others = [member.varied for member in self.members]
+        common = {n: v for n, v in first.items() if all(other[n] == v for other in others)}
+        return members_.point_of(common, ", ")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import DamagedError, StoppedError
 from rowrnn.lab import loop
-from rowrnn.lab.display import Display, sweep_facts
+from rowrnn.lab.display import Display
 from rowrnn.lab.interrupt import StopRequest
 from rowrnn.lab.loop import Job, Loop, Progress
 from rowrnn.lab.trainer import Trainer, first256_accuracy, stack_members
@@ -70,12 +70,21 @@ class Tally:
         """Throughput over all members; 0 where nothing was trained."""
         return self.examples / self.train_s if self.train_s else 0.0
 
+    @property
+    def facts(self) -> str:
+        """A line on the sweep.
+
+        >>> Tally(Display(), 8, 3, 1, 0, 123_456, 10.0, "mean 0.9812 ± 0.0004").facts
+        '3/8 members, 1 failed  12,346 seed·examples/s  mean 0.9812 ± 0.0004'
+        """
+        ended = f"{self.recorded}/{self.members} members"
+        ended += f", {self.failed} failed" if self.failed else ""
+        rate = f"{self.examples_per_s:,.0f} seed·examples/s" if self.examples_per_s else ""
+        return "  ".join(filter(None, (ended, rate, self.estimate)))
+
     def show(self) -> None:
         """Shows where the sweep stands."""
-        facts = sweep_facts(
-            self.recorded, self.members, self.failed, self.examples_per_s, self.estimate
-        )
-        self.display.advance(self.done, facts)
+        self.display.advance(self.done, self.facts)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from rowrnn import config as configs
-from rowrnn import parallel
+from rowrnn import files, parallel
 from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.state import TrainState
@@ -83,11 +83,8 @@ def extract(
 
 def _copy(kept: Path, member: Member, to: Path) -> None:
     """Copies the state of a member that has ended, which is a run already."""
-    with RunDir.create(to, member.config) as run:
-        try:
-            shutil.copytree(kept / "checkpoints", run.path / "checkpoints")
-        except OSError as error:
-            raise RunError(f"{to} was not written: {error}") from error
+    with RunDir.create(to, member.config) as run, files.writing(to):
+        shutil.copytree(kept / "checkpoints", run.path / "checkpoints")
 
 
 def _take_from_stack(sweep_dir: Path, member: Member, to: Path, dataset: Dataset | None) -> None:
@@ -126,11 +123,9 @@ def _save(path: Path, experiment: Experiment, state: TrainState, progress: Progr
 def _begin(path: Path, member: Member) -> None:
     """Makes a new directory for a member."""
     shutil.rmtree(path, ignore_errors=True)
-    try:
+    with files.writing(path):
         path.mkdir(parents=True)
         (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{path} was not written: {error.strerror}") from error
 
 
 def _log(run: RunDir, curve: Curve, experiment: Experiment) -> None:

@@ -167,7 +167,7 @@ def config_table(config: Config) -> list[dict[str, Any]]:
     sections: dict[str, list[dict[str, Any]]] = {}
     for name in configs.fields():
         section, key = name.split(".")
-        value = getattr(getattr(config, section), key)
+        value = configs.value_of(config, name)
         sections.setdefault(section, []).append(
             {"name": key, "value": "unset" if value is None else str(value),
              "changed": name in changed}
