@@ -63,7 +63,8 @@ IN_FILE_ORDER = """
 ## In the order of the files
 
 `python experiments/notebook.py --in-order`: rowrnn as the notebook's reader took its first epoch.
-{where} {below} of {seeds} seeds have at most the published {right} of 256 right ({share}).
+{where} {below} of {seeds} seeds have at most the published {right} of
+256 right ({share}).
 
 | | rowrnn, in order | less PyTorch, in order | less rowrnn, shuffled |
 |---|---|---|---|
@@ -139,7 +140,7 @@ def write(document):
     }
     in_order, text = found.pop(IN_ORDER, None), table(found, machine(document["environment"]))
     losses = [
-        (who.replace("PyTorch", "only PyTorch") if "in order" in who else "both shuffled",
+        ("only PyTorch in order" if "in order" in who else "both shuffled",
          found["rowrnn"]["train_loss"], each["train_loss"])
         for who, each in found.items() if who != "rowrnn"
     ]  # fmt: skip
