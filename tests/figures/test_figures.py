@@ -1,4 +1,3 @@
-import doctest
 import subprocess
 import sys
 
@@ -7,15 +6,7 @@ import pytest
 from PIL import Image
 
 from rowrnn.figures import (
-    confusion,
     confusion_matrix,
-    curves,
-    drawing,
-    frame,
-    grids,
-    reading,
-    rows,
-    values,
 )
 
 
@@ -57,15 +48,6 @@ def test_colour_is_the_share_of_the_row(tmp_path):
 
 def test_a_class_without_examples_is_drawn(tmp_path):
     draw([[0, 0], [1, 3]], tmp_path / "figure.png")
-
-
-@pytest.mark.parametrize(
-    "module", [confusion, curves, drawing, frame, grids, reading, rows, values]
-)
-def test_examples_in_docstrings(module):
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 def test_pyplot_is_left_alone(tmp_path):

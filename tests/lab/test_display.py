@@ -1,13 +1,11 @@
 """The displays of runs and sweeps, by what they print."""
 
-import doctest
 import io
 import re
 import sys
 
 from rowrnn.config import TrainConfig
 from rowrnn.lab import display
-from rowrnn.lab.sweep import stack
 
 
 class Terminal(io.StringIO):
@@ -52,9 +50,3 @@ def test_what_a_config_asks_for(capsys):
         shown.advance(10, "fact")
         shown.close()
     assert capsys.readouterr() == ("", "")
-
-
-def test_examples_in_docstrings():
-    for module, examples in ((display, 2), (stack, 1)):
-        found = doctest.testmod(module)
-        assert (found.attempted, found.failed) == (examples, 0)

@@ -1,4 +1,3 @@
-import doctest
 import itertools
 import json
 import math
@@ -20,12 +19,6 @@ from rowrnn.lab.stats import (
     variance_parts,
     wilson_interval,
 )
-
-
-def test_the_examples_are_true():
-    found = doctest.testmod(stats)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])

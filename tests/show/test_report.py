@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import dataclasses
-import doctest
 import html
 import io
 import json
@@ -585,12 +584,6 @@ def test_process_0_alone_writes_the_report_of_a_job(tmp_path, monkeypatch):
     monkeypatch.setattr(rowrnn.lab.train, "train", lambda *_, **__: None)
     assert cli.run(["train", "--run-dir", str(tmp_path / "run")]) == 0
     assert calls == []
-
-
-def test_examples_in_docstrings():
-    found = doctest.testmod(page)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 def test_values_in_words_are_bounded():
