@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text(encoding="utf-8"))
 NEEDS = {"v5e:2x4": ("libtpu", "tpu"), "h100": ("jax_cuda13_plugin", "cuda13-local")}
 CONFIG = '[optimizer]\nname = "adamw"\nschedule = "cosine"\n'
@@ -67,11 +65,14 @@ IN_CI = [
     ("h100", "pallas", EVERY),
 ]
 WHOLE = [
-    pytest.param(target, backend, EVERY, marks=[] if programs == EVERY else [pytest.mark.soak])
+    pytest.param(
+        target, backend, EVERY, marks=pytest.mark.slow if programs == EVERY else pytest.mark.soak
+    )
     for target, backend, programs in IN_CI
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", IN_CI, ids=str)
 def test_a_step_costs_no_more_than_its_budget(figures, case):
     one_run = figures(*case)["one run"]
@@ -110,6 +111,7 @@ def test_the_order_of_an_epoch_is_sorted_by_the_host_of_a_tpu(figures, target, b
     assert where == {"init": "target", "order": order, "evaluation": "target"}
 
 
+@pytest.mark.slow
 def test_members_that_do_not_fit_are_out_of_memory(tmp_path):
     name = "8192 members, vmap"
     programs = compiled(tmp_path, "v5e:2x4", members=8192, programs=[name])
