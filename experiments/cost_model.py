@@ -4,10 +4,12 @@
 
 Shows: the prices of that sum, fitted to a record of `rowrnn bench scaling`, and how far it is off
 for layouts that it was not fitted to; then, from kernels and bytes that `rowrnn bench aot` counted
-(results/aot.json) and prices that are assumed, where data parallelism stops paying on accelerators,
-and how long 10,000 seeds take; and the same for the one accelerator that was measured, beside that.
+(results/aot.json) and prices that are assumed, where data parallelism stops paying on accelerators
+and how long 10,000 seeds take; and the same of the one accelerator that was measured, beside that.
 Nothing that was fitted enters a prediction: only the form of the sum is tested.
-Last result: XXX
+Last result: off by 23 % (median, largest 34 %) for layouts held out; a step on one H200 takes 1.02
+to 1.21 times what is predicted; at B=128 one run is 1.08 times as fast on 8 H100 as on one; 10,000
+seeds take 59 s on 8 (experiments/results/scaling.md).
 """
 
 import json

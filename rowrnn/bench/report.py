@@ -205,7 +205,7 @@ def _aot_pieces(document: Document) -> Iterator[Piece]:
         yield f"\n{escape(target)}"
         yield _table(headings, [
             (
-                entry["program"] + (", on the host" if entry["on"] == "host" else ""),
+                entry["program"] + " (host)" * (entry["on"] == "host"),
                 number(entry["kernels_per_step"]), number(entry["command_buffers_per_step"]),
                 number(entry["estimated_cycles"]), collectives(entry),
                 number(entry["members_that_fit"]), f"{entry['compile_s']:.1f}",
@@ -216,8 +216,8 @@ def _aot_pieces(document: Document) -> Iterator[Piece]:
         if "out_of_memory" in entry:
             yield f"[yellow]does not fit:[/] {escape(entry['name'])}"
     yield (
-        "kernels, command buffers (CUDA graphs), collectives and cycles (the compiler's estimate,\n"
-        "without Pallas kernels) of a step; fit: members in the memory of a device"
+        "kernels, command buffers (CUDA graphs), collectives and cycles (the compiler's\n"
+        "estimate, without Pallas kernels) of a step; fit: members in the memory of a device"
     )
 
 
