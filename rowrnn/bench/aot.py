@@ -1,7 +1,7 @@
 """What a config compiles to on a device that is not there: kernels, collectives, memory, cycles.
 
 The programs of the trainer are compiled from shapes alone, for TPUs by ``libtpu`` (``pip install
-'rowrnn[tpu]'``) and for NVIDIA GPUs by jax's plugin without NVIDIA's libraries (``pip install
+'rowrnn[tpu]'``) and for NVIDIA GPUs by jax's plugin and NVIDIA's ``ptxas`` (``pip install
 'rowrnn[cuda13-local]'``, Python 3.12 or newer). What needs the device itself, the backend ``cudnn``
 and measured choices between products, is left out.
 
@@ -12,8 +12,10 @@ thunks. A TPU's compiler estimates cycles for all but Pallas kernels.
 
 import contextlib
 import importlib.resources
+import importlib.util
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -124,6 +126,11 @@ def find(name: str) -> Target:
         raise ConfigError(f"target {name!r}: no such device{nearest(name, known)}")
     file = importlib.resources.files("rowrnn.bench") / "targets" / f"{name}.txtpb"
     text = file.read_text(encoding="utf-8")
+    if not _finds_ptxas():
+        raise ConfigError(
+            f"target {name}: NVIDIA's ptxas was not found, without which XLA would crash; "
+            "pip install 'rowrnn[cuda13-local]'"
+        )
     topology = _topology(
         name, "cuda13-local", platform="cuda", topology_name=name, target_config=text,
         topology=f"1x1x{_MOST_DEVICES}",
@@ -131,6 +138,14 @@ def find(name: str) -> Target:
     memory = re.search(r"device_memory_size: (\d+)", text)
     assert memory is not None
     return Target(name, topology.devices, int(memory[1]))
+
+
+def _finds_ptxas() -> bool:
+    """Whether the assembler is where XLA looks for it."""
+    installed = importlib.util.find_spec("nvidia")
+    packages = installed.submodule_search_locations or () if installed else ()
+    places = [*(f"{path}/cu13/bin" for path in packages), "/usr/local/cuda/bin"]
+    return any(shutil.which("ptxas", path=path) for path in (None, os.pathsep.join(places)))
 
 
 def _topology(name: str, extra: str, **options: Any) -> Any:
