@@ -186,7 +186,7 @@ def rowrnn(*arguments, env=None, check=True):
     return {"answer": answer, "status": done.returncode, "process_s": round(seconds, 2)}
 
 
-@part(15)
+@part(10)
 def device(settings):
     """What there is."""
     import flax
@@ -227,7 +227,7 @@ def backends_here():
     return [*names, "cudnn"] if jax.default_backend() == "gpu" else names
 
 
-@part(60)
+@part(35)
 def backends(settings):
     """Errors of values and gradients, norm-wise, against the oracle in float64."""
     import jax
@@ -293,7 +293,7 @@ def time_steps(program, sample_s, repeats=5):
             "memory": program.facts["memory"]["chunk"]}  # fmt: skip
 
 
-@part(60)
+@part(50)
 def steps(settings):
     """A training step of each backend, whole: data, gradients, AdamW."""
     from rowrnn.bench.program import Program
@@ -332,7 +332,7 @@ def steps(settings):
     return found
 
 
-@part(55)
+@part(45)
 def peers(settings):
     """Other libraries that are installed, by a suite of `rowrnn bench`, one batch at a time."""
     suite = {"suite": "peers", "peers": ["pytorch", "flax_linen", "equinox"], "evaluation": False,
@@ -448,7 +448,7 @@ def memory(settings):
     )  # fmt: skip
 
 
-@part(45)
+@part(60)
 def resume(settings):
     """Stops a run by SIGTERM, resumes it, and compares its parameters with those of a whole run."""
     steps = 3000 if not settings.small else 400
@@ -475,7 +475,7 @@ def resume(settings):
     }
 
 
-@part(40)
+@part(45)
 def fast(settings):
     """Seconds from the shell to the end of the speedrun, compiling and with compiled programs."""
     flags = [] if not settings.small else ["--train.examples", 2560, "--model.hidden-size", 16]
@@ -493,7 +493,7 @@ def fast(settings):
     return found
 
 
-@part(40)
+@part(35)
 def bench_suites(settings):
     """`rowrnn bench lstm` and `rowrnn bench train`; no jax here, which would hold the device."""
     suite = {"suite": "lstm", "hidden": [128, 512], "batch": [128, 512], "seeds": [1, 16],
