@@ -115,20 +115,33 @@ def main():
     ends = time.monotonic() + given.seconds
     document = {"command": sys.argv, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     document["parts"] = {}
-    for index, name in enumerate(given.parts):
-        shares = [PARTS[each][1] for each in given.parts[index:]]
-        limit = (ends - time.monotonic()) * shares[0] / sum(shares)
-        document["parts"][name] = found = run_part(name, settings, limit)
-        # Where jax finds CPUs alone, everything that follows is smaller.
-        settings.small |= all(one.startswith("cpu") for one in found.get("devices", ["unknown"]))
-        text = json.dumps(document, indent=1)
-        (given.out / "accelerator.json").write_text(text + "\n", encoding="utf-8")
-        print(f"{name}: {document['parts'][name].get('error') or 'done'}", flush=True)
-        with tarfile.open(given.out / "accelerator.tar.gz", "w:gz") as archive:
-            for path in sorted(given.out.iterdir()):
-                if not path.name.startswith("accelerator."):
-                    archive.add(path, path.name)
+    waiting = given.parts
+    # What took too long gets what the others have left.
+    while waiting and (waiting is given.parts or ends - time.monotonic() > 10):
+        slow = []
+        for index, name in enumerate(waiting):
+            shares = [PARTS[each][1] for each in waiting[index:]]
+            limit = (ends - time.monotonic()) * shares[0] / sum(shares)
+            document["parts"][name] = found = run_part(name, settings, limit)
+            # Where jax finds CPUs alone, everything that follows is smaller.
+            settings.small |= all(
+                one.startswith("cpu") for one in found.get("devices", ["unknown"])
+            )
+            slow += [name] * found.get("error", "").startswith("took too long")
+            print(f"{name}: {found.get('error') or 'done'}", flush=True)
+            write(document, given.out)
+        waiting = slow
     return 0
+
+
+def write(document, out):
+    """The JSON, and the archive of all that the parts have left."""
+    text = json.dumps(document, indent=1)
+    (out / "accelerator.json").write_text(text + "\n", encoding="utf-8")
+    with tarfile.open(out / "accelerator.tar.gz", "w:gz") as archive:
+        for path in sorted(out.iterdir()):
+            if not path.name.startswith("accelerator."):
+                archive.add(path, path.name)
 
 
 def run_part(name, settings, limit):
@@ -443,7 +456,8 @@ def memory(settings):
     return rowrnn(
         "sweep", ROOT / "experiments/notebook_2015.toml", *settings.data_flags, *flags,
         "--seeds", f"0:{count}", "--strategy", strategy, "--chunk", count, "--train.examples", 4096,
-        "--train.display", "none", "--keep", "none", "--run-dir", settings.out / "memory-run",
+        "--train.display", "none", "--keep", "none", "--overwrite",
+        "--run-dir", settings.out / "memory-run",
         check=False,
     )  # fmt: skip
 
