@@ -127,7 +127,7 @@ def main():
             settings.small |= all(
                 one.startswith("cpu") for one in found.get("devices", ["unknown"])
             )
-            slow += [name] * found.get("error", "").startswith("took too long")
+            slow += [name] * str(found.get("error")).startswith("took too long")
             print(f"{name}: {found.get('error') or 'done'}", flush=True)
             write(document, given.out)
         waiting = slow
