@@ -7,7 +7,9 @@ the four IDX files of MNIST; without it the digits that ship with rowrnn are use
 experiments/accelerator.py --wheels DIR` fetches, on a machine with a network, the packages that a
 machine with jax, flax, optax and orbax-checkpoint may still lack.
 
-Shows, in the order of worth, each part in a process of its own and written when it ends:
+Shows, in the order of worth, each part in a process of its own and written when it ends. A part
+gets its share of the time that is left, so that a slow one takes none from the others; what it had
+by then stands:
 
     device      devices, versions, memory
     backends    values and gradients of each backend against float64, with and without TF32
@@ -18,7 +20,7 @@ Shows, in the order of worth, each part in a process of its own and written when
     memory      a stack that does not fit, and what becomes of it
     resume      a run that is stopped by a signal, resumed, and compared with a whole one
     fast        seconds to 99.0 % from a cold and from a warm start
-    bench       `rowrnn bench lstm` and `rowrnn bench train`, quick
+    bench_suites  `rowrnn bench lstm` and `rowrnn bench train`, quick
     profile     a trace of some steps
 
 It leaves DIR/accelerator.json and DIR/accelerator.tar.gz (all that the parts printed, and the
@@ -43,16 +45,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Packages that rowrnn needs beside jax, flax, optax, orbax-checkpoint, matplotlib and rich.
-WHEELS = ("tyro", "tensorboardX", "typeguard", "docstring_parser", "tomli_w", "msgspec")
+WHEELS = (
+    "tyro", "tensorboardX", "typeguard", "docstring_parser", "tomli_w", "msgspec", "filelock",
+    "jinja2", "markupsafe", "safetensors",
+)  # fmt: skip
+# Flags with which XLA compiles in half the time, for a CPU, where nothing is worth timing.
+CHEAPLY = "--xla_backend_optimization_level=0"
 PARTS = {}
-"""The parts by name: a function of the settings, and the seconds that it may take."""
+"""The parts by name: a function of the settings, and its share of the time."""
 
 
-def part(seconds):
+def part(share):
     """Registers a part."""
 
     def register(function):
-        PARTS[function.__name__] = (function, seconds)
+        PARTS[function.__name__] = (function, share)
         return function
 
     return register
@@ -108,28 +115,44 @@ def main():
     ends = time.monotonic() + given.seconds
     document = {"command": sys.argv, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     document["parts"] = {}
-    for name in given.parts:
-        limit = min(PARTS[name][1], ends - time.monotonic())
-        document["parts"][name] = run_part(name, settings, limit, given.small)
-        text = json.dumps(document, indent=1)
-        (given.out / "accelerator.json").write_text(text + "\n", encoding="utf-8")
-        print(f"{name}: {document['parts'][name].get('error') or 'done'}", flush=True)
-        with tarfile.open(given.out / "accelerator.tar.gz", "w:gz") as archive:
-            for path in sorted(given.out.iterdir()):
-                if not path.name.startswith("accelerator."):
-                    archive.add(path, path.name)
+    waiting = given.parts
+    # What took too long gets what the others have left.
+    while waiting and (waiting is given.parts or ends - time.monotonic() > 10):
+        slow = []
+        for index, name in enumerate(waiting):
+            shares = [PARTS[each][1] for each in waiting[index:]]
+            limit = (ends - time.monotonic()) * shares[0] / sum(shares)
+            document["parts"][name] = found = run_part(name, settings, limit)
+            # Where jax finds CPUs alone, everything that follows is smaller.
+            settings.small |= all(
+                one.startswith("cpu") for one in found.get("devices", ["unknown"])
+            )
+            slow += [name] * str(found.get("error")).startswith("took too long")
+            print(f"{name}: {found.get('error') or 'done'}", flush=True)
+            write(document, given.out)
+        waiting = slow
     return 0
 
 
-def run_part(name, settings, limit, small):
+def write(document, out):
+    """The JSON, and the archive of all that the parts have left."""
+    text = json.dumps(document, indent=1)
+    (out / "accelerator.json").write_text(text + "\n", encoding="utf-8")
+    with tarfile.open(out / "accelerator.tar.gz", "w:gz") as archive:
+        for path in sorted(out.iterdir()):
+            if not path.name.startswith("accelerator."):
+                archive.add(path, path.name)
+
+
+def run_part(name, settings, limit):
     """What a part gives, with the seconds it took; an error where it failed or took too long."""
-    if limit < 5:
-        return {"error": "no time was left"}
     command = [sys.executable, __file__, "--part", name, "--out", str(settings.out)]
     command += ["--data", settings.data] if settings.data else []
-    command += ["--small"] if small else []
+    command += ["--small"] if settings.small else []
     # Parts follow each other, and some have children: none may take all of the memory.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
+    if settings.small:  # Nearly all of it is compiling.
+        environment.setdefault("XLA_FLAGS", CHEAPLY)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (
         str(ROOT), os.environ.get("PYTHONPATH"))))  # fmt: skip
     began = time.monotonic()
@@ -176,7 +199,7 @@ def rowrnn(*arguments, env=None, check=True):
     return {"answer": answer, "status": done.returncode, "process_s": round(seconds, 2)}
 
 
-@part(60)
+@part(10)
 def device(settings):
     """What there is."""
     import flax
@@ -217,7 +240,7 @@ def backends_here():
     return [*names, "cudnn"] if jax.default_backend() == "gpu" else names
 
 
-@part(120)
+@part(35)
 def backends(settings):
     """Errors of values and gradients, norm-wise, against the oracle in float64."""
     import jax
@@ -226,12 +249,7 @@ def backends(settings):
 
     types = ("float32/highest", "float32/default", "bfloat16/default")
     shapes = [(128, 128, 28), (100, 37, 5)] if not settings.small else [(16, 20, 4)]
-    wanted = [
-        (suite.Case(hidden, batch, length, 1, kind, 28, 128), name)
-        for (hidden, batch, length) in shapes
-        for kind in types
-        for name in backends_here()
-    ]
+    found = {"errors": []}
 
     def judge(one):
         case, name = one
@@ -246,7 +264,12 @@ def backends(settings):
         entry["right"] = max(entry["h"], entry["gradients"]) <= case.tolerance
         return entry
 
-    return {"errors": in_parallel(judge, wanted)}
+    for hidden, batch, length in shapes:
+        for kind in types:
+            case = suite.Case(hidden, batch, length, 1, kind, 28, 128)
+            found["errors"] += in_parallel(judge, [(case, name) for name in backends_here()])
+            keep(settings, "backends", found)
+    return found
 
 
 def in_parallel(make, each):
@@ -283,7 +306,7 @@ def time_steps(program, sample_s, repeats=5):
             "memory": program.facts["memory"]["chunk"]}  # fmt: skip
 
 
-@part(150)
+@part(50)
 def steps(settings):
     """A training step of each backend, whole: data, gradients, AdamW."""
     from rowrnn.bench.program import Program
@@ -296,7 +319,7 @@ def steps(settings):
         wanted = [
             (dtype, precision, batch, name)
             for dtype, precision in (types if not settings.small else types[:1])
-            for name in backends_here()
+            for name in (backends_here() if not settings.small else ["split"])
             if name not in ("fast", "scan") and not (name == "cudnn" and dtype != "float32")
         ]
         wanted += [("float32", "highest", batch, "scan")]
@@ -322,16 +345,19 @@ def steps(settings):
     return found
 
 
-@part(150)
+@part(45)
 def peers(settings):
-    """Other libraries, by the suite of `rowrnn bench`."""
-    sizes = [128, 512, 2048] if not settings.small else [64]
-    suite = {"suite": "peers", "peers": ["pytorch"], "batch": sizes, "evaluation": False,
+    """Other libraries that are installed, by a suite of `rowrnn bench`, one batch at a time."""
+    suite = {"suite": "peers", "peers": ["pytorch", "flax_linen", "equinox"], "evaluation": False,
              "repeats": 5, "sample_s": 0.2, "devices": [1]}  # fmt: skip
     if settings.small:
-        suite |= {"peers": ["flax_linen"], "hidden": 16, "projection": 16, "sample_s": 0.05,
-                  "evaluation": False, "repeats": 3}  # fmt: skip
-    return bench(settings, suite)
+        suite |= {"peers": ["flax_linen", "equinox"], "hidden": 16, "projection": 16,
+                  "sample_s": 0.02, "repeats": 3}  # fmt: skip
+    found = {}
+    for size in (128, 2048, 512) if not settings.small else (64,):
+        found[size] = bench(settings, suite | {"batch": [size]})
+        keep(settings, "peers", found)
+    return found
 
 
 def bench(settings, suite):
@@ -342,7 +368,7 @@ def bench(settings, suite):
     return rowrnn("bench", path)["answer"]
 
 
-@part(90)
+@part(55)
 def runs(settings):
     """Whole runs."""
     small = ["--train.examples", 1280, "--model.hidden-size", 16] if settings.small else []
@@ -361,7 +387,7 @@ def runs(settings):
     return found
 
 
-@part(150)
+@part(45)
 def sweeps(settings):
     """Members of the notebook's network, at once on an accelerator."""
     sizes = (1, 16, 128, 1024) if not settings.small else (2, 4)
@@ -418,7 +444,7 @@ def time_members(config, members):
     }
 
 
-@part(90)
+@part(25)
 def memory(settings):
     """Members that do not fit at once: a smaller stack is tried, or the sweep says what lacks."""
     if settings.small:
@@ -430,12 +456,13 @@ def memory(settings):
     return rowrnn(
         "sweep", ROOT / "experiments/notebook_2015.toml", *settings.data_flags, *flags,
         "--seeds", f"0:{count}", "--strategy", strategy, "--chunk", count, "--train.examples", 4096,
-        "--train.display", "none", "--keep", "none", "--run-dir", settings.out / "memory-run",
+        "--train.display", "none", "--keep", "none", "--overwrite",
+        "--run-dir", settings.out / "memory-run",
         check=False,
     )  # fmt: skip
 
 
-@part(90)
+@part(60)
 def resume(settings):
     """Stops a run by SIGTERM, resumes it, and compares its parameters with those of a whole run."""
     steps = 3000 if not settings.small else 400
@@ -462,7 +489,7 @@ def resume(settings):
     }
 
 
-@part(90)
+@part(45)
 def fast(settings):
     """Seconds from the shell to the end of the speedrun, compiling and with compiled programs."""
     flags = [] if not settings.small else ["--train.examples", 2560, "--model.hidden-size", 16]
@@ -480,25 +507,24 @@ def fast(settings):
     return found
 
 
-@part(120)
+@part(35)
 def bench_suites(settings):
-    """`rowrnn bench lstm` and `rowrnn bench train`."""
+    """`rowrnn bench train` and `rowrnn bench lstm`; no jax here, which would hold the device."""
+    train = {"suite": "train", "batch": [128], "program": False, "sample_s": 0.3, "repeats": 5}
     suite = {"suite": "lstm", "hidden": [128, 512], "batch": [128, 512], "seeds": [1, 16],
              "types": ["float32/highest", "float32/default", "bfloat16/default"],
-             "backends": backends_here(), "shapes": [[1024, 64, 25]], "sample_s": 0.02,
-             "repeats": 5, "limit_s": 1.0}  # fmt: skip
-    train = {"suite": "train", "batch": [128], "program": False, "sample_s": 0.3, "repeats": 5,
-             "devices": [1]}  # fmt: skip
-    if settings.small:
+             "shapes": [[1024, 64, 25]], "sample_s": 0.02, "repeats": 5,
+             "limit_s": 1.0}  # fmt: skip
+    if settings.small:  # On a CPU `train` measures a sweep too, and each core.
         suite |= {"hidden": [16], "batch": [8], "backends": ["fast"], "shapes": [], "seeds": [1],
                   "types": ["float32/highest"]}  # fmt: skip
-        train |= {"hidden": 16, "sample_s": 0.05}
+        return {"lstm": bench(settings, suite)}
     found = {"train": bench(settings, train)}
     keep(settings, "bench_suites", found)
     return found | {"lstm": bench(settings, suite)}
 
 
-@part(60)
+@part(20)
 def profile(settings):
     """A trace of some steps of a run, in the archive."""
     import jax

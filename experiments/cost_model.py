@@ -3,11 +3,13 @@
     python experiments/cost_model.py [experiments/results/scaling.json]
 
 Shows: the prices of that sum, fitted to a record of `rowrnn bench scaling`, and how far it is off
-for layouts that it was not fitted to; then, at prices that are assumed, where data parallelism
-stops paying on accelerators, and how long 10,000 seeds take. Nothing that was fitted enters a
-prediction: only the form of the sum is tested.
-Last result: off by 23 % (median, largest 34 %) for layouts held out; at B=128 one run is 1.03 times
-as fast on 4 H100 as on one; 10,000 seeds take 42.5 s on 8 (experiments/results/scaling.md).
+for layouts that it was not fitted to; then, from kernels and bytes that `rowrnn bench aot` counted
+(results/aot.json) and prices that are assumed, where data parallelism stops paying on accelerators
+and how long 10,000 seeds take; and the same of the one accelerator that was measured, beside that.
+Nothing that was fitted enters a prediction: only the form of the sum is tested.
+Last result: off by 23 % (median, largest 34 %) for layouts held out; a step on one H200 takes 1.02
+to 1.21 times what is predicted; at B=128 one run is 1.08 times as fast on 8 H100 as on one; 10,000
+seeds take 59 s on 8 (experiments/results/scaling.md).
 """
 
 import json
@@ -15,6 +17,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from scipy.optimize import nnls
@@ -22,6 +25,7 @@ from scipy.optimize import nnls
 from rowrnn.bench import flops
 
 RECORD = Path(__file__).parent / "results" / "scaling.json"
+MEASURED = RECORD.with_name("accelerator-h200.json")
 TERMS = ("compute", "step", "collective within", "collective between", "bytes within",
          "bytes between")  # fmt: skip
 
@@ -31,6 +35,7 @@ def main():
     record = json.loads(Path(sys.argv[1] if sys.argv[1:] else RECORD).read_text(encoding="utf-8"))
     show_fit(record)
     show_predictions()
+    show_measured()
 
 
 def terms(entry):
@@ -104,7 +109,7 @@ def price_in_words(name, price):
 
 @dataclass(frozen=True)
 class Machine:
-    """Accelerators that are not here, with all that is assumed of them.
+    """Accelerators, with all that is assumed of them.
 
     Attributes:
         name: in words.
@@ -115,8 +120,7 @@ class Machine:
         inner: bytes per second of a link within a host, out of one device, and the seconds of one
             exchange, however small.
         outer: the same between hosts.
-        row_s: seconds of a row, forward and backward, however small its arrays.
-        rest_s: the same of all else in a step.
+        target: whose programs of `AOT` it runs.
         share: of both peaks that the products and passes of this network reach: a guess.
     """
 
@@ -127,65 +131,84 @@ class Machine:
     memory_bytes_per_s: float
     inner: tuple[float, float]
     outer: tuple[float, float]
-    row_s: float
-    rest_s: float
+    target: str
     share: float = 0.3
 
 
 # A long message reaches this share of what a vendor states of a link.
 OF_A_LINK = 0.7
-# Seconds from one operation to the next: kernels of a GPU, operations within a program of a TPU.
-KERNEL_S, OPERATION_S = 2.5e-6, 1e-6
-# Operations that wait for each other: in a row, forward and backward; in the rest of a step.
-OF_A_ROW, OF_THE_REST = 5, 40
+# Seconds of a kernel, however small, in a command buffer: 0.5 µs until the next one starts (kernels
+# of 2.9 µs take 3.4: developer.nvidia.com/blog/cuda-graphs), and 1 µs that it runs: assumed, with
+# the H200 measured already.
+KERNEL_S = 1.5e-6
+# Cycles per second of a TPU v5e, in which its compiler counts.
+CLOCK = 1.5e9
 
 # NVIDIA's figures of the H100 SXM: TF32 dense (half of what is stated with sparsity), 3.35 TB/s of
 # memory, NVLink 900 GB/s in both directions together; InfiniBand NDR, 400 Gbit/s for each GPU.
 H100 = Machine(
-    "8 H100, one host", 8, 8, 494.7e12, 3.35e12,
-    (OF_A_LINK * 450e9, 3e-6), (OF_A_LINK * 50e9, 5e-6),
-    OF_A_ROW * KERNEL_S, OF_THE_REST * KERNEL_S,
+    "1 H100", 1, 8, 494.7e12, 3.35e12,
+    (OF_A_LINK * 450e9, 3e-6), (OF_A_LINK * 50e9, 5e-6), "h100",
 )  # fmt: skip
+# The same with 4.8 TB/s of memory.
+H200 = replace(H100, name="1 H200", memory_bytes_per_s=4.8e12)
 # Google's figures of a v5e chip: bfloat16, 819 GB/s of memory, inter-chip links 400 GB/s in both
 # directions together.
 V5E = Machine(
     "256 TPU v5e, one slice", 256, 256, 197e12, 819e9, (OF_A_LINK * 200e9, 1e-6), (0.0, 0.0),
-    OF_A_ROW * OPERATION_S, OF_THE_REST * OPERATION_S,
+    "v5e:2x4",
 )  # fmt: skip
 MACHINES = (
     H100,
-    # A kernel that goes through all rows waits only for its own blocks, 1.5 us a row and direction.
-    replace(H100, name="8 H100, rows in one kernel", row_s=3e-6),
+    replace(H100, name="8 H100, one host", devices=8),
     replace(H100, name="64 H100, 8 hosts", devices=64),
     V5E,
 )
 
 SHAPE = flops.Shape()
 FLOPS = flops.training(SHAPE).executed
-PARAMETERS = (
-    (SHAPE.features + 1) * SHAPE.projection
-    + (SHAPE.projection + SHAPE.hidden + 1) * 4 * SHAPE.hidden
-    + (SHAPE.hidden + 1) * SHAPE.classes
-)
-GRADIENT_BYTES = 4 * PARAMETERS
-# A row of an example writes once and reads once its input beside the hidden state (F + H + 1), five
-# residuals of width H and the gradient of the gates (4H).
-EXAMPLE_BYTES = 4 * SHAPE.rows * 2 * (SHAPE.features + SHAPE.hidden + 1 + 9 * SHAPE.hidden)
 BATCH, BATCHES = 128, (128, 1_024, 8_192, 32_768)
 SEEDS, STEPS, SIDE_BY_SIDE = 10_000, 781, 256
+
+# What `bench aot` counted, by target and program, at this batch.
+AOT = {
+    (entry["target"], entry["program"]): entry
+    for entry in json.loads((RECORD.parent / "aot.json").read_text(encoding="utf-8"))["figures"]
+}
+GRADIENT_BYTES = AOT["v5e:2x4", "one run on 8 devices"]["collective_bytes"]
+
+
+def waiting_seconds(machine, members=1):
+    """Of a step that has nothing to compute: its kernels, which follow each other.
+
+    A TPU's compiler estimates the cycles of a whole step; what is computed in it is subtracted.
+    """
+    one, many = (AOT[machine.target, name] for name in ("one run", "8 members, vmap"))
+    if one["estimated_cycles"]:
+        return max(0.0, one["estimated_cycles"] / CLOCK - computing_seconds(machine, BATCH, 1))
+    return (one if members == 1 else many)["kernels_per_step"] * KERNEL_S
+
+
+def computing_seconds(machine, examples, members):
+    """Of the products of a step, or of what they move, whichever is longer.
+
+    What a member needs of memory is written and read once, but for parameters and moments: Adam
+    reads and writes eight times the parameters.
+    """
+    of_a_member = AOT[machine.target, "8 members, vmap"]["bytes_per_member"] - 3 * GRADIENT_BYTES
+    moved = examples * 2 * of_a_member / BATCH + 8 * members * GRADIENT_BYTES
+    longer = max(examples * FLOPS / machine.peak_flops, moved / machine.memory_bytes_per_s)
+    return longer / machine.share
 
 
 def step_seconds(machine, batch, devices, members=1):
     """Of a step in which `devices` share the batch of a run, or each has `members` runs at once.
 
-    The rows come one after the other on every device, whatever its share. Adam reads and writes
-    eight times the parameters of each member.
+    Kernels come one after the other on every device, whatever its share.
     """
-    examples = members * batch / devices
-    moved = examples * EXAMPLE_BYTES + 8 * members * GRADIENT_BYTES
-    compute = max(examples * FLOPS / machine.peak_flops, moved / machine.memory_bytes_per_s)
-    waiting = SHAPE.rows * machine.row_s + machine.rest_s
-    return waiting + compute / machine.share + all_reduce_seconds(machine, devices)
+    computing = computing_seconds(machine, members * batch / devices, members)
+    waiting = waiting_seconds(machine, members)
+    return waiting + computing + all_reduce_seconds(machine, devices)
 
 
 def all_reduce_seconds(machine, devices):
@@ -243,9 +266,29 @@ def show_predictions():
     show_table(("predicted: 10,000 seeds", "a device", "wall s", "examples/s", "B for half"), rows)
     print(
         f"{STEPS} steps of {BATCH} each, training alone. B for half: smallest batch at which all\n"
-        "devices share one run with half their efficiency.\nNo such machine was measured; what is "
-        "assumed of each stands in this script."
+        "devices share one run with half their efficiency.\n"
     )
+
+
+def show_measured():
+    """What is predicted of the one accelerator that was measured, in TF32, beside what it did."""
+    parts = json.loads(MEASURED.read_text(encoding="utf-8"))["parts"]
+    found = [
+        (f"one run, B={entry['batch']}", step_seconds(H200, entry["batch"], 1), entry["median_us"])
+        for entry in parts["steps"]["steps"]
+        if (entry["backend"], entry["type"]) == ("split", "float32/default")
+    ]
+    found += [
+        (f"{entry['members']} members, B={BATCH}",
+         step_seconds(H200, BATCH, 1, entry["members"]), median(entry["step_us"]))
+        for entry in parts["sweeps"]["sweeps"]
+        if entry["backend"] == "fast"
+    ]  # fmt: skip
+    rows = [
+        (name, f"{seconds * 1e6:,.0f}", f"{us:,.0f}", f"{seconds * 1e6 / us:.2f}")
+        for name, seconds, us in found
+    ]
+    show_table((f"a step on {H200.name}", "predicted, us", "measured, us", "ratio"), rows)
 
 
 def show_table(headings, rows):

@@ -1,19 +1,25 @@
 """What a config compiles to on a device that is not there: kernels, collectives, memory, cycles.
 
 The programs of the trainer are compiled from shapes alone, for TPUs by ``libtpu`` (``pip install
-'rowrnn[tpu]'``) and for NVIDIA GPUs by jax's plugin without NVIDIA's libraries (``pip install
+'rowrnn[tpu]'``) and for NVIDIA GPUs by jax's plugin and NVIDIA's ``ptxas`` (``pip install
 'rowrnn[cuda13-local]'``, Python 3.12 or newer). What needs the device itself, the backend ``cudnn``
 and measured choices between products, is left out.
 
 Counts are read from the text of the compiled program and are of one step, which is what the loop
-over steps repeats. A TPU's compiler estimates cycles for all but Pallas kernels.
+over steps repeats; those of command buffers (CUDA graphs) from what XLA writes of a program's
+thunks. A TPU's compiler estimates cycles for all but Pallas kernels.
 """
 
+import contextlib
 import importlib.resources
+import importlib.util
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +33,7 @@ from rowrnn.bench import record, suites, timing
 from rowrnn.core.experiment import Experiment
 from rowrnn.errors import ConfigError, nearest
 from rowrnn.lab.sweep import plan
-from rowrnn.lab.trainer import compile_chunk, compile_programs, prepare
+from rowrnn.lab.trainer import Compiler, prepare
 
 GIGA = 10**9
 # Memory of a chip, in bytes, by the vendor (cloud.google.com/tpu/docs).
@@ -38,6 +44,7 @@ _MOST_DEVICES = 8
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _STEPS = re.compile(r' while\(.*op_name="[^"]*steps\)*/while"')
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _NO_KERNEL = {
     *("get-tuple-element", "bitcast", "constant", "parameter", "tuple", "while", "after-all"),
     *("copy-done", "all-reduce-done", "partition-id", "replica-id"),
@@ -53,21 +60,25 @@ def run(suite: suites.Aot, *, quick: bool) -> dict[str, Any]:
     values = {"model.backend": suite.backend} if suite.backend else {}
     experiment = prepare(configs.replace(config, values))
     figures, skipped, kinds = [], [], []
-    for name in suite.targets:
-        try:
-            target = find(name)
-        except ConfigError as error:
-            skipped.append(str(error))
-            continue
-        kinds.append(target.devices[0].device_kind)
-        for program in programs(target, experiment, suite.members):
-            timing.progress(f"{name}, {program.name}")
+    with _thunks_written(any(name in _GPUS for name in suite.targets)) as written:
+        for name in suite.targets:
             try:
-                figures.append({"name": f"{name}, {program.name}"} | facts(target, program))
-            except jax.errors.JaxRuntimeError as error:
-                if not parallel.is_out_of_memory(error):
-                    raise
-                figures.append({"name": f"{name}, {program.name}", "out_of_memory": True})
+                target = find(name)
+            except ConfigError as error:
+                skipped.append(str(error))
+                continue
+            kinds.append(target.devices[0].device_kind)
+            for program in programs(target, experiment, suite.members):
+                if suite.programs and program.name not in suite.programs:
+                    continue
+                timing.progress(f"{name}, {program.name}")
+                try:
+                    found = facts(target, program, written)
+                except jax.errors.JaxRuntimeError as error:
+                    if not parallel.is_out_of_memory(error):
+                        raise
+                    found = {"out_of_memory": True}
+                figures.append({"name": f"{name}, {program.name}"} | found)
     if not figures:
         raise ConfigError("; ".join(skipped))
     return record.document(
@@ -115,6 +126,11 @@ def find(name: str) -> Target:
         raise ConfigError(f"target {name!r}: no such device{nearest(name, known)}")
     file = importlib.resources.files("rowrnn.bench") / "targets" / f"{name}.txtpb"
     text = file.read_text(encoding="utf-8")
+    if not _finds_ptxas():
+        raise ConfigError(
+            f"target {name}: NVIDIA's ptxas was not found, without which XLA would crash; "
+            "pip install 'rowrnn[cuda13-local]'"
+        )
     topology = _topology(
         name, "cuda13-local", platform="cuda", topology_name=name, target_config=text,
         topology=f"1x1x{_MOST_DEVICES}",
@@ -122,6 +138,14 @@ def find(name: str) -> Target:
     memory = re.search(r"device_memory_size: (\d+)", text)
     assert memory is not None
     return Target(name, topology.devices, int(memory[1]))
+
+
+def _finds_ptxas() -> bool:
+    """Whether the assembler is where XLA looks for it."""
+    installed = importlib.util.find_spec("nvidia")
+    packages = installed.submodule_search_locations or () if installed else ()
+    places = [*(f"{path}/cu13/bin" for path in packages), "/usr/local/cuda/bin"]
+    return any(shutil.which("ptxas", path=path) for path in (None, os.pathsep.join(places)))
 
 
 def _topology(name: str, extra: str, **options: Any) -> Any:
@@ -142,60 +166,80 @@ class Program(NamedTuple):
         experiment: what the members have in common.
         seed, data: devices on each axis.
         members: S; with `vmap` all those of a device at once.
+        part: which of the trainer's programs; the chunk is the one that has steps.
     """
 
     name: str
     experiment: Experiment
-    seed: int
-    data: int
-    members: int
+    seed: int = 1
+    data: int = 1
+    members: int = 1
     vmap: bool = False
+    part: str = "chunk"
 
 
 def programs(target: Target, experiment: Experiment, members: int) -> Iterator[Program]:
-    """One run, data × n, a sweep under ``map`` and ``vmap``, and both axes."""
+    """One run with all its programs, data × n, a sweep under ``map`` and ``vmap``, both axes."""
     count = min(_MOST_DEVICES, len(target.devices))
     while experiment.config.train.batch_size % count:
         count -= 1
-    yield Program("one run", experiment, 1, 1, 1)
+    yield Program("one run", experiment)
+    for part in ("init", "order", "evaluation"):
+        yield Program(f"one run, {part}", experiment, part=part)
     if count > 1:
-        yield Program(f"one run on {count} devices", experiment, 1, count, 1)
+        yield Program(f"one run on {count} devices", experiment, data=count)
     if experiment.config.model.backend != "cudnn":
-        yield Program(f"{members} members, map", experiment, 1, 1, members)
-        yield Program(f"{members} members, vmap", experiment, 1, 1, members, vmap=True)
+        yield Program(f"{members} members, map", experiment, members=members)
+        yield Program(f"{members} members, vmap", experiment, members=members, vmap=True)
         if count > 1 and count % 2 == 0:
             half = count // 2
             name = f"{half} members on {count} devices"
             yield Program(name, experiment, half, 2, half, vmap=True)
 
 
-def facts(target: Target, program: Program) -> dict[str, Any]:
-    """What compiling a program shows; None where nobody can tell."""
+def facts(target: Target, program: Program, written: Path | None = None) -> dict[str, Any]:
+    """What compiling a program shows; None where nobody can tell.
+
+    `written` is where XLA writes of thunks.
+    """
     experiment, mesh = program.experiment, target.mesh(program.seed, program.data)
+    compiler = Compiler(experiment, mesh, program.members, program.vmap)
+    given = (experiment.dataset.test,) if program.part == "evaluation" else ()
     began = time.perf_counter()
     with timing.without_compilation_cache():
-        if program.name == "one run":
-            compiled = compile_programs(experiment, mesh).chunk
-        else:
-            compiled = compile_chunk(experiment, mesh, program.members, vmap=program.vmap)
+        compiled = getattr(compiler, program.part)(*given)
     seconds = time.perf_counter() - began
-    step = step_of(compiled.as_text() or "")
-    memory = timing.memory(compiled)
+    on_target = isinstance(compiled, jax.stages.Compiled)
+    memory = timing.memory(compiled) if on_target else {}
     found = {
         "target": target.name,
         "program": program.name,
-        "kernels_per_step": step.kernels,
-        "estimated_cycles": step.cycles,
-        "collectives_per_step": len(step.collectives),
-        "collective_bytes": sum(entry["bytes"] for entry in step.collectives),
+        "on": "target" if on_target else "host",
+        "kernels_per_step": None,
+        "command_buffers_per_step": None,
+        "estimated_cycles": None,
+        "collectives_per_step": None,
+        "collective_bytes": None,
         "bytes": {name: memory.get(name) for name in ("arguments", "results", "temporaries")},
         "bytes_per_member": None,
         "members_that_fit": None,
         "compile_s": round(seconds, 2),
     }
+    if program.part != "chunk":
+        return found
+    text = compiled.as_text() or ""
+    step = step_of(text)
+    found |= {
+        "kernels_per_step": step.kernels,
+        "estimated_cycles": step.cycles,
+        "collectives_per_step": len(step.collectives),
+        "collective_bytes": sum(entry["bytes"] for entry in step.collectives),
+    }
+    if written and target.name in _GPUS:
+        found["command_buffers_per_step"] = command_buffers(text, *_thunks_of_chunk(written))
     if program.vmap and program.data == 1 and program.members > 2:
         half = program.members // 2
-        fewer = compile_chunk(experiment, mesh, half, vmap=True)
+        fewer = Compiler(experiment, mesh, half, vmap=True).chunk()
         for_one, found["members_that_fit"] = plan.members_that_fit(
             (half, parallel.device_bytes(fewer)),
             (program.members, parallel.device_bytes(compiled)),
@@ -203,6 +247,61 @@ def facts(target: Target, program: Program) -> dict[str, Any]:
         )
         found["bytes_per_member"] = round(for_one)
     return found
+
+
+@contextlib.contextmanager
+def _thunks_written(wanted: bool) -> Iterator[Path | None]:
+    """A directory in which XLA writes of each program that it compiles within the block."""
+    if not wanted:
+        yield None
+        return
+    before = os.environ.get("XLA_FLAGS")
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["XLA_FLAGS"] = f"{before or ''} --xla_dump_to={directory}"
+        try:
+            yield Path(directory)
+        finally:
+            os.environ.pop("XLA_FLAGS")
+            os.environ.update({} if before is None else {"XLA_FLAGS": before})
+
+
+def _thunks_of_chunk(written: Path) -> tuple[str, str]:
+    """The sequence and the names of the thunks of the chunk that was compiled last."""
+    kinds = ("thunk_sequence_after_thunk_passes", "thunk_metadata")
+    files = [sorted(written.glob(f"*jit_chunk*.{kind}.txt")) for kind in kinds]
+    if not all(files):  # The process had read its flags before they were set.
+        return "", ""
+    sequence, names = (found[-1].read_text(encoding="utf-8") for found in files)
+    return sequence, names
+
+
+def command_buffers(text: str, sequence: str, names: str) -> int | None:
+    """How many command buffers a step starts; None where that is not known.
+
+    Args:
+        text: of the compiled program.
+        sequence: its thunks, one a line, those of a loop further in.
+        names: of the instructions that thunks come from, by their numbers, in text format.
+    """
+    numbers = dict(re.findall(r'profile_annotation: "([^"]+)"\s+thunk_id: (\d+)', names))
+    loops = {
+        line.split(" = ")[0].strip(" %"): line for line in text.splitlines() if " while(" in line
+    }
+    by_number = {int(numbers[name]): line for name, line in loops.items() if name in numbers}
+    count: int | None = None
+    inside: list[tuple[int, int]] = []
+    for depth, number, kind in re.findall(r"^( *)(\d+): (k\w+)", sequence, re.MULTILINE):
+        # The loops around this thunk, from that over steps on, and how often each is run in a step.
+        inside = [loop for loop in inside if loop[0] < len(depth)]
+        line = by_number.get(int(number), "") if kind == "kWhile" else ""
+        if inside and kind == "kCommandBuffer":
+            count = (count or 0) + inside[-1][1]
+        elif inside and kind == "kWhile":
+            trips = _TRIPS.search(line)
+            inside.append((len(depth), inside[-1][1] * (int(trips[1]) if trips else 1)))
+        elif _STEPS.search(line):
+            count, inside = 0, [(len(depth), 1)]
+    return count
 
 
 class Step(NamedTuple):
@@ -260,7 +359,7 @@ def _lines(bodies: dict[str, list[str]], name: str, times: int = 1) -> Iterator[
     for line in bodies.get(name, []):
         yield line, times
         if " while(" in line:
-            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            trips = _TRIPS.search(line)
             inner = re.search(r"body=%?([\w.\-]+)", line)
             assert inner is not None
             yield from _lines(bodies, inner[1], times * (int(trips[1]) if trips else 1))

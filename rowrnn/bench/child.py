@@ -4,10 +4,13 @@ What is timed runs in a process of its own, so that a peer brings its own thread
 allocator, and so that rowrnn can be held to some cores. Parent and child speak in lines of JSON
 over stdin and stdout. A child that is not asked anything waits for its stdin and leaves the cores
 to the others.
+
+An accelerator is held by one process: there all that take turns are roles of the same process.
 """
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import select
@@ -36,11 +39,13 @@ class NotInstalledError(ChildError):
 
 
 class Child:
-    """A process that runs `rowrnn.bench.worker` for one role.
+    """A role in a process that runs `rowrnn.bench.worker`; one of its own, as a rule.
 
     Attributes:
         role: the module that does the work.
     """
+
+    _numbers = itertools.count()
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Child:
         *,
         cpus: list[int] | None = None,
         env: Mapping[str, str] | None = None,
+        within: "Child | None" = None,
     ):
         """Starts the process; `facts` waits until it is ready.
 
@@ -57,14 +63,21 @@ class Child:
             options: keyword arguments of that function, as JSON can hold them.
             cpus: the cores that the process is held to; all where not given.
             env: environment variables on top of this process's own.
+            within: whose process takes this role too; it must outlive this one.
         """
-        self.role = role
+        self.role, self._number, self._is_owner = role, next(self._numbers), within is None
+        if within is not None:
+            self._log, self._process = within._log, within._process
+            self._request(role=role, options=options)
+            assert self.facts is not None  # Answers come in the order of the questions.
+            return
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `__exit__`)
-        orders = json.dumps({"role": role, "options": options, "cpus": cpus})
-        # Several processes share an accelerator in turn: none may take all of its memory.
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(env or {})
+        orders = {"role": role, "options": options, "cpus": cpus, "to": self._number}
+        # Several libraries share an accelerator: none may take all of its memory.
+        share = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        environment = os.environ | share | dict(env or {})
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rowrnn.bench.worker", orders],
+            [sys.executable, "-P", "-m", "rowrnn.bench.worker", json.dumps(orders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -89,10 +102,13 @@ class Child:
 
     def send(self, do: str, *arguments: Any) -> None:
         """Has the child begin; `receive` gives the answer, and must come before the next `send`."""
+        self._request(do=do, arguments=arguments)
+
+    def _request(self, **request: Any) -> None:
         assert self._process.stdin is not None
         # A child that has ended says why when its answer is read.
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"do": do, "arguments": arguments}) + "\n")
+            self._process.stdin.write(json.dumps({"to": self._number, **request}) + "\n")
             self._process.stdin.flush()
 
     def receive(self, patience: float = _PATIENCE_S) -> Any:
@@ -119,6 +135,9 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._is_owner:
+            self._request(end=True)  # Makes room on the device.
+            return
         # Closing flushes what is left to write, which fails where the child is dead.
         with self._log, contextlib.suppress(BrokenPipeError), self._process:
             self._process.kill()

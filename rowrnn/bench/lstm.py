@@ -5,6 +5,7 @@ values and gradients are compared with the oracle in float64. What fails is repo
 gets no time.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rowrnn.bench import ceiling, flops, oracle, record, suites, timing
+from rowrnn.config import TrainConfig
 from rowrnn.core import lstm
 from rowrnn.core.lstm import Affine
 from rowrnn.errors import ConfigError, RowRNNError, nearest
@@ -70,6 +72,11 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
     for name in suite.backends:
         if name not in lstm.BACKENDS:
             raise ConfigError(f"backends = {name!r}: no such backend{nearest(name, lstm.BACKENDS)}")
+    device = record.this_device()
+    # What a run executes by default; on a CPU every precision is float32 throughout.
+    default = f"float32/{TrainConfig.precision}"
+    if device["platform"] != "cpu" and default not in suite.types:
+        suite = dataclasses.replace(suite, types=(*suite.types, default))  # type: ignore[arg-type]
     limits = ceiling.summary(
         ceiling.measure(
             suites.Ceiling(types=suite.types, copy_mib=(256,), repeats=5, sample_s=0.05, limit_s=1)
@@ -82,7 +89,7 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
     return record.document(
         suite,
         quick=quick,
-        device=record.this_device(),
+        device=device,
         figures=figures,
         stopped=stop.came,
         **limits,

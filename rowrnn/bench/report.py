@@ -194,16 +194,19 @@ def _aot_pieces(document: Document) -> Iterator[Piece]:
         return "-" if value is None else f"{value:,}"
 
     def collectives(entry: Entry) -> str:
+        if entry["collectives_per_step"] is None:
+            return "-"
         size = f" of {entry['collective_bytes'] / 1e6:.2f} MB" if entry["collective_bytes"] else ""
         return f"{entry['collectives_per_step']}{size}"
 
     compiled = [entry for entry in document["figures"] if "program" in entry]
-    headings = ("program", "kernels", "cycles", "collectives", "fit", "compile s")
+    headings = ("program", "kernels", "buffers", "cycles", "collectives", "fit", "compile s")
     for target, entries in record.grouped(compiled, lambda entry: entry["target"]).items():
         yield f"\n{escape(target)}"
         yield _table(headings, [
             (
-                entry["program"], number(entry["kernels_per_step"]),
+                entry["program"] + " (host)" * (entry["on"] == "host"),
+                number(entry["kernels_per_step"]), number(entry["command_buffers_per_step"]),
                 number(entry["estimated_cycles"]), collectives(entry),
                 number(entry["members_that_fit"]), f"{entry['compile_s']:.1f}",
             )
@@ -213,8 +216,8 @@ def _aot_pieces(document: Document) -> Iterator[Piece]:
         if "out_of_memory" in entry:
             yield f"[yellow]does not fit:[/] {escape(entry['name'])}"
     yield (
-        "kernels, collectives and cycles (the compiler's estimate, without Pallas kernels) of a\n"
-        "step; fit: members in the memory of a device"
+        "kernels, command buffers (CUDA graphs), collectives and cycles (the compiler's\n"
+        "estimate, without Pallas kernels) of a step; fit: members in the memory of a device"
     )
 
 

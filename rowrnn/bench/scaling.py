@@ -19,7 +19,7 @@ from rowrnn.bench import flops, record, suites
 from rowrnn.bench.child import Child, can_pin, cores
 from rowrnn.bench.peers.task import EXAMPLES
 from rowrnn.bench.timing import Stop, progress
-from rowrnn.bench.turns import Contender, ratio_interval, start_product, take_turns
+from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 from rowrnn.errors import ConfigError
 
 _ROLE = "rowrnn.bench.peers.rowrnn"
@@ -132,7 +132,7 @@ def run(suite: suites.Scaling, *, quick: bool) -> dict[str, Any]:
                 skipped += filter(None, reasons)
                 if len(possible) > 1:
                     progress(f"{group[-1].group}: {len(possible)} layouts")
-                    figures += _measure(suite, possible, product, device["platform"])
+                    figures += _measure(suite, possible, product)
     return record.document(
         suite,
         quick=quick,
@@ -154,12 +154,13 @@ def why_not(layout: Layout, device: dict[str, Any]) -> str:
 
 
 def _measure(
-    suite: suites.Scaling, group: Sequence[Layout], product: Contender, platform: str
+    suite: suites.Scaling, group: Sequence[Layout], product: Product
 ) -> list[dict[str, Any]]:
     """The figures of the layouts of a group, in turns."""
+    platform = product.children[0].facts["platform"]
     with contextlib.ExitStack() as stack:
         contenders = [
-            Contender(layout.name, _start(stack, suite, layout, platform), "train")
+            Contender(layout.name, _start(stack, suite, layout, product.holder), "train")
             for layout in group
         ]
         # All are ready before the first is timed.
@@ -175,9 +176,12 @@ def _measure(
 
 
 def _start(
-    stack: contextlib.ExitStack, suite: suites.Scaling, layout: Layout, platform: str
+    stack: contextlib.ExitStack, suite: suites.Scaling, layout: Layout, holder: Child | None
 ) -> list[Child]:
-    """The processes of a layout, which get ready beside those of the others."""
+    """The processes of a layout, which get ready beside those of the others.
+
+    On an accelerator all layouts are roles of the `holder`.
+    """
     coordinator = f"127.0.0.1:{_free_port()}"
     children = []
     for index, cpus in enumerate(pinned(layout, cores())):
@@ -194,8 +198,8 @@ def _start(
             "members": layout.members if layout.mode == "sweep" else 0,
             "parallel": parallel,
         }
-        held = cpus if platform == "cpu" and can_pin() else None
-        children.append(stack.enter_context(Child(_ROLE, options, cpus=held)))
+        held = cpus if holder is None and can_pin() else None
+        children.append(stack.enter_context(Child(_ROLE, options, cpus=held, within=holder)))
     return children
 
 

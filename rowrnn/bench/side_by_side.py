@@ -20,6 +20,8 @@ def start_rowrnn(
     cpus: list[int] | None = None,
     *,
     sweep: bool = False,
+    precision: str = "highest",
+    within: Child | None = None,
 ) -> Child:
     """rowrnn in a process: a run that devices share, or a sweep with a member on each of them."""
     options = {
@@ -29,8 +31,9 @@ def start_rowrnn(
         "devices": devices,
         "members": devices if sweep else 0,
         "backend": suite.backend,
+        "precision": precision,
     }
-    return Child("rowrnn.bench.peers.rowrnn", options, cpus=cpus)
+    return Child("rowrnn.bench.peers.rowrnn", options, cpus=cpus, within=within)
 
 
 def measure(suite: suites.Train) -> dict[str, Any] | None:

@@ -262,12 +262,14 @@ class Aot(Suite):
         config: TOML of the run, or its name.
         backend: of the recurrence; empty for that of the config.
         members: of a sweep.
+        programs: names of those to compile, such as "one run"; empty for all.
     """
 
     targets: tuple[str, ...] = ("v5e:2x4", "h100")
     config: str = "quickstart"
     backend: str = ""
     members: Annotated[int, Meta(ge=4, le=2**20)] = 8
+    programs: tuple[str, ...] = ()
 
     def quick(self) -> "Aot":
         """The first target."""

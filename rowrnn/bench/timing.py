@@ -17,7 +17,7 @@ from rowrnn.bench.suites import Suite
 
 # The type of the result and the operation, of an instruction that may run beside others.
 _COLLECTIVE = re.compile(
-    r" = (\(?[a-z].*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r" = (\(*[a-z].*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
     r"(?:-start)?\("
 )
 
@@ -196,7 +196,11 @@ def collectives(text: str) -> list[dict[str, Any]]:
 
 def collectives_in(text: str) -> list[dict[str, Any]]:
     """The collectives among instructions, each with ``op`` and ``bytes``."""
-    return [{"op": op, "bytes": _bytes(kind)} for kind, op in _COLLECTIVE.findall(text)]
+    # On a GPU what is started is a pair, ((operands), results).
+    return [
+        {"op": op, "bytes": _bytes(kind.split("), ", 1)[-1] if kind.startswith("((") else kind)}
+        for kind, op in _COLLECTIVE.findall(text)
+    ]
 
 
 def _bytes(kind: str) -> int:

@@ -6,6 +6,9 @@ same conditions, so that its share of the ceiling is a ratio of neighbours:
 - one run on the whole machine, on one device or several;
 - one run held to a single core (on a CPU);
 - one run on each core at once (on a CPU), and in turns with that a sweep (`side_by_side`).
+
+Products are in float32 throughout; on an accelerator also as a run has them by default, which takes
+turns with products of that precision. There one process, which holds the device, does it all.
 """
 
 import contextlib
@@ -26,7 +29,10 @@ from rowrnn.bench.peers.task import EVAL_BATCH, EXAMPLES
 from rowrnn.bench.side_by_side import start_rowrnn
 from rowrnn.bench.timing import Stop, progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
+from rowrnn.config import TrainConfig
 
+# What a run executes that its config does not tell otherwise.
+_DEFAULT = TrainConfig.precision
 _NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
@@ -38,11 +44,13 @@ class Setting:
         name: what reports call it.
         devices: how many share a batch; 0 for every accelerator.
         pinned: the cores of each process, one tuple for each; empty for one process on all cores.
+        precision: of matrix products.
     """
 
     name: str
     devices: int = 1
     pinned: tuple[tuple[int, ...], ...] = ()
+    precision: str = "highest"
 
 
 def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
@@ -58,9 +66,15 @@ def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
         one_core = (
             start_product(stack, suite.sample_s, cores()[:1]) if on_cpu and can_pin() else None
         )
+        by_default = None
+        if not on_cpu:
+            kind = f"float32/{_DEFAULT}"
+            by_default = start_product(stack, suite.sample_s, kind=kind, within=product.holder)
         with Stop(lambda: figures) as stop:
             for setting in settings(suite, device["platform"]):
                 rival = one_core if one_core and len(setting.pinned) == 1 else product
+                if by_default and setting.precision == _DEFAULT:
+                    rival = by_default
                 for batch in suite.batch:
                     progress(f"{setting.name}, B={batch}")
                     figures += _measure(suite, setting, batch, rival)
@@ -78,8 +92,12 @@ def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
 
 def settings(suite: suites.Train, platform: str) -> list[Setting]:
     """The settings that make sense on a platform, the headline first."""
+    # On a CPU every precision is float32 throughout.
     if platform != "cpu":
-        return [Setting("one run", devices=0)]
+        return [
+            Setting("one run", devices=0),
+            Setting("one run, default precision", devices=0, precision=_DEFAULT),
+        ]
     found = [
         Setting("one run" if devices == 1 else f"one run on {devices} devices", devices)
         for devices in suite.devices
@@ -96,7 +114,16 @@ def _measure(
     """Figures of training and, with the first batch size, of evaluation in one setting."""
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(start_rowrnn(suite, batch, setting.devices, list(cpus) or None))
+            stack.enter_context(
+                start_rowrnn(
+                    suite,
+                    batch,
+                    setting.devices,
+                    list(cpus) or None,
+                    precision=setting.precision,
+                    within=product.holder,
+                )
+            )
             for cpus in setting.pinned or ((),)
         ]
         contenders = [Contender(f"{setting.name}, B={batch}", children, "train")]
@@ -123,7 +150,7 @@ def _turns(
     entry = record.figure(
         contender.name,
         {"setting": setting.name, "batch": size, "mode": contender.do, "hidden": suite.hidden,
-         "processes": processes, "devices": facts["devices"]},
+         "processes": processes, "devices": facts["devices"], "precision": setting.precision},
         seconds,
         examples=size * processes,
         flops=count,
@@ -151,6 +178,7 @@ def _headline(figures: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
             entry["sgemm_gflops"]
             for entry in figures
             if (entry["case"]["setting"] == "one core") == one_core
+            and entry["case"]["precision"] == "highest"
         ]
         return max(rates, default=None)
 

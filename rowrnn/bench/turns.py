@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rowrnn.bench import timing
 from rowrnn.bench.child import Child
@@ -73,7 +74,7 @@ class Contender:
 
 @dataclass
 class Product(Contender):
-    """Matrix products of the shape that a process is fastest at, in float32.
+    """Matrix products of the shape that a process is fastest at.
 
     Attributes:
         flops: operations of a product.
@@ -83,9 +84,19 @@ class Product(Contender):
     flops: int = 0
     gflops: float = 0.0
 
+    @property
+    def holder(self) -> Child | None:
+        """Whose process takes all other roles, since it holds the accelerator; None on a CPU."""
+        child = self.children[0]
+        return None if child.facts["platform"] == "cpu" else child
+
 
 def start_product(
-    stack: contextlib.ExitStack, sample_s: float, cpus: list[int] | None = None
+    stack: contextlib.ExitStack,
+    sample_s: float,
+    cpus: list[int] | None = None,
+    kind: Any = SGEMM,
+    within: Child | None = None,
 ) -> Product:
     """A process that multiplies matrices, on some cores or all, ready to take turns.
 
@@ -94,13 +105,15 @@ def start_product(
         sample_s: seconds that a sample of its rivals lasts. Half of that is enough here: a product
             repeats itself exactly.
         cpus: the cores that it is held to; all where not given.
+        kind: type of the products.
+        within: see `Child`.
     """
-    child = stack.enter_context(Child("rowrnn.bench.ceiling", {}, cpus=cpus))
-    suite = Ceiling(types=(SGEMM,), copy_mib=(), repeats=3, sample_s=0.05, limit_s=0.5)
+    child = stack.enter_context(Child("rowrnn.bench.ceiling", {}, cpus=cpus, within=within))
+    suite = Ceiling(types=(kind,), copy_mib=(), repeats=3, sample_s=0.05, limit_s=0.5)
     grid = child.ask("measure", dataclasses.asdict(suite))
     best = max(grid, key=lambda entry: entry["gflops"])
     shape = best["case"]["shape"]
-    child.ask("prepare", shape, SGEMM)
+    child.ask("prepare", shape, kind)
     product = Product("product", [child], "multiply", flops=2 * math.prod(shape))
     product.gflops = best["gflops"]
     product.calibrate(sample_s / 2)

@@ -1,10 +1,12 @@
 """What a measuring process runs: ``python -m rowrnn.bench.worker ORDERS``.
 
-ORDERS is a JSON object: the role (a module), the options of its `start` and the cores to stay
-on. `start` returns an object; each line on stdin names one of its methods and the arguments, and
-the value it returns goes back as a line on stdout. `rowrnn.bench.child` is the other end.
+ORDERS is a JSON object: the role (a module), the options of its `start`, its number and the cores
+to stay on. `start` returns an object; each line on stdin names one of its methods and arguments,
+and the value it returns goes back as a line on stdout. Lines may start more roles, and end them.
+`rowrnn.bench.child` is the other end.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -30,29 +32,45 @@ def main() -> None:
         answers.flush()
 
     try:
-        role = importlib.import_module(orders["role"])
+        importlib.import_module(orders["role"])
     except ModuleNotFoundError as error:
         answer(missing=error.name)
         return
     # A peer may do without jax.
     serving = pinned(serve) if "jax" in sys.modules else serve
-    serving(role, orders["options"], answer)
+    serving(orders, answer)
 
 
-def serve(role: Any, options: dict[str, Any], answer: Callable[..., None]) -> None:
+def serve(orders: dict[str, Any], answer: Callable[..., None]) -> None:
     """Starts a role and answers until stdin ends."""
+    served: dict[int, Any] = {}
+    start(orders, served, answer)
+    for line in sys.stdin if served else ():
+        request = json.loads(line)
+        if "role" in request:
+            start(request, served, answer)
+        elif "end" in request:
+            served.pop(request["to"], None)
+            gc.collect()
+        else:
+            one = served[request["to"]]
+            try:
+                answer(answer=getattr(one, request["do"])(*request["arguments"]))
+            except Exception as error:
+                answer(error=f"{type(error).__name__}: {error}")
+
+
+def start(orders: dict[str, Any], served: dict[int, Any], answer: Callable[..., None]) -> None:
+    """Starts a role, which is served under its number from then on."""
     try:
-        served = role.start(**options)
-        answer(answer=served.facts)
+        one = importlib.import_module(orders["role"]).start(**orders["options"])
     except ModuleNotFoundError as error:
         answer(missing=error.name)
-        return
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer(answer=getattr(served, request["do"])(*request["arguments"]))
-        except Exception as error:
-            answer(error=f"{type(error).__name__}: {error}")
+    except Exception as error:
+        answer(error=f"{type(error).__name__}: {error}")
+    else:
+        served[orders["to"]] = one
+        answer(answer=one.facts)
 
 
 if __name__ == "__main__":

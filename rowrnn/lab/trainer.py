@@ -6,7 +6,7 @@ steps, an evaluation. It knows no files and no clocks; `rowrnn.lab.loop` has the
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ class Programs(NamedTuple):
 
     Attributes:
         init: (seeds, init_seeds, hyperparams) -> state.
-        order: (keys, epoch) -> orders of the epoch, [S, N].
+        order: (keys, epoch) -> orders of the epoch, [S, N]; for TPUs computed on the host.
         chunk: (state, train, orders, steps) -> state; the state given is donated.
         validation: (state, split) -> (metrics, predicted classes [S, N]); None without that part.
         test: the same on the test part.
@@ -66,7 +66,7 @@ class Programs(NamedTuple):
     """
 
     init: jax.stages.Compiled
-    order: jax.stages.Compiled
+    order: Callable[..., jax.Array]
     chunk: jax.stages.Compiled
     validation: jax.stages.Compiled | None
     test: jax.stages.Compiled
@@ -84,7 +84,7 @@ def compile_programs(
         members: S, a multiple of the devices on the axis "seed".
         vmap: whether the members of a device run at once, and not one after the other.
     """
-    compiler, dataset = _Compiler(experiment, mesh, members, vmap), experiment.dataset
+    compiler, dataset = Compiler(experiment, mesh, members, vmap), experiment.dataset
     has_validation = len(dataset.validation.labels) > 0
     shows_batches = experiment.config.train.display == "notebook"
     return Programs(
@@ -97,17 +97,10 @@ def compile_programs(
     )
 
 
-def compile_chunk(
-    experiment: Experiment, mesh: Mesh, members: int = 1, *, vmap: bool = False
-) -> jax.stages.Compiled:
-    """The program of `Programs` that trains, alone; it needs by far the most memory."""
-    return _Compiler(experiment, mesh, members, vmap).chunk()
+class Compiler:
+    """Compiles the programs of some members, those of `Programs`; see `compile_programs`."""
 
-
-class _Compiler:
-    """Compiles the programs of some members; see `compile_programs`."""
-
-    def __init__(self, experiment: Experiment, mesh: Mesh, members: int, vmap: bool):
+    def __init__(self, experiment: Experiment, mesh: Mesh, members: int = 1, vmap: bool = False):
         self._experiment, self._mesh, self._vmap = experiment, mesh, vmap
         self._functions = make_functions(
             arranged(experiment, mesh),
@@ -130,6 +123,7 @@ class _Compiler:
             )  # fmt: skip
 
     def init(self) -> jax.stages.Compiled:
+        """`Programs.init`."""
         members = self._state.step.shape
         seeds = jax.ShapeDtypeStruct(members, np.uint32)
         hyperparams = {
@@ -138,10 +132,15 @@ class _Compiler:
         create = self._experiment.create_state
         return self._compile(create, (True,) * 3, seeds, seeds, hyperparams)
 
-    def order(self) -> jax.stages.Compiled:
-        return self._compile(self._functions.order, (True, False), self._state.key, self._step)
+    def order(self) -> Callable[..., jax.Array]:
+        """`Programs.order`."""
+        function, keys = self._functions.order, self._state.key
+        if parallel.sorts_on_host(self._mesh):
+            return parallel.compile_on_host(self._mesh, function, keys, self._step)
+        return self._compile(function, (True, False), keys, self._step)
 
     def chunk(self) -> jax.stages.Compiled:
+        """`Programs.chunk`; it needs by far the most memory."""
         return self._compile(
             self._functions.chunk,
             (True, False, True, False),
@@ -154,10 +153,12 @@ class _Compiler:
         )
 
     def evaluation(self, split: Split) -> jax.stages.Compiled:
+        """`Programs.test`, or the same on another part of the data."""
         evaluate = self._functions.evaluate
         return self._compile(evaluate, (True, False), self._state, _abstract(split))
 
     def last_batch(self) -> jax.stages.Compiled:
+        """`Programs.last_batch`."""
         last_batch = self._functions.last_batch
         return self._compile(
             last_batch, (True, False, True), self._state, self._train, self._orders

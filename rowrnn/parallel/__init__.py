@@ -27,18 +27,21 @@ from rowrnn.parallel.processes import (
 )
 from rowrnn.parallel.programs import (
     compile_members,
+    compile_on_host,
     device_bytes,
     free_bytes,
     is_out_of_memory,
     shard_batches,
     shard_grads,
     shared_step,
+    sorts_on_host,
 )
 
 __all__ = [
     "broadcast",
     "check_divides",
     "compile_members",
+    "compile_on_host",
     "describe",
     "device_bytes",
     "fetch",
@@ -59,6 +62,7 @@ __all__ = [
     "shard_members",
     "shard_state",
     "shared_step",
+    "sorts_on_host",
     "start",
     "start_sweep",
 ]

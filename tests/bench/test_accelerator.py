@@ -50,3 +50,14 @@ def test_a_part_that_fails_is_told_and_the_next_one_run(tmp_path):
     parts = json.loads((tmp_path / "out" / "accelerator.json").read_text())["parts"]
     assert "none" in parts["profile"]["error"]
     assert "error" not in parts["device"]
+
+
+def test_a_part_takes_no_time_from_the_next(tmp_path):
+    # Neither so much as imports jax in this time.
+    script = ROOT / "experiments" / "accelerator.py"
+    command = [sys.executable, script, "--out", tmp_path, "--seconds", "0.4"]
+    subprocess.run([*command, "--parts", "profile", "device"], check=True)
+    parts = json.loads((tmp_path / "accelerator.json").read_text())["parts"]
+    assert list(parts) == ["profile", "device"]
+    for part in parts.values():
+        assert part["error"].startswith("took too long")

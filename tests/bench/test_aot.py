@@ -39,8 +39,43 @@ def test_a_step_is_the_body_of_the_loop_over_steps():
     assert step.collectives == [{"op": "all-reduce", "bytes": 32}]
 
 
+def test_what_a_gpu_starts_is_counted_once():
+    text = "  %s = ((f32[8]{0}), f32[8]{0}) all-reduce-start(%y), channel_id=1, to_apply=%add"
+    started = PROGRAM.replace(next(line for line in PROGRAM.splitlines() if "all-re" in line), text)
+    assert aot.step_of(started).collectives == [{"op": "all-reduce", "bytes": 32}]
+
+
 def test_without_estimates_there_are_no_cycles():
     assert aot.step_of(PROGRAM.replace("estimated_cycles", "other")).cycles is None
+
+
+SEQUENCE = """\
+000: kCommandBuffer [source | sink]
+    001: kCopy         [source | sink] kCopy
+003: kWhile        [prev=002 (1) | next=211 (1)]
+condition:
+    004: kCustomKernel [source | sink] loop_and_fusion grid: [1, 1, 1]
+  body:
+    005: kWhile        [source | next=008 (1)]
+    condition:
+        006: kCustomKernel [source | sink] loop_and_fusion grid: [1, 1, 1]
+      body:
+        000: kCommandBuffer [source | sink]
+            007: kCustomKernel [source | sink] gemm grid: [128, 1, 1]
+    000: kCommandBuffer [source | sink]
+        008: kCustomKernel [source | sink] gemm grid: [128, 1, 1]
+000: kCommandBuffer [source | sink]
+    009: kCopy         [source | sink] kCopy
+"""
+NAMES = "".join(
+    f'thunk_info {{\n profile_annotation: "{name}"\n thunk_id: {number}\n}}\n'
+    for name, number in (("v", 3), ("w", 5), ("a", 7))
+)
+
+
+def test_command_buffers_are_those_of_a_step_as_often_as_they_are_started():
+    assert aot.command_buffers(PROGRAM, SEQUENCE, NAMES) == 28 + 1
+    assert aot.command_buffers(PROGRAM, "", "") is None
 
 
 def test_a_target_that_is_not_known_is_refused():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,10 +16,19 @@ from in_process import here
 from rich.console import Console
 
 from rowrnn import bench
-from rowrnn.bench import oracle, peers, record, startup, suites, timing, train
+from rowrnn.bench import (
+    oracle,
+    peers,
+    record,
+    startup,
+    suites,
+    timing,
+    train,
+)
 from rowrnn.bench.child import Child, ChildError, NotInstalledError
 from rowrnn.bench.lstm import MODES
 from rowrnn.bench.peers.task import RATE, make_task
+from rowrnn.config import TrainConfig
 from rowrnn.core import lstm
 from rowrnn.errors import ConfigError
 
@@ -311,9 +321,56 @@ def test_settings_of_train_suit_the_platform():
     names = [setting.name for setting in train.settings(suite, "cpu")]
     assert names[:2] == ["one run", "one run on 2 devices"]
     assert ("one core" in names) == (len(cores) > 1)
-    (setting,) = train.settings(suite, "gpu")
-    assert setting.devices == 0
-    assert not setting.pinned
+    whole, by_default = train.settings(suite, "gpu")
+    assert (whole.precision, by_default.precision) == ("highest", TrainConfig().precision)
+    for setting in (whole, by_default):
+        assert setting.devices == 0
+        assert not setting.pinned
+
+
+WATCHED = """
+import json, sys, jax
+from rowrnn import bench
+from rowrnn.bench import peers, side_by_side, turns
+started = []
+
+class Child(turns.Child):
+    def __init__(self, *arguments, within=None, **named):
+        super().__init__(*arguments, within=within, **named)
+        started.append(within is None)
+        self.facts["platform"] = "gpu"
+
+turns.Child = peers.Child = side_by_side.Child = Child
+document = bench.run(sys.argv[1])
+# Refused where a backend runs.
+jax.config.update("jax_num_cpu_devices", 3)
+print(json.dumps([started, jax.device_count(), document]))
+"""
+SMALL = "repeats = 3\nsample_s = 0.01\nbatch = [64]\nhidden = 8\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suite", "more", "count"),
+    [
+        ("train", "program = false\n", 4),
+        ("peers", 'peers = ["flax_linen"]\nprojection = 4\nevaluation = false\n', 3),
+    ],
+)
+def test_an_accelerator_is_held_by_one_process(tmp_path, suite, more, count):
+    """Told that the CPU is none, the first process does it all; who has it done starts no jax."""
+    (tmp_path / "suite.toml").write_text(f'suite = "{suite}"\n{SMALL}{more}')
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, tmp_path / "suite.toml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    started, devices, document = json.loads(done.stdout.splitlines()[-1])
+    assert started == [True] + [False] * (count - 1)
+    assert devices == 3
+    assert not document["wrong"]
+    if suite == "train":
+        found = {entry["case"]["precision"] for entry in document["figures"]}
+        assert found == {"highest", TrainConfig().precision}
 
 
 @pytest.mark.soak

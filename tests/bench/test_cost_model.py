@@ -87,55 +87,82 @@ def test_devices_that_share_a_core_do_their_work_in_turns(model):
 
 
 def test_the_record_that_is_kept_gives_the_result_that_is_told(model, capsys):
-    model.show_fit(json.loads(model.RECORD.read_text()))
-    printed = capsys.readouterr().out
     told = (model.RECORD.parent / "scaling.md").read_text()
-    assert printed.strip() in told
-    model.show_predictions()
+    model.show_fit(json.loads(model.RECORD.read_text()))
     assert capsys.readouterr().out.strip() in told
+    for show in (model.show_predictions, model.show_measured):
+        show()
+        assert capsys.readouterr().out.strip() in told
 
 
 def test_the_work_of_a_step_is_that_of_the_network(model):
     assert pytest.approx(1.6e9, rel=0.02) == 128 * model.FLOPS
-    assert model.GRADIENT_BYTES == 546_344
+    # All parameters, and two sums.
+    assert 0 <= model.GRADIENT_BYTES - 546_344 < 16
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_predictions_by_hand(model, index):
+@pytest.fixture(scope="module")
+def compiled():
+    """What `bench aot` counted: of one run, and of eight members at once, by target."""
+    figures = json.loads((SCRIPT.parent / "results" / "aot.json").read_text())["figures"]
+    by_name = {figure["name"]: figure for figure in figures}
+    return lambda target, name: by_name[f"{target}, {name}"]
+
+
+def computing(machine, entry, examples, members):
+    """Seconds of products and traffic by hand, at 30 % of the peaks."""
+    an_example = 2 * (entry["bytes_per_member"] - 3 * 546_348) / 128
+    moved = examples * an_example + 8 * members * 546_348
+    return max(examples * 12_623_360 / machine.peak_flops, moved / machine.memory_bytes_per_s) / 0.3
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_predictions_of_gpus_by_hand(model, compiled, index):
     machine = model.MACHINES[index]
-    one = machine.rest_s + 28 * machine.row_s
-    moved = (128 * 4 * 28 * 2 * (28 + 128 + 1 + 9 * 128) + 8 * 546_344) / machine.memory_bytes_per_s
-    one += max(128 * 12_623_360 / machine.peak_flops, moved) / machine.share
-    assert model.step_seconds(machine, 128, 1) == pytest.approx(one)
+    one, eight = (compiled("h100", name) for name in ("one run", "8 members, vmap"))
+    for batch, members, entry in ((128, 1, one), (4096, 1, one), (128, 16, eight)):
+        seconds = 1.5e-6 * entry["kernels_per_step"]
+        seconds += computing(machine, eight, members * batch, members)
+        assert model.step_seconds(machine, batch, 1, members) == pytest.approx(seconds, rel=1e-4)
     bandwidth, hop_s = machine.inner
-    both = 2 * hop_s + 546_344 / bandwidth
-    assert model.all_reduce_seconds(machine, 2) == pytest.approx(both)
+    both = 2 * hop_s + 546_348 / bandwidth
+    assert model.all_reduce_seconds(machine, 2) == pytest.approx(both, rel=1e-4)
+
+
+def test_a_step_on_a_tpu_takes_the_cycles_that_its_compiler_estimates(model, compiled):
+    cycles = compiled("v5e:2x4", "one run")["estimated_cycles"]
+    assert model.step_seconds(model.V5E, 128, 1) == pytest.approx(cycles / 1.5e9)
+    eight = compiled("v5e:2x4", "8 members, vmap")
+    more = computing(model.V5E, eight, 1024, 1) - computing(model.V5E, eight, 128, 1)
+    found = model.step_seconds(model.V5E, 1024, 1)
+    assert found == pytest.approx(cycles / 1.5e9 + more, rel=1e-4)
 
 
 def test_hosts_are_joined_by_the_outer_link(model):
     machine = model.MACHINES[2]
     within, across = (model.all_reduce_seconds(machine, n) for n in (8, 16))
     hops = 2 * (3 * machine.inner[1] + machine.outer[1])
-    assert across == pytest.approx(2 * 15 / 16 * 546_344 / machine.outer[0] + hops)
+    bytes_ = model.GRADIENT_BYTES
+    assert across == pytest.approx(2 * 15 / 16 * bytes_ / machine.outer[0] + hops)
     assert across > within
 
 
 def test_the_speed_up_has_its_peak_where_the_sum_costs_more_than_it_saves(model):
-    free = replace(model.H100, inner=(1e30, 0.0))
+    free = replace(model.MACHINES[1], inner=(1e30, 0.0))
     steps, worth = model.strong_scaling(free, 128)
-    # Every device saves something, but none a tenth of what is mostly rows.
+    # Every device saves something, but none a tenth of what is mostly kernels that wait.
     assert (min(steps, key=steps.get), worth) == (8, 1)
-    slow = replace(model.H100, inner=(1e30, 1.0))
+    slow = replace(model.MACHINES[1], inner=(1e30, 1.0))
     steps, worth = model.strong_scaling(slow, 128)
     assert (min(steps, key=steps.get), worth) == (1, 1)
     # No device without an example.
     assert max(model.strong_scaling(model.V5E, 16)[0]) == 16
     # As scaling.md says of 64 GPUs at B=128.
     steps, _ = model.strong_scaling(model.MACHINES[2], 128)
-    assert steps[1] / steps[64] == pytest.approx(0.92, abs=0.005)
+    assert steps[1] / steps[64] == pytest.approx(0.94, abs=0.005)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(1, 4))
 def test_the_batch_for_half_efficiency_is_the_smallest(model, index):
     machine = model.MACHINES[index]
     batch = model.half_efficiency_batch(machine)

@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from rowrnn import parallel
 from rowrnn.config import ParallelConfig
+from rowrnn.core import step
 from rowrnn.errors import ConfigError, RunError
 
 SHORT, LONG = [1, "two", None, 2.5], {"é": "x" * 10_000}
@@ -30,8 +34,25 @@ def main():
         "process_0_first": parallel.process_0_first(lambda: slow(index)),
         "errors": [error_of(on_process_0_fails), error_of(lambda: differ(index))],
     }
+    found["orders"] = orders()
     parallel.require_same(config="a", seeds="0:3")
     print(json.dumps(found))
+
+
+def order_of(key, epoch):
+    return step.epoch_order(key, epoch, 20)
+
+
+def orders():
+    """What each host computes for its devices, with a member on each of the job."""
+    mesh = parallel.make_sweep_mesh(ParallelConfig(2), vmap=False)
+    keys = parallel.shard_state(mesh, keys_of(mesh.devices.size))
+    own = parallel.compile_on_host(mesh, order_of, jax.eval_shape(lambda: keys), np.int32(0))
+    return parallel.fetch(mesh, own(keys, np.int32(0))).tolist()
+
+
+def keys_of(members):
+    return jax.vmap(jax.random.key)(np.arange(members, dtype=np.uint32))
 
 
 def slow(index):

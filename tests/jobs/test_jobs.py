@@ -271,6 +271,7 @@ def test_what_processes_agree_on(start, tmp_path):
             ["RunError", "run directory x is not empty", True],
             ["ConfigError", f"seeds: process 2 {OTHER}", True],
         ],
+        "orders": [agreeing.order_of(key, np.int32(0)).tolist() for key in agreeing.keys_of(6)],
     }  # fmt: skip
     assert found == [same] * 3
 

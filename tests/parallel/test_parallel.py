@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from rowrnn import config as configs
 from rowrnn import parallel
 from rowrnn.config import Config, ParallelConfig
+from rowrnn.core import step
 from rowrnn.core.step import Batch
 from rowrnn.errors import ConfigError, RunError, shown
 
@@ -347,6 +348,27 @@ def test_states_have_typed_keys():
     found = parallel.shard_state(mesh, {"key": keys})["key"]
     assert (found == keys).all()
     assert lies(found, mesh, P("seed"))
+
+
+@pytest.mark.parametrize("config", [ParallelConfig(2), ParallelConfig(seed=2, data=1)])
+def test_what_hosts_compute_has_the_bits_of_the_devices(config):
+    """As for a TPU, whose devices are two of a CPU here: with one member, or half, on each."""
+    make = sweep_mesh if config.seed else parallel.make_mesh
+    mesh, size, epoch = make(config), 1_000, np.int32(3)
+
+    def order(key, epoch):
+        return step.epoch_order(key, epoch, size)
+
+    keys = parallel.shard_state(mesh, jax.random.split(jax.random.key(0), 4))
+    on_host = parallel.compile_on_host(mesh, order, jax.eval_shape(lambda: keys), epoch)
+    found = on_host(keys, epoch)
+    on_devices = parallel.compile_members(
+        mesh, order, (True, False), keys, epoch, vmap=False, dtype="float32"
+    )
+    np.testing.assert_array_equal(found, on_devices(keys, epoch))
+    np.testing.assert_array_equal(np.sort(found), np.tile(np.arange(size), (4, 1)))
+    assert lies(found, mesh, P("seed"))
+    assert not parallel.sorts_on_host(mesh)
 
 
 def test_what_is_fetched_is_of_numpy_and_keys_stay_keys():

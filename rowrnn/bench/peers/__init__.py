@@ -3,8 +3,8 @@
 Every peer first proves that it computes what rowrnn computes: from the same weights and the same
 batches the logits of the first batch and the losses of six steps of Adam must be those of the
 oracle. One that fails is reported as wrong and is not timed. Then rowrnn and the peer take turns,
-each in its own process and in the fastest of its settings, and each pair of neighbouring samples
-gives a ratio.
+each in its own process (on an accelerator in that which holds it) and in the fastest of its
+settings, and each pair of neighbouring samples gives a ratio.
 """
 
 import contextlib
@@ -46,10 +46,11 @@ def run(suite: suites.Peers, *, quick: bool) -> dict[str, Any]:
             raise ConfigError(f"peers = {name!r}: no such peer{nearest(name, VARIANTS)}")
     if not suite.projection:
         raise ConfigError("projection = 0: the peers have one; give at least 1")
-    with contextlib.ExitStack() as stack:  # Its process then makes room.
-        product = start_product(stack, suite.sample_s)
     figures, ratios, skipped, wrong, versions = [], {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
+        product = start_product(stack, suite.sample_s)
+        if not product.holder:  # Its process makes room.
+            stack.close()
         races = [_Race(stack, suite, batch, product) for batch in suite.batch]
         with Stop(lambda: ratios) as stop:
             for peer in suite.peers:
@@ -98,13 +99,13 @@ class _Race:
         if batch > EXAMPLES:
             raise ConfigError(f"batch = {batch}: there are {EXAMPLES} images")
         self._suite, self._batch, self._rate = suite, batch, product.gflops
+        self._holder = product.holder
         self._task = task = make_task(batch, suite.hidden, suite.projection)
         images, labels = task.images[task.order], task.labels[task.order]
         self._truth = oracle.training(task.weights, images, labels, batch, _STEPS - 1, RATE)
         self.versions: dict[str, str] = {}
         # Where there are accelerators, all of them, as `rowrnn train` takes them.
-        on_cpu = product.children[0].facts["platform"] == "cpu"
-        settings = [{"devices": count} for count in (suite.devices if on_cpu else (0,))]
+        settings = [{"devices": n} for n in ((0,) if self._holder else suite.devices)]
         self._own = self._start(stack, "rowrnn", settings)
         self._fastest_own: dict[str, tuple[dict[str, Any], Contender]] = {}
         self.device = self._own[0][1].facts
@@ -125,7 +126,8 @@ class _Race:
         options = {"batch": self._batch, "hidden": suite.hidden, "projection": suite.projection}
         children = []
         for variant in variants:
-            child = stack.enter_context(Child(f"{__name__}.{peer}", options | variant))
+            role = f"{__name__}.{peer}"
+            child = stack.enter_context(Child(role, options | variant, within=self._holder))
             self.versions |= child.facts["versions"]
             prove(child, self._truth)
             children.append((variant, child))

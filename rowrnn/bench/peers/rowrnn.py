@@ -58,6 +58,7 @@ def start(
     members: int = 0,
     backend: str = "",
     parallel: Mapping[str, Any] | None = None,
+    precision: str = "highest",
 ) -> _Peer:
     """rowrnn with the weights of the task.
 
@@ -70,6 +71,7 @@ def start(
         backend: of the recurrence; empty for the default.
         parallel: further fields of `ParallelConfig`. Without them the process is alone, whatever
             cluster has started the benchmark.
+        precision: of matrix products, as jax names it.
     """
     model = ModelConfig(projection, hidden)
     if backend:
@@ -77,7 +79,7 @@ def start(
     config = Config(
         model=model,
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE),
-        train=TrainConfig(batch_size=batch, precision="highest"),
+        train=TrainConfig(batch_size=batch, precision=precision),  # type: ignore[arg-type]
         # Without a cache, so that what compiling takes can be told.
         parallel=ParallelConfig(
             **{"devices": devices, "processes": 1, "compilation_cache": False, **(parallel or {})}

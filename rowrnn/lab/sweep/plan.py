@@ -18,7 +18,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.errors import ConfigError
 from rowrnn.lab.loop import Events
-from rowrnn.lab.trainer import Splits, Trainer, compile_chunk, prepare, stack_members
+from rowrnn.lab.trainer import Compiler, Splits, Trainer, prepare, stack_members
 from rowrnn.store import members as members_
 from rowrnn.store.ledger import Key, Ledger, Record, make_key
 from rowrnn.store.members import Member
@@ -190,7 +190,7 @@ def _most_that_fit(prepared: Experiment, mesh: Mesh) -> int:
     """
     devices = mesh.shape["seed"]
     two, four = (
-        parallel.device_bytes(compile_chunk(prepared, mesh, each * devices, vmap=True))
+        parallel.device_bytes(Compiler(prepared, mesh, each * devices, vmap=True).chunk())
         for each in (2, 4)
     )
     free = parallel.free_bytes(mesh)
