@@ -71,7 +71,8 @@ def train_all(seeds):
         packed[cell] = np.packbits(right, axis=1)
         print(f"{cell}: {result.accuracy.mean():.4f}", flush=True)
     np.savez_compressed(RESULTS / "factors.npz", **packed)
-    environment = json.loads((run / "environment.json").read_text())
+    last = RUNS / cell_name(*CELLS[-1])
+    environment = json.loads((last / "environment.json").read_text())
     del environment["command"]
     trials = {
         name: {str(rate): values for rate, values in rates.items()}
