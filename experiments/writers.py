@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs", ROOT / "experiments" / "results"
 IMAGES, HALF, NOTEBOOK = 10_000, 5_000, 256
 DRAWS, SHUFFLES = 4_000, 400
+# Shares of wrong images that the figure names.
+TICKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.08)
 
 # Config, what is changed in it, and how many seeds; and of the seeds that are kept apart.
 RECIPES = {
@@ -240,18 +242,23 @@ def draw(recipes, path):
         axes.plot(errors, effects, "o", color=colour, label=label)
         for error, effect, name in zip(errors, effects, found, strict=True):
             if not apart:
-                axes.annotate(name, (error, effect), (6, 4), textcoords="offset points", fontsize=8)
+                place = {"xytext": (-6, 4), "ha": "right"}
+                axes.annotate(
+                    name, (error, effect), textcoords="offset points", fontsize=8, **place
+                )
     ordered = sorted(recipes.values(), key=lambda each: each["accuracy"])
     chance = np.array([each["by_chance"] for each in ordered]).T
     axes.fill_between(
         [1 - each["accuracy"] for each in ordered], *chance, color="0.8", label="by chance"
     )
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.set_xticks(TICKS, [f"{tick:.1%}" for tick in TICKS])
     axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.set_xlim(TICKS[0], TICKS[-1])
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("test images that are wrong")
     axes.set_ylabel("design effect by writer")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     frame.finish(
         figure, "line: 95 % interval, writers drawn anew; grey: writers' names exchanged", path
     )
