@@ -13,6 +13,7 @@ from rowrnn.core.lstm import Activations
 from rowrnn.data import pictures
 from rowrnn.errors import ConfigError, DataError, shown
 from rowrnn.figures import ReadingArrays, Target
+from rowrnn.files import as_path
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import SplitName
@@ -176,7 +177,7 @@ def save(reading: Reading, path: str | Path) -> None:
 
     Raises `ConfigError` for any other ending and `RunError` where it cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     figures.require_format(path)
     with files.writing(path):
         if path.suffix.lower() == ".gif":

@@ -13,6 +13,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.state import TrainState
 from rowrnn.errors import ConfigError, RunError, nearest, shown
+from rowrnn.jax_settings import require_devices
 from rowrnn.lab import loop
 from rowrnn.lab.loop import Curve, Progress
 from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
@@ -22,8 +23,6 @@ from rowrnn.store.checkpoint import CheckpointWriter
 from rowrnn.store.ledger import Record, make_key
 from rowrnn.store.members import Member, Spec
 from rowrnn.store.rundir import RunDir
-
-KEEP = ("best", "all", "none")
 
 
 class Keeper:
@@ -89,6 +88,7 @@ def _copy(kept: Path, member: Member, to: Path) -> None:
 
 def _take_from_stack(sweep_dir: Path, member: Member, to: Path, dataset: Dataset | None) -> None:
     """Takes a member out of the stack that was in progress when the sweep was stopped."""
+    require_devices()
     partial = sweep_dir / "partial"
     experiment = prepare(member.config, dataset)
     key = make_key(member, experiment.dataset.fingerprint)
