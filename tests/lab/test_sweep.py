@@ -521,6 +521,8 @@ def test_a_member_is_taken_out_and_ends_as_a_run_of_its_own(tmp_path, monkeypatc
     with pytest.raises(ConfigError, match=r"^within jax\.jit .* taken out of a sweep"):
         jax.eval_shape(lambda: rowrnn.extract(path, "seed=1", run))
     assert rowrnn.extract(path, "seed=1", run) == run
+    of_run, of_sweep = (json.loads((at / "environment.json").read_text()) for at in (run, path))
+    assert of_run == of_sweep
     assert max(entry["step"] for entry in log.read(run)) == 7
     result = rowrnn.train(resume=run)
     assert figures_of(result) == solo(RICH, ("train.seed", 1))

@@ -105,6 +105,7 @@ def sweep(
         config = config_for(dataset, config, resume)
     if resume is not None:
         path = as_path(resume, "resume")
+        rundir.require_same_variables(path)
         if vary not in ("both", members.read_sweep(path).vary):
             raise ConfigError(f"vary = {vary!r}: a resumed sweep varies what it was started with")
         spec, settings = reopen(path, config, seeds, grid, settings)
@@ -142,7 +143,10 @@ def sweep(
 @pinned
 def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -> Plan:
     """What a sweep would do: compiles its first group and times a few steps, and trains nothing."""
-    found = Ledger() if resume is None else Ledger(resume / "members")
+    found = Ledger()
+    if resume is not None:
+        rundir.require_same_variables(resume)
+        found = Ledger(resume / "members")
     everyone, mesh, strategy = _prepare(spec, settings)
     groups = _make_groups(everyone, mesh, found)
     first = next((group for group in groups if group.pending), None)
