@@ -101,7 +101,7 @@ def test_seeds_and_grids_of_numpy_are_taken(run, tmp_path):
     swept = rowrnn.sweep(
         CONFIG,
         np.arange(2),
-        grid={"optimizer.learning_rate": np.array([1e-3, 1e-2])},
+        grid={"optimizer.learning_rate": np.array([1e-3, 1e-2], np.float32)},
         run_dir=tmp_path / "sweep",
     )
     assert swept.seeds.tolist() == [0, 0, 1, 1]

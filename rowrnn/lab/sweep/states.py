@@ -132,12 +132,12 @@ def _save(path: Path, experiment: Experiment, state: TrainState, progress: Progr
 
 
 def _begin(path: Path, member: Member, machine: str) -> None:
-    """Makes a new directory for a member that was trained on a machine."""
+    """Makes a new directory for a member; `machine` is that of its `Record`."""
     shutil.rmtree(path, ignore_errors=True)
     with files.writing(path):
         path.mkdir(parents=True)
         (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
-        _tell_environment(path, path.parents[1], {"machines": [machine]})
+        _tell_environment(path, path.parents[1], {"machines": machine.split("; ")})
 
 
 def _tell_environment(path: Path, sweep_dir: Path, more: dict[str, Any] | None = None) -> None:
