@@ -36,6 +36,7 @@ class Reading(Shown):
             layer, each [T, H]; the readout sees `layers[-1].h`.
         class_names: in the order of the labels; none where there are no other names than these.
         channels: values of a pixel of the image, 3 of colour.
+        warning: what may make the answer wrong, such as a second digit; empty where nothing does.
     """
 
     run_dir: Path
@@ -48,6 +49,7 @@ class Reading(Shown):
     layers: tuple[Activations, ...]
     class_names: tuple[str, ...] = ()
     channels: int = 1
+    warning: str = ""
 
     def name_of(self, label: int) -> str:
         """The name of a class: its label as text where it has no other."""
@@ -55,7 +57,8 @@ class Reading(Shown):
 
     def _facts(self) -> dict[str, Any]:
         names = ("name", "step", "truth", "label", "probability", "since")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found | ({"warning": self.warning} if self.warning else {})
 
     @property
     def label(self) -> int:
@@ -99,6 +102,7 @@ class Reading(Shown):
             "label": self.label,
             "probability": self.probability,
             "since": self.since,
+            "warning": self.warning or None,
             "probabilities": np.round(self.probabilities.astype(float), 6).tolist(),
             "layers": layers,
         } | ({"class_names": list(self.class_names)} if self.class_names else {})
@@ -139,7 +143,7 @@ def read(
     True
     """
     classifier = load(run_dir, which)
-    truth, inverted = None, False
+    truth, inverted, warning = None, False, ""
     match image:
         case np.ndarray():
             name, pixels = "image", _checked(image, classifier.shape)
@@ -147,7 +151,8 @@ def read(
             picture = pictures.read(
                 image, classifier.shape, classifier.pictures, classifier.channels
             )
-            name, pixels, inverted = picture.path, picture.image, picture.inverted
+            name, pixels = picture.path, picture.image
+            inverted, warning = picture.inverted, picture.warning
         case int() | np.integer() if not isinstance(image, bool):
             name = f"{split}[{image}]"
             pixels, truth = _image_of(classifier, int(image), split, data_dir)
@@ -169,6 +174,7 @@ def read(
         layers=layers,
         class_names=classifier.class_names,
         channels=classifier.channels,
+        warning=warning,
     )
 
 
