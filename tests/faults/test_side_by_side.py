@@ -233,8 +233,9 @@ threads = [threading.Thread(target=end, args=(call,)) for call in calls]
 
 def test_the_first_use_may_be_in_several_threads(tmp_path):
     """jax, which each of them imports, must not be seen in parts."""
+    place = os.path.dirname(os.path.dirname(rowrnn.__file__))
     done = subprocess.run(
         [sys.executable, "-c", FIRST_USES], cwd=tmp_path, capture_output=True, text=True,
-        timeout=60, env=os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(rowrnn.__file__))},
+        timeout=60, env=os.environ | {"PYTHONPATH": place},
     )  # fmt: skip
     assert done.stdout.split() == ["RunError"] * 6, done.stdout + done.stderr
