@@ -17,6 +17,7 @@ A name is imported when it is first used, so that ``import rowrnn`` costs nothin
 """
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,10 +88,15 @@ _HOMES = {
 }
 
 
+# Several threads that import jax at once see parts of it that are not there yet.
+_IMPORTING = threading.RLock()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'rowrnn' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with _IMPORTING:
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

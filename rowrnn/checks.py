@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rowrnn.errors import NAME, DataError, shown
+from rowrnn.errors import NAME, DataError, cut, shown
 
 _MOST_CLASSES = 65_536
 _CLASS_NAME = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,100}"
@@ -35,10 +35,11 @@ of floats from 0 to 1 take np.round(255 * images).astype(np.uint8)
     images = _as_array(images, what)
     found = "×".join(map(str, images.shape)) or "a single number"
     if images.dtype != np.uint8:
+        kind = getattr(images.dtype, "kind", "")  # A key of jax has none.
         hint = "; of floats from 0 to 1 take np.round(255 * images).astype(np.uint8)"
         raise DataError(
             f"{what} are {images.dtype}, and must be uint8 from 0 (paper) to 255 (ink)"
-            + (hint if images.dtype.kind == "f" else "")
+            + (hint if kind == "f" else "")
         )
     wanted = "N×T×F" if shape is None else f"N×{'×'.join(map(str, shape))}"
     if images.ndim != 3 or shape not in (None, images.shape[1:]) or 0 in images.shape[1:]:
@@ -64,7 +65,7 @@ classes
         found = "×".join(map(str, labels.shape)) or "a single number"
         hint = "; of one-hot labels take labels.argmax(axis=1)" if labels.ndim == 2 else ""
         raise DataError(f"{what} are {found}, and must be N: one class for each image{hint}")
-    if labels.dtype.kind not in "iu":
+    if getattr(labels.dtype, "kind", "") not in ("i", "u"):
         raise DataError(f"{what} are {labels.dtype}, and must be integers, such as int32")
     if len(labels) != count:
         raise DataError(f"{what}: {len(labels)} of {count} images; each image needs one")
@@ -160,7 +161,7 @@ def _pair(part: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Images [N, T, F] or [N, T, F, 3] and labels [N] of a part, not yet converted."""
     if not isinstance(part, tuple | list) or len(part) != 2:
         raise DataError(f"{what} = {shown(part)}: must be (images, labels)")
-    images, labels = (np.asarray(_as_array(values, what)) for values in part)
+    images, labels = (_as_array(values, what, on_host=True) for values in part)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -207,7 +208,12 @@ def _numbered(
     parts: Sequence[np.ndarray], names: Sequence[str] | None
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Labels as numbers, int32, and the names of the classes."""
-    given = tuple(names or ())
+    try:
+        names = () if names is None else tuple(names)
+    except TypeError as error:
+        raise DataError(f"class_names = {shown(names)}: must be names in a list") from error
+    # Those of NumPy are a kind of text of their own.
+    given = tuple(str(each) if isinstance(each, str) else each for each in names)
     if all(labels.dtype.kind in "iu" for labels in parts):
         low, high = min(int(each.min()) for each in parts), max(int(each.max()) for each in parts)
         most = len(given) - 1 if given else _MOST_CLASSES - 1
@@ -231,8 +237,15 @@ def _numbered(
     return [labels.astype(np.int32) for labels in found], tuple(known.tolist())
 
 
-def _as_array(values: Any, what: str) -> Any:
+def _as_array(values: Any, what: str, *, on_host: bool = False) -> Any:
+    """The values as an array of NumPy, or unless they are to be `on_host` of jax."""
+    if np.ma.is_masked(values):
+        raise DataError(f"{what} are masked here and there; fill what is masked, or leave it out")
+    jax = sys.modules.get("jax")  # Without it nobody has arrays of it.
+    if not on_host and jax is not None and isinstance(values, jax.Array):
+        return values
     try:
-        return values if hasattr(values, "dtype") else np.asarray(values)
-    except ValueError as error:  # Lists of several lengths.
-        raise DataError(f"{what} are no array: {error}") from error
+        return np.asarray(values)
+    # Lists of several lengths, an array that has no values yet, and what others raise of theirs.
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{what} are no array: {cut(str(error).splitlines()[0])}") from error

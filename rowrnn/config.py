@@ -389,6 +389,10 @@ def check(config: Config) -> None:
     """Raises `ConfigError` naming the first field whose value is of the wrong type or range."""
     if not isinstance(config, Config):
         raise ConfigError(f"config = {shown(config)}: must be a rowrnn.Config")
+    for section in dataclasses.fields(Config):
+        found, kind = getattr(config, section.name), typing.cast(type, section.type)
+        if not isinstance(found, kind):
+            raise ConfigError(f"{section.name} = {shown(found)}: must be a {kind.__name__}")
     for name in fields():
         check_value(name, value_of(config, name))
     if config.train.examples is not None and config.train.epochs is not None:

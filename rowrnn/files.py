@@ -24,7 +24,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from rowrnn.errors import RunError, cut, nearest, shown
+from rowrnn.errors import ConfigError, RunError, cut, nearest, shown
 
 MOST_BYTES = 64 * 2**20
 """Largest file that is read whole; the records and results of a run are far smaller."""
@@ -78,6 +78,22 @@ def require_plain(directory: Path) -> None:
                 )
 
 
+def as_path(value: Any, name: str = "path") -> Path:
+    """The path that a caller from Python gave; raises `ConfigError` where it can be none.
+
+    >>> as_path(None, "run_dir")
+    Traceback (most recent call last):
+    rowrnn.errors.ConfigError: run_dir = None: must be a path, as text or pathlib.Path
+    """
+    try:
+        path = Path(value)
+    except TypeError:
+        path = None
+    if path is None or "\0" in str(path):
+        raise ConfigError(f"{name} = {shown(value)}: must be a path, as text or pathlib.Path")
+    return path
+
+
 def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> io.BufferedReader:
     """Opens a file to read, and never waits.
 
@@ -94,7 +110,10 @@ def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> io.Buffe
         os.close(descriptor)
         raise OSError(errno.EINVAL, "Not a plain file", path)
 
-    return open(path, "rb", opener=open_at_once)
+    try:
+        return open(path, "rb", opener=open_at_once)
+    except ValueError as error:  # A NUL in the name.
+        raise OSError(errno.EINVAL, "No name of a file", path) from error
 
 
 def user_cache() -> Path | None:

@@ -137,8 +137,12 @@ def _proof(flags: str) -> Path:
 
 
 def require_devices() -> None:
-    """Starts jax's backend; raises `ConfigError` where there is none of what it is told to use."""
+    """Starts jax's backend; raises `ConfigError` where there is none of what it is told to use.
+
+    Likewise within `jax.jit`, where no array has values yet.
+    """
     import jax
+    from jax.core import Tracer
 
     try:
         jax.devices()
@@ -150,3 +154,8 @@ def require_devices() -> None:
             f"{', '.join(given) or 'jax'}: jax finds no such device ({cut(reason)}); "
             "JAX_PLATFORMS=cpu runs on the CPU, and without the variable jax takes what is there"
         ) from error
+    if isinstance(jax.device_put(0), Tracer):
+        raise ConfigError(
+            "within jax.jit no run can be trained, evaluated or taken out of a sweep; call this "
+            "outside. rowrnn.make_train gives a whole training as a function for jit and vmap"
+        )

@@ -232,15 +232,14 @@ def _run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exception(error)
         if not error.on_all or _job() is None or _job().is_process_0():
-            if "--debug" not in arguments and not isinstance(error, UsageError):
-                say(str(error))
-            _answer_error(arguments, str(error), error.exit_code)
+            # What is wrong in the arguments was told by who read them.
+            told = "--debug" in arguments or isinstance(error, UsageError)
+            _tell_error(arguments, str(error), error.exit_code, told=told)
         if not error.on_all:
             _end_within(_ALONE_S, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        say("left on Ctrl-C")
-        _answer_error(arguments, "left on Ctrl-C", 130)
+        _tell_error(arguments, "left on Ctrl-C", 130)
         _end_within(_ALONE_S, 130)
         return 130
     except (SystemExit, GeneratorExit, BrokenPipeError):
@@ -250,8 +249,7 @@ def _run(arguments: Sequence[str]) -> int:
             say("where this comes of the loss of another process of the job, start all again with "
                 "--resume: what was saved before is good")  # fmt: skip
         text = f"{arguments[0]}: {_in_words(error)}; {_keep_traceback(error, arguments)}"
-        say(text)
-        _answer_error(arguments, text, UNEXPECTED)
+        _tell_error(arguments, text, UNEXPECTED)
         _end_within(_CRASHED_S, UNEXPECTED)
         return UNEXPECTED
 
@@ -272,8 +270,10 @@ def _require_directory(command: str) -> None:
             ) from error
 
 
-def _answer_error(arguments: Sequence[str], text: str, code: int) -> None:
-    """Prints an error as JSON, where the command's answer was to be that."""
+def _tell_error(arguments: Sequence[str], text: str, code: int, *, told: bool = False) -> None:
+    """Says what is wrong on stderr, unless it was told there, and answers with it as JSON."""
+    if not told:
+        say(text)
     if "--json" in arguments and arguments[0] not in ("launch", "completion"):
         print(json.dumps({"error": text, "exit": code}))
 

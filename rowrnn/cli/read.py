@@ -86,7 +86,9 @@ def main(arguments: Sequence[str]) -> int:
 def _report(reading: "Reading") -> None:
     """A line for each row, and one in words."""
     read_as = ", dark on light" if reading.inverted else ""
-    print(f"{plain(reading.name)}, read by the checkpoint of step {reading.step}{read_as}\n")
+    warning = reading.warning and f"; warning: {reading.warning}"
+    name = plain(reading.name)
+    print(f"{name}, read by the checkpoint of step {reading.step}{read_as}{warning}\n")
     screen = console()
     for line in _lines(
         reading, marks(), coloured=bool(screen.color_system) and not screen.no_color

@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str], labels: np.ndarray) -> np.ndarray:
     ...     read(path, np.array([3, 1, 4]))
     array([ 7,  7, 12])
     """
-    raw, count = _content(path), len(labels)
+    raw, count = _content(files.as_path(path, "groups")), len(labels)
     try:
         if raw[:2] == b"\0\0":
             table = _idx(raw)

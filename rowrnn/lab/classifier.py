@@ -20,6 +20,7 @@ from rowrnn.core import step
 from rowrnn.core.model import Params, RowRNN, Watched, watch
 from rowrnn.data import Dataset, Split
 from rowrnn.errors import ConfigError, DataError, RunError, shown
+from rowrnn.files import as_path
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.shown import Shown
 from rowrnn.store import weights
@@ -154,6 +155,7 @@ class Classifier(Shown):
         if name not in ("test", "validation", "train"):
             raise ConfigError(f"split = {shown(name)}: must be one of test, validation, train")
         config = self.config.data
+        data_dir = data_dir and str(as_path(data_dir, "data_dir"))
         # Nothing is prepared: a run that came from elsewhere may not say what is written where.
         config = dataclasses.replace(config, dir=data_dir or config.dir, manual_dir="")
         dataset = data.load(config) if dataset is None else data.split(dataset, config)
@@ -210,7 +212,7 @@ def load(run_dir: str | Path, which: str = "last") -> Classifier:
 
     Raises `RunError` where there is no run, or no intact checkpoint in it.
     """
-    path = Path(run_dir)
+    path = as_path(run_dir, "run_dir")
     params, step, config, about = weights.load(path, which)
     rows, pixels = about.shape
     return Classifier(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,13 +162,13 @@ def compare(
             is no such baseline.
         RunError: a directory holds no finished sweep or there is nothing to compare.
     """
-    if margin is not None and not 0 < margin < 1:
+    if margin is not None and not (isinstance(margin, Real) and 0 < margin < 1):
         raise ConfigError(f"margin = {shown(margin)}: must lie between 0 and 1, such as 0.002")
     if baseline is not None and b is not None:
         raise ConfigError(
             f"baseline = {shown(baseline)}: it is a point of one sweep alone; leave {b} out"
         )
-    one = _read(Path(a))
+    one = _read(files.as_path(a, "a"))
     if b is None:
         other = one
         first = next(iter(one.points)) if baseline is None else baseline
@@ -179,7 +180,7 @@ def compare(
         if not matched:
             raise RunError(f"{a} has a single point; give a second sweep to compare it with")
     else:
-        other = _read(Path(b))
+        other = _read(files.as_path(b, "b"))
         matched = _match(one.points, other.points, a, b)
     # A point of which all have diverged is among those left out.
     matched = [(at, bt) for at, bt in matched if one.points[at].seeds and other.points[bt].seeds]

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rowrnn import config as configs
 from rowrnn import figures, files, parallel
-from rowrnn.config import DataConfig, ParallelConfig
+from rowrnn.config import Config, DataConfig, ParallelConfig
 from rowrnn.core import step
 from rowrnn.data import Dataset, Split
 from rowrnn.data.groups import read as read_groups
@@ -137,8 +138,7 @@ def evaluate(
         ConfigError: the devices are not there.
         JobError: the processes of a job do not find each other.
     """
-    devices = devices or ParallelConfig()
-    parallel.start(devices)
+    devices = _started(devices)
     parallel.require_same(run=str(run_dir), checkpoint=which, split=split)
     mesh = parallel.process_0_first(lambda: parallel.make_mesh(devices))
     classifier = load(run_dir, which)
@@ -280,8 +280,8 @@ def evaluate_rows(
         RunError: no sweep, no state was kept, or the data is not what it was trained on.
         DataError: the data is missing or damaged, or has no such part.
     """
-    path = Path(run_dir)
-    parallel.start(devices or ParallelConfig())
+    path = files.as_path(run_dir, "run_dir")
+    _started(devices)
     found: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
     splits: dict[tuple[DataConfig, str], Split] = {}
     for member in _kept(path):
@@ -293,6 +293,14 @@ def evaluate_rows(
         point = member.point, classifier.dataset, len(part.labels)
         found.setdefault(point, {})[member.name] = _accuracy_after_rows(classifier, part)
     return SweepRows(path, split, [_summarize(*point, each) for point, each in found.items()])
+
+
+def _started(devices: ParallelConfig | None) -> ParallelConfig:
+    """The devices of a job, once jax is started with them."""
+    devices = ParallelConfig() if devices is None else devices
+    configs.check(Config(parallel=devices))
+    parallel.start(devices)
+    return devices
 
 
 def _kept(path: Path) -> list[Member]:

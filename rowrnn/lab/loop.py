@@ -87,6 +87,7 @@ class Progress:
         step: updates done by the members that have not diverged.
         train_s: seconds spent in chunks, over all sessions.
         wall_s: seconds from the start to the last save, over all sessions.
+        machines: of the members of a sweep, what they were trained on, as `rundir.machine_of` says.
     """
 
     curves: list[Curve]
@@ -94,6 +95,7 @@ class Progress:
     step: Count = 0
     train_s: Seconds = 0.0
     wall_s: Seconds = 0.0
+    machines: list[str] = field(default_factory=list)
 
     @classmethod
     def start(cls, members: int) -> "Progress":

@@ -12,7 +12,7 @@ from rowrnn.core.experiment import Experiment
 from rowrnn.core.model import Params
 from rowrnn.core.state import TrainState, named_leaves
 from rowrnn.errors import ConfigError, RunError
-from rowrnn.files import Count
+from rowrnn.files import Count, as_path
 from rowrnn.store import checkpoint, weights
 from rowrnn.store.rundir import RunDir
 
@@ -39,7 +39,7 @@ def find(path: str | Path, experiment: Experiment) -> Origin:
 
     Raises `RunError` where there are none, and `ConfigError` where the network has other sizes.
     """
-    network = weights.load(Path(path))
+    network = weights.load(as_path(path, "init_from"))
     needed = jax.eval_shape(experiment.create_state, *experiment.seeds).params
     needed, found = _shapes(needed), _shapes(network.params)
     for name in [*needed, *found]:
@@ -50,7 +50,7 @@ def find(path: str | Path, experiment: Experiment) -> Origin:
                 "with as many rows, pixels and classes"
             )
     digest = checkpoint.params_digest(network.params)
-    return Origin(str(Path(path).absolute()), network.step, digest)
+    return Origin(str(as_path(path, "init_from").absolute()), network.step, digest)
 
 
 def write(directory: RunDir, origin: Origin) -> None:

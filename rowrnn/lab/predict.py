@@ -19,7 +19,7 @@ from rowrnn import files
 from rowrnn.data import idx, pictures
 from rowrnn.data.folder import list_pictures
 from rowrnn.data.pictures import Picture
-from rowrnn.errors import DataError
+from rowrnn.errors import ConfigError, DataError, shown
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.shown import Shown
 
@@ -129,6 +129,8 @@ def stream(
     how = pictures or classifier.pictures
     configs.check_value("data.pictures", how)
     paths = [paths] if isinstance(paths, str | Path) else paths
+    if not isinstance(paths, Iterable) or isinstance(paths, bytes):
+        raise ConfigError(f"paths = {shown(paths)}: must be a path or several")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = _read(map(str, paths), classifier, how, pool)
         while batch := list(itertools.islice(found, _BATCH)):

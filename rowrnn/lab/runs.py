@@ -106,7 +106,7 @@ def runs(path: str | Path = "runs") -> list[RunSummary]:
 
     Raises `RunError` where there is no such directory.
     """
-    directory = Path(path)
+    directory = files.as_path(path)
     if not os.path.isdir(directory):
         raise RunError(
             f"{directory} is no directory; give one that holds runs (rowrnn train keeps them in "

@@ -21,7 +21,7 @@ from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
 from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
-from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size
+from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size, as_path
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import origin
 from rowrnn.lab.display import Display, NotebookDisplay, make_display, run_facts
@@ -159,9 +159,10 @@ def _open(
                 f"init_from = {str(init_from)!r}: a resumed run has parameters already; leave it "
                 "out, or start a new run"
             )
-        rundir.require_single(Path(resume))
-        config = _config_to_resume(Path(resume), config)
-        rundir.require_same_variables(Path(resume))
+        resume = as_path(resume, "resume")
+        rundir.require_single(resume)
+        config = _config_to_resume(resume, config)
+        rundir.require_same_variables(resume)
     config = Config() if config is None else config
     configs.check(config)
     services.require(config.train.logger)
@@ -172,9 +173,13 @@ def _open(
     experiment = parallel.process_0_first(lambda: prepare(config, dataset))
     mesh = parallel.process_0_first(lambda: _make_mesh(experiment))
     if resume is not None:
-        return experiment, mesh, open_directory(Path(resume))
+        return experiment, mesh, open_directory(resume)
     take = parallel.is_process_0()
-    path = Path(run_dir) if run_dir is not None else rundir.default_path("train", take=take)
+    path = (
+        as_path(run_dir, "run_dir")
+        if run_dir is not None
+        else rundir.default_path("train", take=take)
+    )
     first = None if init_from is None else origin.find(init_from, experiment)
     directory = open_directory(path, config, overwrite=overwrite)
     if first is not None:

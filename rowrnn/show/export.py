@@ -59,7 +59,8 @@ def export(
     `ConfigError` where `onnx` is asked of a network that is not float32, and `ModuleNotFoundError`
     where its extra is not installed.
     """
-    classifier, path = load(run_dir, which), Path(to)
+    path = files.as_path(to, "to")
+    classifier = load(run_dir, which)
     require_unused(path)
     contents: dict[str, str | bytes] = {
         CARD: _card(classifier, evaluation),
@@ -102,7 +103,8 @@ def export_web(
     Returns `to`. Raises `ConfigError` where the network is too large for a page, and `RunError`
     where there is no run, or the file cannot be written.
     """
-    classifier, path = load(run_dir, which), Path(to)
+    path = files.as_path(to, "to")
+    classifier = load(run_dir, which)
     require_unused(path)
     page = web.page(classifier, _accuracy(evaluation) if evaluation is not None else "")
     with files.writing(path):

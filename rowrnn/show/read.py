@@ -13,6 +13,7 @@ from rowrnn.core.lstm import Activations
 from rowrnn.data import pictures
 from rowrnn.errors import ConfigError, DataError, shown
 from rowrnn.figures import ReadingArrays, Target
+from rowrnn.files import as_path
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import SplitName
@@ -35,6 +36,7 @@ class Reading(Shown):
             layer, each [T, H]; the readout sees `layers[-1].h`.
         class_names: in the order of the labels; none where there are no other names than these.
         channels: values of a pixel of the image, 3 of colour.
+        warning: what may make the answer wrong, such as a second digit; empty where nothing does.
     """
 
     run_dir: Path
@@ -47,6 +49,7 @@ class Reading(Shown):
     layers: tuple[Activations, ...]
     class_names: tuple[str, ...] = ()
     channels: int = 1
+    warning: str = ""
 
     def name_of(self, label: int) -> str:
         """The name of a class: its label as text where it has no other."""
@@ -54,7 +57,8 @@ class Reading(Shown):
 
     def _facts(self) -> dict[str, Any]:
         names = ("name", "step", "truth", "label", "probability", "since")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found | ({"warning": self.warning} if self.warning else {})
 
     @property
     def label(self) -> int:
@@ -98,6 +102,7 @@ class Reading(Shown):
             "label": self.label,
             "probability": self.probability,
             "since": self.since,
+            "warning": self.warning or None,
             "probabilities": np.round(self.probabilities.astype(float), 6).tolist(),
             "layers": layers,
         } | ({"class_names": list(self.class_names)} if self.class_names else {})
@@ -138,7 +143,7 @@ def read(
     True
     """
     classifier = load(run_dir, which)
-    truth, inverted = None, False
+    truth, inverted, warning = None, False, ""
     match image:
         case np.ndarray():
             name, pixels = "image", _checked(image, classifier.shape)
@@ -146,7 +151,8 @@ def read(
             picture = pictures.read(
                 image, classifier.shape, classifier.pictures, classifier.channels
             )
-            name, pixels, inverted = picture.path, picture.image, picture.inverted
+            name, pixels = picture.path, picture.image
+            inverted, warning = picture.inverted, picture.warning
         case int() | np.integer() if not isinstance(image, bool):
             name = f"{split}[{image}]"
             pixels, truth = _image_of(classifier, int(image), split, data_dir)
@@ -168,6 +174,7 @@ def read(
         layers=layers,
         class_names=classifier.class_names,
         channels=classifier.channels,
+        warning=warning,
     )
 
 
@@ -176,7 +183,7 @@ def save(reading: Reading, path: str | Path) -> None:
 
     Raises `ConfigError` for any other ending and `RunError` where it cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     figures.require_format(path)
     with files.writing(path):
         if path.suffix.lower() == ".gif":

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -120,25 +120,36 @@ class CheckpointWriter:
     def __init__(self, directory: Path, keep: int, check: Callable[[], None] = lambda: None):
         self._directory, self._keep, self._check = directory, keep, check
         self._opened: ocp.training.Checkpointer | None = None
+        self._accuracies: dict[int, float] = {}
         self._failed = False
 
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Which checkpoints stay, in their order: what Orbax asks its ``preservation_policy``."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        known = [step for step in steps if step in self._accuracies]
+        # The latest of the best.
+        best = max(reversed(known), key=self._accuracies.__getitem__, default=None)
+        return [step in steps[-self._keep :] or step == best for step in steps]
+
     def _open(self) -> ocp.training.Checkpointer:
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["validation_accuracy"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        kept: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
+        for path in _steps(self._directory):
+            with contextlib.suppress(_DamagedError), _open_file(path, settled=True) as file:
+                self._note(int(path.name), _read_facts(file).validation_accuracy)
         try:
             return ocp.training.Checkpointer(
                 str(self._directory.absolute()),
-                preservation_policy=kept,
+                preservation_policy=self,
                 # What a killed save left behind.
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
             raise RunError(f"{self._directory} cannot be written to: {error.strerror}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedError(
+                f"{self._directory}: Orbax cannot read what it noted of a checkpoint there "
+                f"({type(error).__name__}: {str(error)[:100]}); remove _CHECKPOINT_METADATA and "
+                "metrics from each, which are whole without them, and go on"
+            ) from error
 
     def save(self, state: TrainState, facts: dict[str, Any]) -> None:
         """Saves a state and returns when it is durable; a step that is there already stays.
@@ -161,14 +172,12 @@ class CheckpointWriter:
         if latest is not None and latest.step == step:
             return
         text = json.dumps(facts | {"sha256": {name: digest(a) for name, a in arrays.items()}})
-        metrics: Any = None
-        if facts["validation_accuracy"] is not None:
-            metrics = {"validation_accuracy": facts["validation_accuracy"]}
+        self._note(step, facts["validation_accuracy"])
         about = {"facts": text, "facts_sha256": _sha256(text.encode())}
         part = _File(to_safetensors(arrays, about))
         try:
             with _ORBAX:
-                self._opened.save_checkpointables(step, {_PART: part}, metrics=metrics)
+                self._opened.save_checkpointables(step, {_PART: part})
         except (OSError, ValueError) as error:
             self._failed = True
             self._check()
@@ -180,6 +189,10 @@ class CheckpointWriter:
                 "what was saved before is good"
             ) from error
         self._check()
+
+    def _note(self, step: int, accuracy: float | None) -> None:
+        if accuracy is not None:
+            self._accuracies[step] = accuracy
 
     def close(self) -> None:
         """Lets go of the directory."""

@@ -61,7 +61,8 @@ class Record:
         correct: which test images were classified correctly, packed bits in base64.
         curve: figures on the way: by name, a list of (step, value).
         wall_s: seconds from the start of its chunk of seeds to the end, shared by its members.
-        machine: what it was trained on, as `rundir.machine_of` says; empty where nobody knows.
+        machine: what it was trained on, as `rundir.machine_of` says; empty where nobody knows, and
+            with "; " between them where it went on on another.
 
     A diverged member has None for what is not known of it.
     """
@@ -184,7 +185,7 @@ def code_version() -> str:
 
 def machines_of(records: Iterable[Record]) -> list[str]:
     """The machines that records were made on, each once; more than one is a mixture."""
-    return sorted({record.machine for record in records} - {""})
+    return sorted({each for record in records for each in record.machine.split("; ")} - {""})
 
 
 def pack(correct: np.ndarray) -> str:

@@ -208,12 +208,12 @@ def _check(spec: Spec) -> None:
         raise ConfigError(f"vary = {spec.vary!r}: must be one of {', '.join(get_args(Vary))}")
     if not spec.seeds:
         raise ConfigError("seeds: must hold at least one seed, such as 0:16")
-    most_common, times = Counter(spec.seeds).most_common(1)[0]
-    if times > 1:
-        raise ConfigError(f"seeds: {most_common} is given {times} times; each seed is one run")
     for seed in spec.seeds:
         train = dataclasses.replace(spec.config.train, seed=seed)
         configs.check(dataclasses.replace(spec.config, train=train))
+    most_common, times = Counter(spec.seeds).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"seeds: {most_common} is given {times} times; each seed is one run")
     for name, values in spec.grid.items():
         if name in _SEEDS:
             raise ConfigError(f"{name} cannot vary in a grid; give the seeds with --seeds")

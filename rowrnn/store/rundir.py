@@ -436,7 +436,8 @@ def _machines_before(path: Path) -> list[str]:
 
 
 def require_same_variables(path: Path) -> None:
-    """Raises `ConfigError` where `deciding_variables` are others than when a run was started."""
+    """Raises `ConfigError` where `deciding_variables` are others than when a run or sweep, or one
+    of its members, was started."""
     try:
         found = files.read_json(path / "environment.json")["flags"]
         then = deciding_variables(files.fit("flags", found, dict[str, str]))
@@ -447,8 +448,8 @@ def require_same_variables(path: Path) -> None:
         old, new = then.get(name, ""), now.get(name, "")
         if old != new:
             raise ConfigError(
-                f"{name}={shown(new)}: {path} was started with {shown(old)}, and a resumed run "
-                "must compute the same; set the variable as it was, or start a new run"
+                f"{name}={shown(new)}: {path} was started with {shown(old)}, and what goes on must "
+                "compute the same; set the variable as it was, or start a new run or sweep"
             )
 
 

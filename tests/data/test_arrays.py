@@ -1,5 +1,6 @@
 """Datasets of arrays: `Dataset.from_arrays`, and ``npz`` files of them."""
 
+import jax
 import numpy as np
 import pytest
 from data_files import random_arrays, write_set
@@ -104,11 +105,25 @@ def test_arrays_are_copied():
         (IMAGES, LABELS, {"validation": (IMAGES[:, :3], LABELS)}, "all parts must be alike"),
         (IMAGES, LABELS, {"validation": (IMAGES / 255, LABELS)}, "in all parts"),
         (IMAGES, LABELS, {"validation": IMAGES}, "must be \\(images, labels\\)"),
+        (np.ma.masked_array(IMAGES, IMAGES > 3), LABELS, {}, "train are masked here and there"),
+        (IMAGES, np.ma.masked_array(LABELS, LABELS > 1), {}, "train are masked here and there"),
+        (jax.random.split(jax.random.key(0), 6), LABELS, {}, "train are no array: "),
+        (IMAGES, LABELS, {"class_names": 3}, "class_names = 3: must be names in a list"),
     ],
 )
 def test_other_arrays_are_refused(images, labels, options, message):
     with np.errstate(invalid="ignore"), pytest.raises(DataError, match=message):
         made(images, labels, **options)
+
+
+def test_arrays_without_values_yet_are_refused():
+    with pytest.raises(DataError, match="train are no array: "):
+        jax.eval_shape(lambda images: made(images).fingerprint, IMAGES)
+
+
+def test_names_may_be_of_numpy():
+    names = made(class_names=np.array(["a", "b", "c"])).class_names
+    assert [(type(name), name) for name in names] == [(str, "a"), (str, "b"), (str, "c")]
 
 
 def test_first_images_are_set_apart_where_the_config_says_so():

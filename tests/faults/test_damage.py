@@ -7,9 +7,10 @@ import warnings
 from collections import Counter
 
 import pytest
+from in_process import steps_in
 from saved_states import FACTS, abstract, create
 
-from rowrnn.errors import RunError
+from rowrnn.errors import DamagedError, RunError
 from rowrnn.store import checkpoint
 from rowrnn.store.checkpoint import CheckpointWriter
 
@@ -113,3 +114,42 @@ def test_damage_is_never_restored_silently(tmp_path, intact, count, record):
             assert f"{os.sep}{step} is damaged" in said, (number, kind, step, said)
         shutil.rmtree(work)
     record |= {"an older step was used": dict(outcomes), "harmless": dict(harmless)}
+
+
+NOTES = ["[" * 100_000, '{"a":' * 100_000, "[1]", "3", '{"metrics": [1]}', "", "{", "{}", "\0",
+         '{"init_timestamp_nsecs": "x"}', '{"init_timestamp_nsecs": 1' + "0" * 5_000 + "}",
+         '{"validation_accuracy": "x"}', '{"metrics": {"validation_accuracy": NaN}}',
+         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", range(len(NOTES)))
+def test_what_orbax_notes_is_named_where_it_is_damaged(tmp_path, place):
+    """It is read where a run goes on; a checkpoint is whole without it, the best one too."""
+    work, notes = tmp_path / "work", tmp_path / "work" / "1" / "_CHECKPOINT_METADATA"
+
+    def go_on(*steps):
+        writer = CheckpointWriter(work, 1)
+        for step in steps:
+            accuracy = 0.9 if step == 1 else 0.5
+            writer.save(create(step, step), FACTS | {"validation_accuracy": accuracy})
+        writer.close()
+
+    go_on(1, 2)
+    notes.write_text(NOTES[place])
+    # As earlier versions had it.
+    (work / "1" / "metrics").mkdir(exist_ok=True)
+    (work / "1" / "metrics" / "metrics").write_text(NOTES[place])
+    try:
+        go_on(3)
+    except DamagedError as error:
+        said = str(error)
+        notes.unlink()
+        shutil.rmtree(work / "1" / "metrics")
+    else:
+        said = ""
+    if said:
+        assert said.startswith(f"{work}: Orbax cannot read what it noted of a checkpoint there (")
+        assert "remove _CHECKPOINT_METADATA and metrics from each" in said
+    go_on(4, 5)
+    assert steps_in(work) == [1, 5]
+    assert checkpoint.restore(work, abstract, "best") is not None

@@ -6,8 +6,10 @@ import random
 
 import pytest
 from in_process import command, last_json
+from stopping import stop_at
 
 import rowrnn
+from rowrnn.store import rundir
 
 TINY = ["--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
         "--train.examples=1001", "--train.display=none", "--data.validation-size=100",
@@ -63,6 +65,21 @@ def test_a_sweep_that_goes_on_elsewhere_names_the_mixture(tmp_path, count, recor
         assert last_json(said)["machines"] == sorted([here, other])
         assert f"{min(here, other)}; {max(here, other)}" in told
         assert other in command("report", out)[1]
+
+
+def test_a_member_that_goes_on_elsewhere_is_of_both(tmp_path, monkeypatch):
+    out, other = tmp_path / "sweep", "jax 0.9.1, jaxlib 0.9.2, Another Processor"
+    with monkeypatch.context() as patched:
+        patched.setattr(rundir, "machine_of", lambda _: other)
+        stop_at(patched, 3)
+        assert command("sweep", *TINY, "--seeds=0:1", f"--run-dir={out}")[0] == 75
+    code, said, told = command("sweep", "--resume", out, "--json")
+    assert code == 0, told
+    machines = last_json(said)["machines"]
+    assert len(machines) == 2
+    assert other in machines
+    (kept,) = (out / "states").iterdir()
+    assert sorted(json.loads((kept / "environment.json").read_text())["machines"]) == machines
 
 
 def test_a_run_that_goes_on_elsewhere_names_the_mixture(tmp_path):

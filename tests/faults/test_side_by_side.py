@@ -216,3 +216,26 @@ def test_threads_of_a_process_train_side_by_side(tmp_path):
     assert len({result.params_sha256 for result in results}) == 1
     assert swept.result().members[0].params_sha256 == results[0].params_sha256
     assert [rowrnn.load(result.run_dir).step for result in results] == [10] * 4
+
+
+FIRST_USES = """
+import threading, rowrnn
+calls = [lambda: rowrnn.load("x"), lambda: rowrnn.train(resume="x"), lambda: rowrnn.read("x", 1),
+         lambda: rowrnn.sweep(resume="x"), lambda: rowrnn.evaluate("x"), lambda: rowrnn.report("x")]
+def end(call):
+    try: call()
+    except Exception as error: print(type(error).__name__)
+threads = [threading.Thread(target=end, args=(call,)) for call in calls]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_the_first_use_may_be_in_several_threads(tmp_path):
+    """jax, which each of them imports, must not be seen in parts."""
+    place = os.path.dirname(os.path.dirname(rowrnn.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_USES], cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, env=os.environ | {"PYTHONPATH": place},
+    )  # fmt: skip
+    assert done.stdout.split() == ["RunError"] * 6, done.stdout + done.stderr

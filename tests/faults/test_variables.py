@@ -117,9 +117,22 @@ def test_flags_of_xla_are_part_of_what_decides_a_run(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow
-def test_a_sweep_does_not_mix_what_other_flags_gave(tmp_path):
-    here("sweep", *SHARED, "--seeds=0:2", "--run-dir=sweep", "--json", cwd=tmp_path)
-    again = ["sweep", "--resume=sweep", "--plan", "--json"]
-    assert rowrnn_in(tmp_path, *again, JAX_ENABLE_X64="1")["reused"] == 2
-    assert rowrnn_in(tmp_path, *again, XLA_FLAGS=FAST_MATH)["reused"] == 0
+def test_a_sweep_does_not_go_on_under_other_flags(tmp_path, monkeypatch):
+    """Neither it nor what it kept of a member, there or taken out, which are runs of their own."""
+    here("sweep", *SHARED, "--seeds=0:2", "--keep=all", "--run-dir=sweep", cwd=tmp_path)
+    here("extract", "sweep", "seed=1", "--to=run", cwd=tmp_path)
+    again = ["sweep", "--resume=sweep", "--seeds=0:2", "--json"]
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")  # As rowrnn sets it for itself.
+    assert last_json(here(*again, cwd=tmp_path)[0])["reused"] == 2
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    for words in (again, [*again, "--plan"], ["train", "--resume=sweep/states/seed=0"],
+                  ["train", "--resume=run"]):  # fmt: skip
+        said = here(*words, cwd=tmp_path, code=2)[1]
+        path = words[1].removeprefix("--resume=")
+        assert said.startswith(f"rowrnn: NVIDIA_TF32_OVERRIDE='0': {path} was started with ''")
+        assert len(said.splitlines()) == 1
+    # One that has ended is copied as it is; what it ran on goes with it.
+    here("extract", "sweep", "seed=0", "--to=other", cwd=tmp_path)
+    found = json.loads((tmp_path / "other" / "environment.json").read_text())
+    assert "NVIDIA_TF32_OVERRIDE" not in found["flags"]
+    assert len(found["machines"]) == 1

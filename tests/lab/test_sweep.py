@@ -518,7 +518,11 @@ def test_a_member_is_taken_out_and_ends_as_a_run_of_its_own(tmp_path, monkeypatc
         settings = SweepSettings("map", 2, "none")
         with pytest.raises(StoppedError):
             rowrnn.sweep(RICH, range(4), settings=settings, run_dir=path)
+    with pytest.raises(ConfigError, match=r"^within jax\.jit .* taken out of a sweep"):
+        jax.eval_shape(lambda: rowrnn.extract(path, "seed=1", run))
     assert rowrnn.extract(path, "seed=1", run) == run
+    of_run, of_sweep = (json.loads((at / "environment.json").read_text()) for at in (run, path))
+    assert of_run == of_sweep
     assert max(entry["step"] for entry in log.read(run)) == 7
     result = rowrnn.train(resume=run)
     assert figures_of(result) == solo(RICH, ("train.seed", 1))
@@ -890,7 +894,7 @@ def test_no_state_is_kept_where_none_is_asked_for(tmp_path):
     [
         (SweepSettings("pmap"), "strategy = 'pmap': must be one of auto, map, vmap"),
         (SweepSettings(keep="some"), "keep = 'some': must be one of best, all, none"),
-        (SweepSettings(chunk=0), "chunk = 0: must be at least 1 member"),
+        (SweepSettings(chunk=0), "chunk = 0: must be an integer from 1"),
     ],
 )
 def test_bad_settings_leave_what_they_would_overwrite(whole, settings, says):

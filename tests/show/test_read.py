@@ -206,6 +206,27 @@ def test_the_terminal_shows_a_line_for_each_row(run, monkeypatch):
     assert (summary["label"], summary["since"]) == (reading.label, reading.since)
 
 
+def test_what_may_make_the_answer_wrong_is_told_as_predict_tells_it(
+    run, test_part, tmp_path, monkeypatch
+):
+    digit = Image.fromarray(255 - test_part.images[7]).resize((140, 140))
+    pair = Image.new("L", (400, 200), "white")
+    for place in (20, 220):
+        pair.paste(digit, (place, 30))
+    for name, picture in (("one.png", digit), ("pair.png", pair)):
+        picture.save(tmp_path / name)
+        reading = rowrnn.read(run, tmp_path / name)
+        (predicted,), _ = rowrnn.predict(run, tmp_path / name)
+        assert bool(predicted.warning) == (name == "pair.png")
+        assert reading.warning == predicted.warning
+        first, *_, last = shown(
+            monkeypatch, read_command.main, run, tmp_path / name, "--json"
+        ).splitlines()
+        assert json.loads(last)["warning"] == predicted.summary()["warning"]
+        assert first.partition("; warning: ")[2] == predicted.warning
+        assert ("warning=" in repr(reading)) == bool(predicted.warning)
+
+
 def test_it_reads_without_unicode_and_without_colour(run, monkeypatch):
     plain = shown(monkeypatch, read_command.main, run, 7, encoding="ascii")
     assert plain.isascii()

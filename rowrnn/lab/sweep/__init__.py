@@ -18,7 +18,7 @@ from rowrnn.config import Config
 from rowrnn.core.dataset import Dataset
 from rowrnn.data.groups import read as read_groups
 from rowrnn.errors import ConfigError, RunError, shown
-from rowrnn.files import Size
+from rowrnn.files import Size, as_path
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
@@ -27,7 +27,7 @@ from rowrnn.lab.sweep import outcome, plan, states
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.lab.sweep.plan import Group, Plan
 from rowrnn.lab.sweep.stack import Stack, Tally, discard, saved_keys
-from rowrnn.lab.sweep.states import KEEP, Keeper
+from rowrnn.lab.sweep.states import Keeper
 from rowrnn.lab.trainer import Trainer, config_for
 from rowrnn.store import ledger, members, rundir, services
 from rowrnn.store.ledger import Ledger, Record
@@ -35,10 +35,8 @@ from rowrnn.store.members import Member, Spec, Vary
 from rowrnn.store.rundir import RunDir
 
 __all__ = [
-    "STRATEGIES", "Plan", "SweepResult", "SweepSettings", "extract", "make_plan", "reopen", "sweep",
+    "Plan", "SweepResult", "SweepSettings", "extract", "make_plan", "reopen", "sweep",
 ]  # fmt: skip
-
-STRATEGIES = ("auto", "map", "vmap")
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class SweepSettings:
             training loss), "all" or "none".
     """
 
-    strategy: str = "auto"
+    strategy: Literal["auto", "map", "vmap"] = "auto"
     chunk: Size | None = None
-    keep: str = "best"
+    keep: Literal["best", "all", "none"] = "best"
 
 
 @pinned
@@ -106,12 +104,13 @@ def sweep(
     if dataset is not None:
         config = config_for(dataset, config, resume)
     if resume is not None:
-        path = Path(resume)
+        path = as_path(resume, "resume")
+        rundir.require_same_variables(path)
         if vary not in ("both", members.read_sweep(path).vary):
             raise ConfigError(f"vary = {vary!r}: a resumed sweep varies what it was started with")
         spec, settings = reopen(path, config, seeds, grid, settings)
     elif seeds is not None:
-        path = None if run_dir is None else Path(run_dir)
+        path = None if run_dir is None else as_path(run_dir, "run_dir")
         settings = settings or SweepSettings()
         spec = Spec(config or Config(), _as_seeds(seeds), _as_grid(grid), vary)
     else:
@@ -132,7 +131,7 @@ def sweep(
         path = path or rundir.default_path("sweep", take=parallel.is_process_0())
         run = open_directory(path, spec.config, overwrite=overwrite)
     else:
-        run = open_directory(Path(resume))
+        run = open_directory(as_path(resume, "resume"))
     with run, StopRequest() as stop:
         if planned is None:
             planned = _make_groups(everyone, mesh, Ledger(run.path / "members"), dataset)
@@ -144,7 +143,10 @@ def sweep(
 @pinned
 def make_plan(spec: Spec, settings: SweepSettings, resume: Path | None = None) -> Plan:
     """What a sweep would do: compiles its first group and times a few steps, and trains nothing."""
-    found = Ledger() if resume is None else Ledger(resume / "members")
+    found = Ledger()
+    if resume is not None:
+        rundir.require_same_variables(resume)
+        found = Ledger(resume / "members")
     everyone, mesh, strategy = _prepare(spec, settings)
     groups = _make_groups(everyone, mesh, found)
     first = next((group for group in groups if group.pending), None)
@@ -196,9 +198,10 @@ def extract(
         ConfigError: there is no such member.
         RunError: there is no intact state of it, or a directory cannot be used.
     """
-    spec, _ = reopen(Path(sweep_dir))
-    states.extract(Path(sweep_dir), spec, member, Path(to), dataset)
-    return Path(to)
+    path, to = as_path(sweep_dir, "sweep_dir"), as_path(to, "to")
+    spec, _ = reopen(path)
+    states.extract(path, spec, member, to, dataset)
+    return to
 
 
 def _as_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
@@ -216,7 +219,7 @@ def _as_plain(value: Any) -> Any:
 
 def _as_grid(grid: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, ...]]:
     try:
-        return {name: tuple(map(_as_plain, values)) for name, values in (grid or {}).items()}
+        return {str(name): tuple(map(_as_plain, values)) for name, values in (grid or {}).items()}
     except (AttributeError, TypeError) as error:
         raise ConfigError(
             f"grid = {shown(grid)}: must be lists of values by name, such as "
@@ -230,14 +233,12 @@ def _prepare(
     """Members, devices and strategy; raises what can be refused without looking at the data."""
     config = configs.without_job(spec.config)
     everyone = members.make_members(dataclasses.replace(spec, config=config))
-    if settings.strategy not in STRATEGIES:
-        raise ConfigError(
-            f"strategy = {settings.strategy!r}: must be one of {', '.join(STRATEGIES)}"
-        )
-    if settings.keep not in KEEP:
-        raise ConfigError(f"keep = {settings.keep!r}: must be one of {', '.join(KEEP)}")
-    if settings.chunk is not None and settings.chunk < 1:
-        raise ConfigError(f"chunk = {settings.chunk}: must be at least 1 member")
+    if not isinstance(settings, SweepSettings):
+        raise ConfigError(f"settings = {shown(settings)}: must be a rowrnn.SweepSettings")
+    try:
+        files.build(SweepSettings, vars(settings))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     configs.check(spec.config)
     services.require(spec.config.train.logger)
     asked_for_vmap = settings.strategy == "vmap"

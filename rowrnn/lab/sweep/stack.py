@@ -97,7 +97,7 @@ class Stack(Job):
         keys: of their records.
         partial: directory for what is in progress.
         check: raises an error where the directory of the sweep is not there any more.
-        machine: for the records, as `rundir.machine_of` says.
+        machine: that it runs on now, as `rundir.machine_of` says.
         tally: of the sweep.
     """
 
@@ -116,6 +116,7 @@ class Stack(Job):
         """
         began = time.perf_counter()
         state, progress = self._first_state()
+        progress.machines = list(dict.fromkeys([*progress.machines, self.machine]))
         began -= progress.wall_s
         with closing(CheckpointWriter(self.partial, 2, self.check)) as writer:
             work = Loop(self.trainer, self, writer, stop, began, self.keys)
@@ -195,7 +196,7 @@ class Stack(Job):
                 "varied": dict(member.varied),
                 "curve": progress.curves[index],
                 "wall_s": 0.0,
-                "machine": self.machine,
+                "machine": "; ".join(progress.machines),
             }
             step = progress.diverged[index]
             if step is not None:

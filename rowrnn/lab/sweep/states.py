@@ -1,9 +1,12 @@
 """The states that a sweep keeps, and members that are taken out: each a run of its own."""
 
+import contextlib
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,6 +16,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.state import TrainState
 from rowrnn.errors import ConfigError, RunError, nearest, shown
+from rowrnn.jax_settings import require_devices
 from rowrnn.lab import loop
 from rowrnn.lab.loop import Curve, Progress
 from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
@@ -23,7 +27,7 @@ from rowrnn.store.ledger import Record, make_key
 from rowrnn.store.members import Member, Spec
 from rowrnn.store.rundir import RunDir
 
-KEEP = ("best", "all", "none")
+_ENVIRONMENT = "environment.json"
 
 
 class Keeper:
@@ -54,7 +58,9 @@ class Keeper:
                 self._best = _merit(record)
             before = parallel.on_process_0(lambda: list(self._directory.glob("*"))) or []
             path = self._directory / member.directory
-            parallel.on_process_0(lambda path=path, member=member: _begin(path, member))
+            parallel.on_process_0(
+                lambda path=path, member=member, record=record: _begin(path, member, record.machine)
+            )
             _save(path, experiment_of(group, member), state, progress)
             if self._keep == "best":
                 for other in before:
@@ -85,10 +91,14 @@ def _copy(kept: Path, member: Member, to: Path) -> None:
     """Copies the state of a member that has ended, which is a run already."""
     with RunDir.create(to, member.config) as run, files.writing(to):
         shutil.copytree(kept / "checkpoints", run.path / "checkpoints")
+        if (kept / _ENVIRONMENT).exists():
+            shutil.copy(kept / _ENVIRONMENT, run.path)
 
 
 def _take_from_stack(sweep_dir: Path, member: Member, to: Path, dataset: Dataset | None) -> None:
     """Takes a member out of the stack that was in progress when the sweep was stopped."""
+    require_devices()
+    rundir.require_same_variables(sweep_dir)
     partial = sweep_dir / "partial"
     experiment = prepare(member.config, dataset)
     key = make_key(member, experiment.dataset.fingerprint)
@@ -110,6 +120,7 @@ def _take_from_stack(sweep_dir: Path, member: Member, to: Path, dataset: Dataset
         raise RunError(f"{member.name} has diverged at step {progress.diverged[index]}")
     with RunDir.create(to, member.config) as run:
         _log(run, progress.curves[index], experiment)
+        _tell_environment(to, sweep_dir)
         alone = jax.tree.map(lambda leaf: leaf[index : index + 1], state)
         _save(to, experiment, alone, progress.only(index))
 
@@ -120,12 +131,20 @@ def _save(path: Path, experiment: Experiment, state: TrainState, progress: Progr
         writer.save(state, loop.facts_of(experiment, 1, progress))
 
 
-def _begin(path: Path, member: Member) -> None:
-    """Makes a new directory for a member."""
+def _begin(path: Path, member: Member, machine: str) -> None:
+    """Makes a new directory for a member; `machine` is that of its `Record`."""
     shutil.rmtree(path, ignore_errors=True)
     with files.writing(path):
         path.mkdir(parents=True)
         (path / "config.toml").write_text(configs.dump(member.config), encoding="utf-8")
+        _tell_environment(path, path.parents[1], {"machines": machine.split("; ")})
+
+
+def _tell_environment(path: Path, sweep_dir: Path, more: dict[str, Any] | None = None) -> None:
+    """Says in the directory of a member what its sweep ran on; whoever goes on with it asks."""
+    with contextlib.suppress(OSError, ValueError, TypeError):  # Then nobody can tell.
+        found = files.read_json(sweep_dir / _ENVIRONMENT) | (more or {})
+        files.write_whole(path / _ENVIRONMENT, json.dumps(found, indent=2))
 
 
 def _log(run: RunDir, curve: Curve, experiment: Experiment) -> None:

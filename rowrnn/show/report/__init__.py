@@ -82,13 +82,13 @@ def report(
     """
     if wrong := [kind for kind in figures if kind not in FORMATS]:
         raise ConfigError(f"figures = {shown(wrong[0])}: must be some of {', '.join(FORMATS)}")
-    source = Path(path)
+    source = files.as_path(path)
     # os says no where it cannot know: what comes next then says why.
     if to is not None and os.path.isdir(to):
         raise ConfigError(f"{to}: is a directory; give a file, such as report.html")
     if others:
         target = Path("side_by_side.html")
-        content = several.read([source, *map(Path, others)])
+        content = several.read([source, *map(files.as_path, others)])
     elif os.path.isfile(source):
         from rowrnn.show.report import bench
 
@@ -101,7 +101,7 @@ def report(
             if rundir.is_sweep(source)
             else run.read(source, which, data_dir, dataset)
         )
-    target = Path(to) if to is not None else target
+    target = files.as_path(to, "to") if to is not None else target
     if os.path.exists(target) and target.samefile(source):
         raise ConfigError(f"{target}: is the record itself; give another file")
     try:
