@@ -253,7 +253,7 @@ def slow(*values):
         *(slow("fast", "float32", case) for case in (*CORNERS[:3], LARGEST)),
         *(slow("fast", "bfloat16", case) for case in (*CORNERS[:2], CORNERS[3], NOTEBOOK)),
         ("split", "float64", CORNERS[3]),
-        ("split", "float32", NOTEBOOK),
+        slow("split", "float32", NOTEBOOK),
         ("split", "bfloat16", CORNERS[2]),
         *(slow("split", dtype, case) for dtype in TOLERANCE for case in CORNERS),
         *(slow("split", dtype, LARGEST) for dtype in ("float32", "bfloat16")),

@@ -97,7 +97,7 @@ def photographed(original, random):
     ("make", "name", "inverted", "mean", "least"),
     [
         pytest.param(noisy, "noisy.png", False, 0.96, 0.75, marks=pytest.mark.slow),
-        (on_a_sheet, "sheet.png", True, 0.97, 0.85),
+        pytest.param(on_a_sheet, "sheet.png", True, 0.97, 0.85, marks=pytest.mark.slow),
         (lambda original, _: Image.fromarray(original), "small.jpg", False, 0.99, 0.75),
         pytest.param(photographed, "photograph.jpg", True, 0.96, 0.75, marks=pytest.mark.slow),
     ],

@@ -419,7 +419,9 @@ def of_labels(train, test, images=None):
     ("arrays", "says"),
     [
         (of_labels([0], [0]), "all labels are 0, and there is nothing to tell apart"),
-        (of_labels([0, 1, 2], [0, 1]), "No test image is of class 2"),
+        pytest.param(
+            of_labels([0, 1, 2], [0, 1]), "No test image is of class 2", marks=pytest.mark.slow
+        ),
         pytest.param(
             of_labels([0, 1, 3], [0, 1, 3]),
             "no training image has the label 2",
