@@ -22,11 +22,13 @@ import rowrnn
 from rowrnn import config, data
 from rowrnn.lab import stats
 from rowrnn.lab.compare import judge, side_of
+from rowrnn.store import ledger
 
 ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs" / "ablations", ROOT / "experiments" / "results"
 BASE = "base"
-ONE_IMAGE = 1 / 10_000
+IMAGES = 10_000
+ONE_IMAGE = 1 / IMAGES
 
 # What each arm changes, and what it asks; all are held against the base.
 ARMS = {
@@ -126,10 +128,9 @@ def write(results, epochs):
     document = {
         "seeds": len(results[BASE].seeds),
         "epochs": epochs,
-        "environment": json.loads((RUNS / BASE / "environment.json").read_text()),
+        "environment": environment(RUNS / BASE),
         "accuracy": {name: result.accuracy.tolist() for name, result in results.items()},
     }
-    del document["environment"]["command"]
     if "apart" in results:
         steps, joined = results[BASE].curves["train_loss"]
         away = np.abs(results["apart"].curves["train_loss"][1] - joined).max(axis=0)
@@ -162,6 +163,21 @@ def write_table(document):
     if "apart" in document:
         table += SAME.format(**document["apart"], seeds=document["seeds"])
     (RESULTS / "ablations.md").write_text(table, encoding="utf-8")
+
+
+def environment(run):
+    """What a sweep ran on."""
+    found = json.loads((run / "environment.json").read_text())
+    del found["command"]
+    return found
+
+
+def answers(run):
+    """Which test image each seed of a sweep had right, [S, N], and these seeds, in their order."""
+    records, _ = ledger.Ledger(run / "members").read_all()
+    records = sorted(records, key=lambda record: record.seed)
+    seeds = [record.seed for record in records]
+    return np.array([ledger.unpack(record.correct, IMAGES) for record in records]), seeds
 
 
 def machine(environment):

@@ -19,17 +19,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ablations import machine, sweep
+from ablations import IMAGES, answers, environment, machine, sweep
 from matplotlib.ticker import PercentFormatter
 
 from rowrnn import config
 from rowrnn.figures import frame
 from rowrnn.lab import stats
-from rowrnn.store import ledger
 
 ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs" / "factors", ROOT / "experiments" / "results"
-IMAGES = 10_000
 
 NO_WARPS = dict.fromkeys(("data.rotation", "data.scale", "data.shear", "data.elastic"), 0.0)
 RATES = {"adamw": (1e-3, 3e-3, 1e-2), "muon": (1e-2, 3e-2, 1e-1)}
@@ -67,19 +65,15 @@ def train_all(seeds):
         cell, run = cell_name(name, warps), RUNS / cell_name(name, warps)
         result = sweep(settings(best, name, chosen[name], warps), range(seeds), run)
         accuracy[cell] = result.accuracy.tolist()
-        right = [ledger.unpack(record.correct, IMAGES) for record in result.members]
-        packed[cell] = np.packbits(right, axis=1)
+        packed[cell] = np.packbits(answers(run)[0], axis=1)
         print(f"{cell}: {result.accuracy.mean():.4f}", flush=True)
     np.savez_compressed(RESULTS / "factors.npz", **packed)
-    last = RUNS / cell_name(*CELLS[-1])
-    environment = json.loads((last / "environment.json").read_text())
-    del environment["command"]
     trials = {
         name: {str(rate): values for rate, values in rates.items()}
         for name, rates in trials.items()
     }
     return {
-        "environment": environment,
+        "environment": environment(RUNS / cell_name(*CELLS[-1])),
         "validation": trials,
         "learning_rate": chosen,
         "accuracy": accuracy,

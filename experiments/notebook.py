@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from ablations import machine, sweep
+from ablations import answers, environment, machine, sweep
 from bench_sweep import arrays
 from matplotlib.ticker import PercentFormatter
 from torch_seeds import WINDOW
@@ -34,12 +34,11 @@ from torch_seeds import WINDOW
 from rowrnn import config
 from rowrnn.figures import frame
 from rowrnn.lab import evidence, stats
-from rowrnn.store import ledger
 
 HERE = Path(__file__).parent
 RUN, RESULTS = HERE.parent / "runs" / "notebook", HERE / "results" / "notebook-agreement"
 # Of the first 256 test images.
-PUBLISHED, IMAGES = 241, 10_000
+PUBLISHED = 241
 IN_ORDER = "rowrnn, in order"
 
 HEAD = """\
@@ -110,13 +109,6 @@ def ours(settings, seeds, run):
         "first256_accuracy": firsts,
         "test_accuracy": swept.accuracy.tolist(),
     }
-
-
-def environment(run):
-    """What a sweep ran on."""
-    found = json.loads((run / "environment.json").read_text())
-    del found["command"]
-    return found
 
 
 def torch(path, seeds, options):
@@ -210,12 +202,8 @@ def in_file_order(shuffled, ours, theirs, where):
 
 def pack_answers(run, path):
     """Which test image each seed had right, as bits: unpack with `np.unpackbits`, [S, N]."""
-    records, _ = ledger.Ledger(run / "members").read_all()
-    records = sorted(records, key=lambda record: record.seed)
-    right = np.stack([ledger.unpack(record.correct, IMAGES) for record in records])
-    np.savez_compressed(
-        path, seeds=[record.seed for record in records], right=np.packbits(right, 1)
-    )
+    right, seeds = answers(run)
+    np.savez_compressed(path, seeds=seeds, right=np.packbits(right, 1))
 
 
 def row(*cells):

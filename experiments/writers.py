@@ -21,17 +21,17 @@ import argparse
 import json
 from pathlib import Path
 
+import ablations
 import numpy as np
-from ablations import machine, sweep
+from ablations import IMAGES, machine, sweep
 
 from rowrnn import config, data
 from rowrnn.data import groups
 from rowrnn.figures import frame
-from rowrnn.store import ledger
 
 ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs", ROOT / "experiments" / "results"
-IMAGES, HALF, NOTEBOOK = 10_000, 5_000, 256
+HALF, NOTEBOOK = 5_000, 256
 DRAWS, SHUFFLES = 4_000, 400
 # Shares of wrong images that the figure names.
 TICKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.08)
@@ -82,12 +82,10 @@ def directory(name, apart):
 
 def environment():
     """What the sweeps ran on."""
-    path = directory("notebook", False) / "environment.json"
-    if not path.exists():
+    run = directory("notebook", False)
+    if not run.exists():
         return json.loads((RESULTS / "writers.json").read_text())["environment"]
-    found = json.loads(path.read_text())
-    del found["command"]
-    return found
+    return ablations.environment(run)
 
 
 def pack():
@@ -97,10 +95,8 @@ def pack():
     places |= {name: RUNS / "factors" / name for name in FACTORS}
     arrays = {}
     for name, place in places.items():
-        records, _ = ledger.Ledger(place / "members").read_all()
-        if records:
-            records = sorted(records, key=lambda record: record.seed)
-            right = np.stack([ledger.unpack(record.correct, IMAGES) for record in records])
+        right, seeds = ablations.answers(place)
+        if seeds:
             arrays[name] = np.packbits(right, axis=1)
     np.savez_compressed(RESULTS / "writers.npz", **arrays)
 

@@ -73,7 +73,7 @@ def run(suite: suites.Lstm, *, quick: bool) -> dict[str, Any]:
         if name not in lstm.BACKENDS:
             raise ConfigError(f"backends = {name!r}: no such backend{nearest(name, lstm.BACKENDS)}")
     device = record.this_device()
-    # What a run executes by default; on a CPU every precision is float32 throughout.
+    # A run's default precision is measured too; on a CPU it is float32 as well.
     default = f"float32/{TrainConfig.precision}"
     if device["platform"] != "cpu" and default not in suite.types:
         suite = dataclasses.replace(suite, types=(*suite.types, default))  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from rowrnn.bench.timing import Stop, progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 from rowrnn.config import TrainConfig
 
-# What a run executes that its config does not tell otherwise.
+# Precision of matrix products where the config of a run sets none.
 _DEFAULT = TrainConfig.precision
 _NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 

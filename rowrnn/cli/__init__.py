@@ -232,7 +232,7 @@ def _run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exception(error)
         if not error.on_all or _job() is None or _job().is_process_0():
-            # What is wrong in the arguments was told by who read them.
+            # The parser of the arguments has told its own errors already.
             told = "--debug" in arguments or isinstance(error, UsageError)
             _tell_error(arguments, str(error), error.exit_code, told=told)
         if not error.on_all:

@@ -24,7 +24,7 @@ from rowrnn.core.state import TrainState, of_member
 
 EVAL_BATCH = 1_000
 
-# What is drawn from a run's key; each purpose has its own stream.
+# Purposes for which a run's key is used; each draws from a stream of its own.
 _ORDER, _SHIFT, _DROPOUT, _WARP = 0, 1, 2, 3
 
 

@@ -32,7 +32,7 @@ class ProgressDisplay(Display):
         self._console = Console(stderr=True)
         self._total = max(1, total)
         self._tenth = 0
-        # In a notebook rich draws with ipywidgets, and without them only asks for them.
+        # Rich needs ipywidgets to draw in a notebook; without them it only asks for them.
         in_notebook = self._console.is_jupyter and importlib.util.find_spec("ipywidgets")
         self._is_live = self._console.is_terminal or bool(in_notebook)
         self._progress = Progress(
