@@ -34,8 +34,9 @@ def join(config: ParallelConfig) -> None:
     """Joins the job that the config or the cluster tells of, if any; before jax computes.
 
     A job that the caller has joined by `jax.distributed.initialize` is taken as it is. Raises
-    `JobError` where process 0 cannot listen on its address, and where jax does not know the
-    cluster. Where a process does not come within five minutes, jax ends those that wait.
+    `JobError` where process 0 cannot listen on its address, where the name of this machine leads
+    nowhere, and where jax does not know the cluster. Where a process does not come within five
+    minutes, jax ends those that wait.
     """
     told = configs.told_processes(config)
     if told == 1 or jax.distributed.is_initialized():
@@ -46,6 +47,8 @@ def join(config: ParallelConfig) -> None:
     local = address is not None and address.startswith("127.0.0.1:")
     if address is not None and config.process == 0:
         _require_free(address, "127.0.0.1" if local else "")
+    if told is not None:
+        _require_own_name()
     try:
         jax.distributed.initialize(
             address,
@@ -68,6 +71,21 @@ def join(config: ParallelConfig) -> None:
             f"({str(error).splitlines()[0]}); give --parallel.coordinator HOST:PORT, "
             "--parallel.processes N and --parallel.process K, or --parallel.processes 1 where it "
             "is alone"
+        ) from error
+
+
+def _require_own_name() -> None:
+    """Raises `JobError` where the name of this machine leads to no address.
+
+    jax's CPU backend finds the address of a process by that name, and would end in a traceback.
+    """
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        raise JobError(
+            f"a job's processes reach each other by the names of their machines, and {name!r}, "
+            f"the name of this one, leads to no address ({error.strerror}); add it to /etc/hosts"
         ) from error
 
 

@@ -4,8 +4,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import data_files
 import jax
 import numpy as np
 import pytest
-from started import RUN, ended, flags, open_mpi, slurm, wait_for_step
+from started import RUN, ended, flags, free_port, open_mpi, slurm, wait_for_step
 
 import rowrnn
 from rowrnn import config as configs
@@ -283,6 +286,18 @@ def test_an_address_that_is_taken_is_said(start, tmp_path):
         code, out, err = ended(process)
     assert (code, out) == (7, "")
     assert f"parallel.coordinator = '127.0.0.1:{port}': process 0 cannot listen there" in err
+
+
+def test_a_machine_whose_name_leads_nowhere_is_said(tmp_path):
+    named = ["unshare", "--map-root-user", "--uts", "sh", "-c"]
+    named += ['hostname nowhere.invalid; exec "$@"', "-"]
+    if shutil.which("unshare") is None or subprocess.run([*named, "true"]).returncode:
+        pytest.skip("unshare cannot give a process another name of the machine here")
+    flags_of_0, _ = flags(2, 0, free_port())
+    command = [*named, sys.executable, "-m", "rowrnn.cli", "train", *RUN, *flags_of_0]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (7, "", 1)
+    assert "'nowhere.invalid', the name of this one, leads to no address" in done.stderr
 
 
 def test_a_cluster_that_jax_does_not_know_is_said(start):
