@@ -328,7 +328,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ConfigError(f"more than {_MOST_BYTES:,} bytes; no config is that large")
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         otherwise = "; give the path of a TOML file, or a name that rowrnn train --list shows"
         hint = nearest(Path(path).stem, shipped(), otherwise)

@@ -123,7 +123,7 @@ def user_cache() -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a plain file, and no link, of at most `MOST_BYTES`.
+    """The text of a plain file, and no link, of at most `MOST_BYTES`, without a byte-order mark.
 
     Raises `OSError` where it cannot be read, `ValueError` where it is too large or not UTF-8.
     """
@@ -131,7 +131,7 @@ def read_text(path: Path) -> str:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-    return content.decode("utf-8")
+    return content.decode("utf-8-sig")
 
 
 def read_json(path: Path) -> Any:

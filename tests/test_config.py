@@ -78,6 +78,12 @@ def test_a_bad_file_is_named(tmp_path, text, says):
     assert says in str(raised.value)
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "editor.toml"
+    path.write_text("[model]\nhidden_size = 3\n", encoding="utf-8-sig")
+    assert configs.load(path).model.hidden_size == 3
+
+
 def test_a_missing_file_and_a_directory_are_named(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(ConfigError, match="give the path of a TOML file"):

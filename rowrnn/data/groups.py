@@ -5,6 +5,7 @@ NumPy (``.npy``), IDX of int32 as QMNIST's labels are, of which column 2 is the 
 the class, and text with one integer a line, the first of which may be a heading.
 """
 
+import codecs
 import gzip
 import io
 import os
@@ -99,7 +100,7 @@ def _idx(raw: bytes) -> np.ndarray:
 
 def _text(raw: bytes) -> np.ndarray:
     """The integers of a text, one a line."""
-    lines = raw.decode("ascii").rstrip().split("\n")
+    lines = raw.removeprefix(codecs.BOM_UTF8).decode("ascii").rstrip().split("\n")
     found = []
     for number, line in enumerate(lines):
         try:

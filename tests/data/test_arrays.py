@@ -191,9 +191,10 @@ def test_npz_that_is_none_is_named(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_classes_of_idx_may_have_names(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_classes_of_idx_may_have_names(tmp_path, encoding):
     directory = write_set(tmp_path / "set", list(random_arrays(classes=3)))
-    (directory / "classes.txt").write_text("één\ntwee\ndrie\n", encoding="utf-8")
+    (directory / "classes.txt").write_text("één\ntwee\ndrie\n", encoding=encoding)
     assert data.load(DataConfig("idx", str(directory))).class_names == ("één", "twee", "drie")
     (directory / "classes.txt").write_text("one\ntwo\n")
     with pytest.raises(DataError, match="label 2 of image 0: must be from 0 to 1"):

@@ -40,6 +40,8 @@ def qmnist(labels, writers):
     [
         "\n".join(map(str, WRITERS)).encode(),
         ("writer\r\n" + "\r\n".join(map(str, WRITERS)) + "\r\n").encode(),
+        ("\ufeffwriter\n" + "\n".join(map(str, WRITERS))).encode(),
+        ("\ufeff" + "\n".join(map(str, WRITERS))).encode(),
         npy(np.array(WRITERS)),
         npy(np.array(WRITERS, np.uint32)),
         idx_of(np.array(WRITERS)),
