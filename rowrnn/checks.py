@@ -1,6 +1,7 @@
 """Images and labels as they come in: kind, shape and range are looked at once, at the door."""
 
 import hashlib
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -183,7 +184,8 @@ def _scale(*parts: np.ndarray) -> int:
     kinds = sorted({str(images.dtype) for images in parts})
     if any(images.dtype.kind not in "uif" for images in parts):
         raise DataError(f"images are {' and '.join(kinds)}, and must be uint8, or floats")
-    low, high = min(images.min() for images in parts), max(images.max() for images in parts)
+    low = float(min(images.min() for images in parts))
+    high = float(max(images.max() for images in parts))
     found = f"images are {' and '.join(kinds)} from {low:g} to {high:g}"
     if len(kinds) == 1 and low >= 0 and high <= 255:
         if parts[0].dtype.kind != "f" or high >= 128:
@@ -191,9 +193,14 @@ def _scale(*parts: np.ndarray) -> int:
         if high <= 1:
             print(f"rowrnn: {found}, and are taken times 255", file=sys.stderr)
             return 255
+    right = f"{found}, and must be uint8, or in all parts floats from 0 to 1 or from 0 to 255"
+    if not math.isfinite(high - low):
+        raise DataError(f"{right}; not all are finite: look at where they come from")
+    black = min(low, 0)
+    above = f"(images - {black:g})" if black else "images"
     raise DataError(
-        f"{found}, and must be uint8, or in all parts floats from 0 to 1 or from 0 to 255; "
-        f"take np.round(255 / {high:g} * images).astype(np.uint8) where {high:g} is white"
+        f"{right}; take np.round(255 / {high - black:g} * {above}).astype(np.uint8) "
+        f"where {black:g} is black and {high:g} is white"
     )
 
 

@@ -85,7 +85,14 @@ def test_arrays_are_copied():
     [
         (IMAGES / 16.0, LABELS, {}, r"from 0 to 15.*take np.round\(255 / 15"),
         (IMAGES - 300.0, LABELS, {}, "must be uint8, or in all parts floats from 0 to 1"),
-        (IMAGES * np.nan, LABELS, {}, "must be uint8"),
+        (IMAGES * np.nan, LABELS, {}, "must be uint8.*; not all are finite"),
+        (IMAGES + np.inf, LABELS, {}, "not all are finite"),
+        (
+            np.resize(np.int8([-128, 127]), IMAGES.shape),
+            LABELS,
+            {},
+            r"255 / 255 \* \(images - -128",
+        ),
         (IMAGES.astype(int) + 10, LABELS, {}, "must be uint8"),
         (IMAGES > 0, LABELS, {}, "images are bool, and must be uint8"),
         (IMAGES.astype(str), LABELS, {}, "must be uint8"),
