@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs" / "factors", ROOT / "experiments" / "results"
 
 NO_WARPS = dict.fromkeys(("data.rotation", "data.scale", "data.shear", "data.elastic"), 0.0)
-RATES = {"adamw": (1e-3, 3e-3, 1e-2), "muon": (1e-2, 3e-2, 1e-1)}
+RATES = {"adamw": (1e-3, 3e-3, 1e-2, 3e-2), "muon": (1e-2, 3e-2, 1e-1)}
 APART = {"data.validation_size": 10_000, "train.epochs": 8}
 CELLS = tuple((name, warps) for warps in (False, True) for name in RATES)
 
