@@ -40,7 +40,8 @@ _DECIDING = (
     "XLA_FLAGS",
 )
 # Flags of XLA that change no result.
-_HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
+_DEVICES = "--xla_force_host_platform_device_count"
+_HARMLESS = ("--xla_dump_", _DEVICES)
 
 # Seconds in which a process that only starts jax has done so, also on a busy machine.
 _START_S = 120
@@ -87,6 +88,20 @@ def deciding_variables(environment: Mapping[str, str] | None = None) -> dict[str
     words = [word for word in found["XLA_FLAGS"].split() if not word.startswith(_HARMLESS)]
     found["XLA_FLAGS"] = " ".join(words)
     return {name: value for name, value in found.items() if value}
+
+
+def forget_cpu_devices() -> None:
+    """Unsets what asks for more CPU devices than a command does, before jax is imported.
+
+    More devices than cores are more threads, with which results have other last bits. A value that
+    is no number stays, for `require_jax` to refuse.
+    """
+    if os.environ.get("JAX_NUM_CPU_DEVICES", "").isdecimal():
+        del os.environ["JAX_NUM_CPU_DEVICES"]
+    words = os.environ.get("XLA_FLAGS", "").split()
+    kept = [word for word in words if not re.fullmatch(rf"{_DEVICES}=\d+", word)]
+    if kept != words:
+        os.environ["XLA_FLAGS"] = " ".join(kept)
 
 
 def require_jax() -> None:

@@ -33,6 +33,7 @@ from rowrnn.errors import (
     nearest,
     shown,
 )
+from rowrnn.jax_settings import forget_cpu_devices
 
 _MODULES = {
     "train": "train",
@@ -96,6 +97,7 @@ def main() -> None:
     """Runs the command that the process was started with, and exits."""
     # Figures are drawn into files; another value may be none that matplotlib can load.
     os.environ["MPLBACKEND"] = "agg"
+    forget_cpu_devices()
     launcher = os.environ.pop("ROWRNN_LAUNCHER", None)
     if launcher is not None:
         threading.Thread(target=_end_without, args=(int(launcher),), daemon=True).start()

@@ -164,12 +164,16 @@ def check_divides(mesh: Mesh, batch_size: int) -> None:
 
 
 def describe(mesh: Mesh) -> dict[str, object]:
-    """What ran: platform, kind and number of devices, processes, and the cores of this machine."""
-    device = mesh.devices.flat[0]
+    """What ran: platform, kind and number of devices, processes, and this machine's cores and the
+    threads that its CPU devices share."""
+    device, cores, asked = mesh.devices.flat[0], len(_cores()), os.environ.get("NPROC", "")
     return {
         "platform": device.platform,
         "kind": device.device_kind,
         "devices": int(mesh.devices.size),
         "processes": processes.process_count(),
-        "cores": len(_cores()),
+        "cores": cores,
+        "threads": max(
+            int(asked) if asked.isdecimal() else cores, len(jax.local_devices(backend="cpu"))
+        ),
     }

@@ -414,16 +414,24 @@ def environment() -> dict[str, Any]:
 
 
 def machine_of(environment: Mapping[str, Any]) -> str:
-    """What last digits rest on, in words: versions of jax and jaxlib, the kind of processor.
+    """What last digits rest on, in words: versions of jax and jaxlib, the kind of processor, and
+    how many threads compute on a CPU.
 
     >>> versions = {"jax": "0.10.2", "jaxlib": "0.10.2"}
+    >>> cpu = {"platform": "cpu", "processor": "AMD EPYC", "threads": 2}
+    >>> machine_of({"versions": versions} | cpu)
+    'jax 0.10.2, jaxlib 0.10.2, AMD EPYC, threads: 2'
     >>> machine_of({"versions": versions, "platform": "gpu", "kind": "NVIDIA H100"})
     'jax 0.10.2, jaxlib 0.10.2, NVIDIA H100'
     """
     versions = environment["versions"]
     on_cpu = environment["platform"] == "cpu"
     processor = environment["processor"] if on_cpu else environment["kind"]
-    return f"jax {versions['jax']}, jaxlib {versions['jaxlib']}, {processor or 'unknown processor'}"
+    found = f"jax {versions['jax']}, jaxlib {versions['jaxlib']}, "
+    found += processor or "unknown processor"
+    if on_cpu and "threads" in environment:
+        found += f", threads: {environment['threads']}"
+    return found
 
 
 def _machines_before(path: Path) -> list[str]:

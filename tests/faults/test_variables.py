@@ -33,6 +33,8 @@ CHANGING = {
     "JAX_DEBUG_NANS": "1",
     "JAX_DISABLE_JIT": "1",
     "MPLBACKEND": "bogus",
+    "JAX_NUM_CPU_DEVICES": "9",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=9 {os.environ['XLA_FLAGS']}",
 }
 FAST_MATH = "--xla_cpu_enable_fast_math=true"
 
@@ -55,6 +57,9 @@ def test_no_setting_of_jax_changes_a_run(tmp_path):
     assert other["params_sha256"] == plain["params_sha256"]
     assert other["test_loss"] == plain["test_loss"]
     assert (tmp_path / "other" / "report.html").exists()
+    # More devices than cores would be more threads, and a larger network would have other bits.
+    environment = json.loads((tmp_path / "other" / "environment.json").read_text())
+    assert environment["threads"] == int(os.environ["NPROC"])
     evaluated = rowrnn_in(tmp_path, "eval", "plain", "--json", **CHANGING)
     assert evaluated["test_accuracy"] == plain["test_accuracy"]
 
