@@ -196,6 +196,7 @@ def saved_steps(path):
 
 
 # SIGTERM and SIGINT: tests/faults/test_signals.py.
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path, uncut):
     process = start("sweep", *LONG, "--run-dir=sweep", cwd=tmp_path)
     path = tmp_path / "sweep"

@@ -153,6 +153,7 @@ def test_shifts_match_numpy_and_reach_both_ends():
     assert {dy for dy, _ in seen} == {dx for _, dx in seen} == {-2, -1, 0, 1, 2}
 
 
+@pytest.mark.slow
 def test_pixels_move_with_all_their_channels():
     """A network that looks at the red alone loses as much as one of grey on the same pictures."""
     shape, hidden, classes = (6, 5), 4, 3

@@ -39,7 +39,7 @@ def litter(top, draw):
     return put
 
 
-@pytest.mark.row(18, 1, 40)
+@pytest.mark.row(18, 1, 40, slow=True)
 def test_files_of_others_are_in_nobodys_way(tmp_path, made, count, record):
     """Each directory of a run and of a sweep has two of them, at times a directory; `--resume`,
     eval, predict, report, runs, compare and extract work, and leave them alone."""

@@ -79,7 +79,7 @@ def kill(process):
     process.communicate()
 
 
-@pytest.mark.row(5, 5, 50)
+@pytest.mark.row(5, 3, 50)
 def test_a_second_writer_is_refused_and_told_who_holds_the_directory(tmp_path, count, record):
     """Refused before jax is loaded, with host, process and since when; after `kill -9` of the
     first the directory is free, and all that lay in it is still there."""

@@ -64,6 +64,7 @@ def test_no_setting_of_jax_changes_a_run(tmp_path):
     assert evaluated["test_accuracy"] == plain["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_contexts_of_a_caller_change_nothing():
     config = Config(
         ModelConfig(projection_size=0, hidden_size=8, dropout=0.1),

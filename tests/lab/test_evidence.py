@@ -145,7 +145,7 @@ def contaminated(rng, shape):
 
 @pytest.mark.parametrize("runs", [600, FULL])
 @pytest.mark.parametrize("draw", [normal, discrete, skewed, contaminated])
-@pytest.mark.parametrize("count", [5, 6, 8])
+@pytest.mark.parametrize("count", [5, 6, pytest.param(8, marks=pytest.mark.slow)])
 def test_equal_sides_are_seldom_called_different(draw, count, runs):
     a, b = draw(np.random.default_rng(count), (2, runs, count))
     flips = np.mean([sign_flips(y - x, 0.001).p_value() < 0.05 for x, y in zip(a, b, strict=True)])

@@ -509,6 +509,7 @@ def test_a_stack_goes_on_on_another_number_of_devices(
     assert_same(result, whole)
 
 
+@pytest.mark.slow
 @newer_emitters()
 def test_a_member_is_taken_out_and_ends_as_a_run_of_its_own(tmp_path, monkeypatch, solo):
     path, run = tmp_path / "sweep", tmp_path / "run"

@@ -467,6 +467,7 @@ SECOND_PART = """
 """
 
 
+@pytest.mark.slow
 def test_the_real_service_has_the_run_and_goes_on_with_it(kind, tmp_path):
     _, err = ended(python(FIRST_PART, tmp_path, KIND=kind), 1)
     assert "logger" not in err
