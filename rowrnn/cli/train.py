@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from rowrnn import config as configs
 from rowrnn.cli.report import report_at_end
 from rowrnn.cli.start import config_of, directory_of, tell_service
-from rowrnn.cli.terminal import Common, Flag, parse, plain, show_shipped
+from rowrnn.cli.terminal import Common, Flag, parse, plain, show_shipped, tell
 from rowrnn.config import Config
 from rowrnn.jax_settings import require_jax
 
@@ -105,4 +105,5 @@ def _report_training(result: "TrainResult") -> None:
             "  rowrnn data prepare mnist    # all 70,000 digits, and then",
             "  rowrnn train lstm128",
         ]
-    print("\n".join(map(plain, lines)), file=sys.stderr)
+    for line in lines:
+        tell(plain(line), sys.stderr)

@@ -21,7 +21,7 @@ from rowrnn.config import Config, DataConfig, ParallelConfig
 from rowrnn.core import step
 from rowrnn.data import Dataset, Split
 from rowrnn.data.groups import read as read_groups
-from rowrnn.errors import RunError
+from rowrnn.errors import RunError, count
 from rowrnn.figures import RowCurve
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
@@ -363,7 +363,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
 
 def draw_groups(found: Grouped, path: figures.Target, title: str) -> None:
     """Draws the accuracy of each group of images."""
-    about = f"{title}\n{len(found.names):,} groups of images"
+    about = f"{title}\n{count(len(found.names), 'group')} of images"
     if found.design_effect is not None:
         about += f", design effect {found.design_effect:.2f}"
     figures.accuracy_by_group(found.counts, found.accuracy, found.spread, path, about)
@@ -373,7 +373,9 @@ def _draw_run(found: Evaluation, accuracy: np.ndarray, path: Path) -> None:
     """Draws the accuracy after each row, [T], of a run."""
     correct = np.rint(accuracy * found.count).astype(int)
     band = np.array([stats.wilson_interval(int(right), found.count) for right in correct])
-    title = f"{found.dataset}, {found.split}: accuracy after each row, {found.count:,} images"
+    title = (
+        f"{found.dataset}, {found.split}: accuracy after each row, {count(found.count, 'image')}"
+    )
     caption = "band: 95 % interval of what another set of images would give this network"
     curves = {"": RowCurve(accuracy, band)}
     figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(accuracy))
@@ -387,7 +389,7 @@ def _draw_sweep(found: SweepRows, path: Path) -> None:
     images = " or ".join(f"{count:,}" for count in dict.fromkeys(point.count for point in points))
     title = (
         f"{names}, {found.split}: accuracy after each row, {images} images, "
-        f"{seeds:,} network{'s' if seeds > 1 else ''}"
+        f"{count(seeds, 'network')}"
     )
     known = any(point.interval is not None for point in points)
     about = "line: mean over seeds; band: its 95 % interval over seeds, for these images"

@@ -142,6 +142,8 @@ def test_eval_gives_the_figures_of_the_run(run):
     low, high = summary["interval"]
     assert low < summary["test_accuracy"] < high
     assert "most often taken for" in out
+    assert "\n\nWritten:" in out
+    assert not [line for line in out.splitlines() if line.endswith(" ")]
     written = cwd / result["run_dir"]
     assert json.loads((written / "eval-test.json").read_text()) == summary
     with Image.open(written / "eval-test.png") as picture:

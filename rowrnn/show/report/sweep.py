@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rowrnn import config as configs
+from rowrnn.errors import count
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
-from rowrnn.figures.frame import count
 from rowrnn.lab.over_images import ANOTHER_SEED, BOTH
 from rowrnn.lab.sweep import outcome
 from rowrnn.lab.sweep.outcome import SweepResult
