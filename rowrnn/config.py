@@ -80,6 +80,16 @@ _PLACES = {
 }
 """Where a dataset of one's own lies, in words."""
 
+
+def data_name(dataset: str, directory: str) -> str:
+    """What people call data: files of their own by the name of the directory or file.
+
+    >>> data_name("npz", "runs/stripes.npz"), data_name("mnist", "tensorflow_datasets")
+    ('stripes.npz', 'mnist')
+    """
+    return (dataset in _PLACES and Path(directory).name) or dataset
+
+
 _JOB = ("parallel.coordinator", "parallel.processes", "parallel.process")
 LENGTHS = frozenset({"train.examples", "train.epochs"})
 """Either sets the length of a run."""

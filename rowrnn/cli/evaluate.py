@@ -137,7 +137,7 @@ def _report_evaluation(evaluation: "Evaluation") -> None:
     print(
         f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "
         f"95 % interval {low:.4f} to {high:.4f}, loss {evaluation.loss:.4f}\n"
-        f"{count(evaluation.count, 'image')} of {plain(evaluation.dataset)}, checkpoint of step "
+        f"{count(evaluation.count, 'image')} of {plain(evaluation.called)}, checkpoint of step "
         f"{evaluation.step}"
     )
     print(f"The interval says: {THIS_NETWORK}")

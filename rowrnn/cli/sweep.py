@@ -222,13 +222,13 @@ def _report(result: "SweepResult") -> None:
     screen.print("\nTest accuracy over seeds")
     _print_table(screen, headings, rows)
     for line in outcome.in_words(result):
-        screen.print(line)
+        tell(line, sys.stderr)
     for group in summary["groups"]:
         if group["completed"] and group["failure_rate"]:
-            screen.print(_failures(group))
+            tell(_failures(group), sys.stderr)
     if summary["examples_per_s"]:
         throughput, time = summary["examples_per_s"], duration(summary["wall_s"])
-        screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")
+        tell(f"{throughput:,.0f} seed·examples/s, {time} in all", sys.stderr)
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
     tell_mixture(summary["machines"])
@@ -266,4 +266,4 @@ def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequ
             show_table(screen, made)
             return
     for row in rows:
-        screen.print(", ".join(map(" ".join, zip(headings, row, strict=True))))
+        tell(", ".join(map(" ".join, zip(headings, row, strict=True))), sys.stderr)

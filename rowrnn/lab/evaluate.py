@@ -54,6 +54,7 @@ class Evaluation(Shown):
         rows: accuracy after each row, [T]; None where it was not asked for.
         grouped: what groups of the images say; None where none were given.
         class_names: in the order of the labels; none where there are no other names than these.
+        called: what people call the data: of their own files the name of the directory or file.
     """
 
     run_dir: Path
@@ -71,6 +72,7 @@ class Evaluation(Shown):
     rows: np.ndarray | None = None
     grouped: Grouped | None = None
     class_names: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,6 +183,7 @@ def judge(
         logits=logits,
         rows=rows,
         class_names=classifier.class_names,
+        called=configs.data_name(classifier.dataset, classifier.config.data.dir),
     )
 
 
@@ -347,7 +350,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
             _draw_sweep(found, rows_path)
             return json_path, rows_path
         title = (
-            f"{found.dataset}, {found.split}: {found.right:,} of {found.count:,} right "
+            f"{found.called}, {found.split}: {found.right:,} of {found.count:,} right "
             f"({found.accuracy:.2%})"
         )
         figures.confusion_matrix(found.confusion, figure_path, title, found.class_names)
@@ -373,9 +376,7 @@ def _draw_run(found: Evaluation, accuracy: np.ndarray, path: Path) -> None:
     """Draws the accuracy after each row, [T], of a run."""
     correct = np.rint(accuracy * found.count).astype(int)
     band = np.array([stats.wilson_interval(int(right), found.count) for right in correct])
-    title = (
-        f"{found.dataset}, {found.split}: accuracy after each row, {count(found.count, 'image')}"
-    )
+    title = f"{found.called}, {found.split}: accuracy after each row, {count(found.count, 'image')}"
     caption = "band: 95 % interval of what another set of images would give this network"
     curves = {"": RowCurve(accuracy, band)}
     figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(accuracy))

@@ -468,7 +468,7 @@ class _Sweep:
         config = spec.config
         title = f"{count(len(records), 'member')}, {count(len(spec.seeds), 'seed')}"
         if "data.dataset" not in spec.grid:
-            title += f" of {config.data.dataset}"
+            title += f" of {configs.data_name(config.data.dataset, config.data.dir)}"
         title += {"both": "", "init": ", initial parameters vary", "data": ", data order varies"}[
             spec.vary
         ]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rowrnn import config as configs
 from rowrnn import figures
 from rowrnn.config import Config
 from rowrnn.data import Dataset, Split
@@ -227,9 +228,10 @@ def _verdict(run: _Run) -> str:
         if result and run.which != "last":
             return f"As it was at step {tested.step:,} of {result.steps:,}: {found}"
     if result:
+        data = configs.data_name(result.dataset, run.config.data.dir)
         return found or (
-            f"{page.share(result.test_accuracy)} of the test images of {result.dataset} right, by "
-            "its own account; its mistakes cannot be shown here."
+            f"{page.share(result.test_accuracy)} of the test images of {data} right, by its own "
+            "account; its mistakes cannot be shown here."
         )
     state, step = runs.unfinished(run.path)
     facts = checkpoint.newest_facts(run.path / "checkpoints")
@@ -284,9 +286,10 @@ def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
     network = f"{count(model.layers, 'layer')} of {count(model.hidden_size, 'unit')}"
     if result:
         epochs = f"{result.epochs:.3g}"
+        data = configs.data_name(result.dataset, run.config.data.dir)
         found += [
             ("Trained on", f"{result.examples:,}", f"examples, {epochs} "
-             f"epoch{'s' * (epochs != '1')} of {result.dataset}"),
+             f"epoch{'s' * (epochs != '1')} of {data}"),
             ("Training time", page.duration(result.train_s),
              f"and {page.duration(result.compile_s)} of compiling"),
             ("Throughput", f"{result.examples_per_s:,.0f}", "examples/s"),

@@ -153,7 +153,9 @@ def _present(drawn: dict[str, Drawing], *names: str) -> list[Drawing]:
 def _verdict(result: SweepResult, spec: Spec) -> str:
     """The main thing, in one sentence."""
     summary, failed = result.summary, len(result.failed)
-    data = "" if "data.dataset" in spec.grid else f" on {spec.config.data.dataset}"
+    place = spec.config.data
+    name = configs.data_name(place.dataset, place.dir)
+    data = "" if "data.dataset" in spec.grid else f" on {name}"
     members_ = count(len(result.members), "member")
     if not summary["completed"]:
         ended = "all have diverged" if failed else "none has finished yet"
