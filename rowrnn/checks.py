@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rowrnn.errors import NAME, DataError, cut, shown
+from rowrnn.errors import NAME, DataError, cut, say, shown
 
 _MOST_CLASSES = 65_536
 _CLASS_NAME = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,100}"
@@ -191,7 +191,7 @@ def _scale(*parts: np.ndarray) -> int:
         if parts[0].dtype.kind != "f" or high >= 128:
             return 1
         if high <= 1:
-            print(f"rowrnn: {found}, and are taken times 255", file=sys.stderr)
+            say(f"{found}, and are taken times 255")
             return 255
     right = f"{found}, and must be uint8, or in all parts floats from 0 to 1 or from 0 to 255"
     if not math.isfinite(high - low):

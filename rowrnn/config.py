@@ -80,6 +80,16 @@ _PLACES = {
 }
 """Where a dataset of one's own lies, in words."""
 
+
+def data_name(dataset: str, directory: str) -> str:
+    """What people call data: files of their own by the name of the directory or file.
+
+    >>> data_name("npz", "runs/stripes.npz"), data_name("mnist", "tensorflow_datasets")
+    ('stripes.npz', 'mnist')
+    """
+    return (dataset in _PLACES and Path(directory).name) or dataset
+
+
 _JOB = ("parallel.coordinator", "parallel.processes", "parallel.process")
 LENGTHS = frozenset({"train.examples", "train.epochs"})
 """Either sets the length of a run."""
@@ -142,7 +152,8 @@ class DataConfig:
         ]
         | _Tfds
     ) = "mnist_sample"
-    """mnist_sample ships with rowrnn; idx, folder and npz lie in data.dir; arrays: from Python."""
+    """mnist_sample ships with rowrnn; idx, folder, npz: in data.dir; arrays: from Python. Also
+    tfds:NAME, a set that TFDS has prepared, such as tfds:cifar10 or tfds:emnist/letters."""
     dir: _Text = ""
     """idx, folder: their directory; npz: the file. Otherwise that of TFDS (TFDS_DATA_DIR)."""
     manual_dir: _Text = ""
@@ -150,9 +161,9 @@ class DataConfig:
     pictures: Literal["digit", "as_is"] | None = None
     """digit: cut out, centred, light on black, as in MNIST. as_is: resized. Unset: by dataset."""
     rows: _Side | None = None
-    """folder, tfds: height to which pictures are resized; unset: that of the most."""
+    """folder, tfds: height to which pictures are resized; unset: the most frequent."""
     columns: _Side | None = None
-    """folder, tfds: width to which pictures are resized; unset: that of the most."""
+    """folder, tfds: width to which pictures are resized; unset: the most frequent."""
     channels: Annotated[int, Meta(ge=1, le=3)] | None = None
     """folder, tfds: 1 reads grey, 3 colour, each row as columns × channels; unset: as they are."""
     test_share: Annotated[float, Meta(ge=0.001, le=0.999)] = 0.2

@@ -2,12 +2,16 @@
 
 Every message names the thing, its value, what would be right and what to do next. The command
 line prints the message without a traceback (``--debug`` shows it) and exits with ``exit_code``.
-`shown`, `cut` and `nearest` are the words that all messages share.
+`shown`, `cut`, `nearest` and `count` are the words that all messages share, and `say` and `tell`
+print a line as a terminal takes it.
 """
 
 import difflib
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 NAME = r"\w[\w .+-]{0,59}"
 """What data that was given as arrays may be called."""
@@ -31,10 +35,6 @@ class ConfigError(RowRNNError):
     """A flag, a config file or a combination of values is wrong."""
 
     exit_code = 2
-
-
-class UsageError(ConfigError):
-    """The arguments of a command are wrong, which stderr says already, over several lines."""
 
 
 class DataError(RowRNNError):
@@ -101,3 +101,47 @@ def nearest(name: Any, valid: Iterable[str], otherwise: str | None = None) -> st
     if close:
         return f"; did you mean {close[0]}?"
     return f"; valid names: {', '.join(valid)}" if otherwise is None else otherwise
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count(1, "seed"), count(1200, "seed"), count(2, "class")
+    ('1 seed', '1,200 seeds', '2 classes')
+    """
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def say(text: str) -> None:
+    """Prints a line of rowrnn's own on stderr."""
+    tell(f"rowrnn: {plain(text)}", sys.stderr)
+
+
+def tell(line: str, stream: IO[str]) -> None:
+    """Prints a line, on a terminal as several where it is too long for it."""
+    print(fold(line) if stream.isatty() else line, file=stream)
+
+
+def fold(text: str) -> str:
+    """Text without lines longer than the terminal, broken between words alone.
+
+    A blank line stays where it is; lines that follow each other are one paragraph, and all are
+    indented as the first.
+    """
+    wrapper = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * (len(text) - len(text.lstrip(" "))),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n\n".join(map(wrapper.fill, text.split("\n\n")))
+
+
+def plain(text: str) -> str:
+    """Text without control characters, which a file name could smuggle to the terminal.
+
+    >>> plain("one\\x1b[2J\\ntwo")
+    'one\\\\x1b[2J\\\\ntwo'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

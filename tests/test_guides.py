@@ -177,7 +177,7 @@ def chosen(printed: str, slices: str) -> str:
         part
         for line in printed.rstrip("\n").split("\n")
         if not _PROGRESS.match(line)
-        for part in ([line] if len(line) <= 80 else textwrap.wrap(line, 80))
+        for part in ([line] if len(line) <= 80 else _fold(line))
     ]
     places: list[int] = []
     made, gaps = [], []
@@ -192,6 +192,11 @@ def chosen(printed: str, slices: str) -> str:
     if places and places[-1] < len(lines) - 1:
         text.append(_LEFT_OUT)
     return "".join(f"{line}\n" for line in text)
+
+
+def _fold(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    return textwrap.wrap(line, 80, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def refresh(page: str) -> None:

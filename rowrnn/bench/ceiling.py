@@ -56,10 +56,11 @@ def summary(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The best rates among figures: ``sgemm_gflops``, ``gemm_gflops`` by type, ``copy_gb_per_s``.
 
     ``sgemm_gflops`` is that of float32 throughout, whatever shortcuts the device offers, and
-    ``copy_gb_per_s`` that of the largest array, which no cache holds.
+    ``copy_gb_per_s`` that of the largest array, which no cache holds; each is None where none was
+    measured.
     """
     rates: dict[str, float] = {}
-    bandwidth, largest = 0.0, 0
+    bandwidth, largest = None, 0
     for entry in figures:
         kind = entry["case"]["type"]
         if kind == "copy":

@@ -158,7 +158,9 @@ def _ceiling_pieces(document: Document) -> Iterator[Piece]:
         for entry in record.timed(document)
     ]
     yield _table(("figure", "ms", "IQR", "GFLOP/s", "GB/s"), rows)
-    yield f"best: {_rates(document['gemm_gflops'])}; copy {document['copy_gb_per_s']:.0f} GB/s"
+    copied = document["copy_gb_per_s"]
+    copy = f"copy {copied:.0f} GB/s" if copied else ""
+    yield f"best: {'; '.join(filter(None, (_rates(document['gemm_gflops']), copy)))}"
 
 
 def _scaling_pieces(document: Document) -> Iterator[Piece]:

@@ -29,7 +29,6 @@ from rowrnn.errors import (
     JobError,
     RowRNNError,
     RunError,
-    UsageError,
     nearest,
     shown,
 )
@@ -234,9 +233,7 @@ def _run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exception(error)
         if not error.on_all or _job() is None or _job().is_process_0():
-            # The parser of the arguments has told its own errors already.
-            told = "--debug" in arguments or isinstance(error, UsageError)
-            _tell_error(arguments, str(error), error.exit_code, told=told)
+            _tell_error(arguments, str(error), error.exit_code, told="--debug" in arguments)
         if not error.on_all:
             _end_within(_ALONE_S, error.exit_code)
         return error.exit_code

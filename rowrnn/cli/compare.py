@@ -1,6 +1,7 @@
 """``rowrnn compare``."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, Flag, parse, plain, say, tell_mixture
+from rowrnn.cli.terminal import Common, Flag, parse, plain, say, tell, tell_mixture
 
 if TYPE_CHECKING:
     from rowrnn.lab.compare import Pair, Side
@@ -25,7 +26,7 @@ class CompareArguments(Common):
 
     a: Annotated[Positional[Path], arg(metavar="SWEEP")]
     """The sweep to compare with."""
-    b: Annotated[Positional[Path | None], arg(metavar="SWEEP")] = None
+    b: Annotated[Positional[Path | None], arg(metavar="[SWEEP]")] = None
     """The sweep to judge."""
     margin: Annotated[float | None, arg(metavar="SHARE")] = None
     """Ask too whether they are the same within this difference in accuracy, such as 0.002."""
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     if given.format == "text":
         for pair in found.pairs:
-            print("\n".join(_in_words(pair, len(found.pairs), found.margin)))
+            for line in _in_words(pair, len(found.pairs), found.margin):
+                tell(line, sys.stdout)
     else:
         from rowrnn.show import tables
 

@@ -1,5 +1,6 @@
 """``rowrnn eval``."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,13 @@ from rowrnn.cli.terminal import (
     parse,
     plain,
     require_text,
+    show_table,
     table,
+    tell,
     tell_written,
 )
 from rowrnn.config import Config, ParallelConfig
-from rowrnn.errors import ConfigError, cut
+from rowrnn.errors import ConfigError, count, cut
 from rowrnn.jax_settings import require_jax
 
 if TYPE_CHECKING:
@@ -97,15 +100,16 @@ def _report_sweep(found: "SweepRows") -> None:
     from rowrnn.lab.over_images import ANOTHER_SEED
 
     for point in found.points:
-        count = len(point.members)
         place = f"{plain(point.point)}: " if point.point else ""
-        print(
-            f"{place}{found.split} accuracy of {count:,} network{'s' if count > 1 else ''} on "
-            f"{point.count:,} images of {plain(point.dataset)}"
+        tell(
+            f"{place}{found.split} accuracy of {count(len(point.members), 'network')} on "
+            f"{count(point.count, 'image')} of {plain(point.dataset)}",
+            sys.stdout,
         )
+        print()
         _report_rows(point.mean, point.interval)
         if point.interval is not None:
-            print(f"The intervals say: {ANOTHER_SEED}")
+            tell(f"The intervals say: {ANOTHER_SEED}", sys.stdout)
         print()
 
 
@@ -118,10 +122,11 @@ def _report_rows(accuracy: "np.ndarray", interval: "np.ndarray | None" = None) -
         between = [] if interval is None else ["{:.4f} to {:.4f}".format(*interval[row])]
         lines.append([str(row + 1), f"{value:.4f}", *between, bar * round(30 * value)])
     headings = ["row", "accuracy", *(["95 % interval"] if interval is not None else [])]
-    console().print(table(headings, lines, ""))
-    print(
+    show_table(console(), table(headings, lines, ""))
+    tell(
         f"From row {stats.settled_row(accuracy)} of {len(accuracy)} on it stays within one point "
-        "of its last value"
+        "of its last value",
+        sys.stdout,
     )
 
 
@@ -132,26 +137,26 @@ def _report_evaluation(evaluation: "Evaluation") -> None:
     print(
         f"{evaluation.split} accuracy {evaluation.accuracy:.4f}, "
         f"95 % interval {low:.4f} to {high:.4f}, loss {evaluation.loss:.4f}\n"
-        f"{evaluation.count:,} images of {plain(evaluation.dataset)}, checkpoint of step "
+        f"{count(evaluation.count, 'image')} of {plain(evaluation.called)}, checkpoint of step "
         f"{evaluation.step}"
     )
     print(f"The interval says: {THIS_NETWORK}")
-    if evaluation.grouped is not None:
-        print(*evaluation.grouped.in_words("this network"), sep="\n")
+    for line in evaluation.grouped.in_words("this network") if evaluation.grouped else ():
+        tell(line, sys.stdout)
     print()
     lines, names = [], [plain(cut(name)) for name in evaluation.names]
     for label, row in enumerate(evaluation.confusion):
         errors = row.copy()
         errors[label] = 0
         worst = int(errors.argmax())
-        times = "time" if errors[worst] == 1 else "times"
-        mistake = f"{names[worst]}  ({errors[worst]} {times})" if errors[worst] else ""
+        mistake = f"{names[worst]}  ({count(errors[worst], 'time')})" if errors[worst] else ""
         share = f"{evaluation.per_class[label]:.4f}" if row.sum() else "-"
         lines.append((names[label], f"{row.sum():,}", share, mistake))
-    console().print(table(("class", "images", "accuracy"), lines, "most often taken for"))
+    headings = ("class", "images", "accuracy")
+    show_table(console(), table(headings, lines, "most often taken for"))
     if absent := [names[label] for label, row in enumerate(evaluation.confusion) if not row.sum()]:
-        print(f"No {evaluation.split} image is of class {', '.join(absent)}")
+        tell(f"No {evaluation.split} image is of class {', '.join(absent)}", sys.stdout)
+    print()
     if evaluation.rows is not None:
-        print()
         _report_rows(evaluation.rows)
         print()

@@ -1,5 +1,6 @@
 """``rowrnn extract``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rowrnn.cli.terminal import Common, parse, plain, require_text
+from rowrnn.cli.terminal import Common, parse, plain, require_text, tell
 from rowrnn.jax_settings import require_devices, require_jax
 
 
@@ -15,8 +16,8 @@ from rowrnn.jax_settings import require_devices, require_jax
 class ExtractArguments(Common):
     """Take a member of a sweep out as a single run.
 
-    One that was in progress when the sweep was stopped, or that has ended and was kept
-    (rowrnn sweep --keep all); rowrnn train --resume goes on with it, eval and predict use it.
+    One that was in progress when the sweep was stopped, or that has ended and was kept (rowrnn
+    sweep --keep all); rowrnn train --resume goes on with it, eval and predict use it.
     """
 
     sweep: Annotated[Positional[Path], arg(metavar="SWEEP")]
@@ -38,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
 
     extract(given.sweep, given.member, given.to)
     path = plain(str(given.to))
-    print(
-        f"{plain(given.member)} is now a run of its own; go on with: rowrnn train --resume {path}"
+    tell(
+        f"{plain(given.member)} is now a run of its own; go on with: rowrnn train --resume {path}",
+        sys.stdout,
     )
     given.answer({"run_dir": str(given.to)})
     return 0

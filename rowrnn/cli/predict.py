@@ -1,5 +1,6 @@
 """``rowrnn predict``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from rowrnn.cli.terminal import (
     plain,
     require_text,
     say,
+    tell,
     tell_written,
 )
-from rowrnn.errors import ConfigError, DataError
+from rowrnn.errors import ConfigError, DataError, count
 from rowrnn.jax_settings import require_devices, require_jax
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class PredictArguments(Common):
     """
 
     run: Run
-    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="PICTURE")]
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="PICTURE ...")]
     """PNG, JPEG or IDX files, directories of pictures, or patterns such as "scans/**/*.png"."""
     pictures: Literal["digit", "as_is"] | None = None
     """What is done to a picture, instead of what was done in training."""
@@ -62,9 +64,11 @@ def main(arguments: Sequence[str]) -> int:
 
     how: dict[str, Any] = {"which": given.checkpoint, "pictures": given.pictures}
     if given.out is not None:
-        count, failed = predict.write(given.out, predict.stream(given.run, given.paths, **how), say)
-        tell_written(f"{given.out} ({count:,} pictures)")
-        given.answer({"out": str(given.out), "pictures": count, "failed": failed})
+        written, failed = predict.write(
+            given.out, predict.stream(given.run, given.paths, **how), say
+        )
+        tell_written(f"{given.out} ({count(written, 'picture')})")
+        given.answer({"out": str(given.out), "pictures": written, "failed": failed})
         return DataError.exit_code if failed else 0
     predictions, problems = predict.predict(given.run, given.paths, **how)
     for prediction in predictions:
@@ -82,9 +86,10 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
     if prediction.runner_up is not None:
         runner_up = plain(prediction.names[prediction.runner_up])
         then = f"then {runner_up} ({prediction.runner_up_probability:.1%})"
-    print(
+    tell(
         f"{plain(prediction.path)}: {plain(prediction.name)} ({prediction.probability:.1%}), "
-        f"{then}{read_as}{prediction.warning and '; warning: ' + prediction.warning}"
+        f"{then}{read_as}{prediction.warning and '; warning: ' + prediction.warning}",
+        sys.stdout,
     )
     if rows:
         drawn, names = marks(), [plain(name) for name in prediction.names]

@@ -1,6 +1,7 @@
 """``rowrnn read``."""
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from rowrnn.cli.terminal import (
     parse,
     plain,
     require_text,
+    tell,
     tell_written,
 )
 from rowrnn.jax_settings import require_devices, require_jax
@@ -88,14 +90,16 @@ def _report(reading: "Reading") -> None:
     read_as = ", dark on light" if reading.inverted else ""
     warning = reading.warning and f"; warning: {reading.warning}"
     name = plain(reading.name)
-    print(f"{name}, read by the checkpoint of step {reading.step}{read_as}{warning}\n")
+    tell(f"{name}, read by the checkpoint of step {reading.step}{read_as}{warning}", sys.stdout)
+    print()
     screen = console()
     for line in _lines(
         reading, marks(), coloured=bool(screen.color_system) and not screen.no_color
     ):
         screen.print(line, soft_wrap=True)  # That is, not wrapped by rich.
     words = reading.words()
-    print(f"\n{words[0].upper()}{plain(words[1:])}.")
+    print()
+    tell(f"{words[0].upper()}{plain(words[1:])}.", sys.stdout)
 
 
 def _lines(reading: "Reading", drawn: Marks, *, coloured: bool) -> "list[Text]":

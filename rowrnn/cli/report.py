@@ -1,5 +1,7 @@
 """``rowrnn report``."""
 
+import contextlib
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ class ReportArguments(Common):
     runs and sweeps: their curves over each other, and in what they differ.
     """
 
-    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="PATH")]
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="PATH ...")]
     """The directory of a run or a sweep, or several; or the JSON file of rowrnn bench --out."""
     to: Annotated[Path | None, arg(metavar="FILE.html")] = None
     """The page; unset: report.html there, FILE.html beside FILE.json, side_by_side.html here."""
@@ -82,8 +84,9 @@ def report_at_end(path: str | Path) -> None:
     try:
         from rowrnn.show.report import report
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What there is to say was said on the way.
+        # What there is to say was said on the way.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
             made = report(path)
     except KeyboardInterrupt:
         say(f"warning: no report, on Ctrl-C; rowrnn report {path} writes it")

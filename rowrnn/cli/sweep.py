@@ -20,12 +20,13 @@ from rowrnn.cli.terminal import (
     parse,
     plain,
     say,
+    show_table,
     table,
     tell,
     tell_mixture,
 )
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, shown
+from rowrnn.errors import ConfigError, count, shown
 from rowrnn.jax_settings import require_jax
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
@@ -178,12 +179,11 @@ def _show_plan(plan: "Plan") -> None:
     """A line for each group and one for all, on stderr."""
     points = f" at {plan.points} points" if plan.points > 1 else ""
     known = f", {plan.reused} of them recorded already" if plan.reused else ""
-    devices = f"{plan.devices} device" + ("s" if plan.devices > 1 else "")
     lines = [
-        f"Sweep of {plan.members} members{points}{known}",
-        f"{plan.strategy} on {devices}, {plan.compilations} compilation"
-        + ("s" if plan.compilations != 1 else "")
-        + f", {plan.examples:,} examples, about {duration(plan.seconds)}",
+        f"Sweep of {count(plan.members, 'member')}{points}{known}",
+        f"{plan.strategy} on {count(plan.devices, 'device')}, "
+        f"{count(plan.compilations, 'compilation')}, {count(plan.examples, 'example')}, "
+        f"about {duration(plan.seconds)}",
     ]
     for group in plan.groups:
         memory = ""
@@ -222,13 +222,13 @@ def _report(result: "SweepResult") -> None:
     screen.print("\nTest accuracy over seeds")
     _print_table(screen, headings, rows)
     for line in outcome.in_words(result):
-        screen.print(line)
+        tell(line, sys.stderr)
     for group in summary["groups"]:
         if group["completed"] and group["failure_rate"]:
-            screen.print(_failures(group))
+            tell(_failures(group), sys.stderr)
     if summary["examples_per_s"]:
         throughput, time = summary["examples_per_s"], duration(summary["wall_s"])
-        screen.print(f"{throughput:,.0f} seed·examples/s, {time} in all")
+        tell(f"{throughput:,.0f} seed·examples/s, {time} in all", sys.stderr)
     for record in result.failed:
         say(f"{record.name} diverged at step {record.steps}; it is in no statistic")
     tell_mixture(summary["machines"])
@@ -263,7 +263,7 @@ def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequ
     for close in (False, True):
         made.pad_edge, made.collapse_padding = not close, close
         if screen.measure(made, options=unbounded).maximum <= screen.width:
-            screen.print(made)
+            show_table(screen, made)
             return
     for row in rows:
-        screen.print(", ".join(map(" ".join, zip(headings, row, strict=True))))
+        tell(", ".join(map(" ".join, zip(headings, row, strict=True))), sys.stderr)

@@ -8,18 +8,17 @@ import json
 import re
 import shutil
 import sys
-import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
 from rowrnn import config as configs
 from rowrnn.config import Config
-from rowrnn.errors import ConfigError, UsageError, cut, nearest
+from rowrnn.errors import ConfigError, cut, fold, nearest, plain, say, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 _Arguments = TypeVar("_Arguments")
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """A switch that is off unless given: there is no --no-switch."""
 
 
@@ -60,11 +59,11 @@ class DataPlace:
 
 
 def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Arguments:
-    """Arguments to a dataclass; prints what is wrong and exits with 2 where they are no good.
+    """Arguments to a dataclass.
 
-    Raises `ConfigError` for an option that the command does not have, with the nearest that it has,
-    and for a value that the config cannot have. tyro would say so too, but only after a third of a
-    second.
+    Raises `ConfigError` where they are no good: for an option that the command does not have, with
+    the nearest that it has, and for a value that the config cannot have, before tyro is asked,
+    which takes a third of a second.
     """
     options = dict(options_of(kind))
     for option, text in given_options(arguments):
@@ -79,17 +78,48 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(printed):
             return tyro.cli(kind, prog=f"rowrnn {command}", args=arguments)
     except SystemExit as left:
-        # tyro folds the boxes of its help alone, not the usage and the description.
-        print("\n".join(map(_fold_long, printed.getvalue().split("\n"))), end="")
-        text = complaint.getvalue()
-        # tyro repeats what it was given; otherwise its own colours are all that is not plain.
-        if not "".join(arguments).isprintable():
-            text = "\n".join(map(plain, text.split("\n")))
-        print(text, end="", file=sys.stderr)
         if left.code:
-            words = re.sub(r"[^\w\s]{3,}|[╭╮╰╯│─]", " ", plain(text.replace("\n", " ")))
-            raise UsageError(" ".join(words.split())) from left
+            raise ConfigError(_in_a_sentence(command, complaint.getvalue())) from left
+        # tyro folds the boxes of its help alone, not the usage and the description.
+        lines = map(_fold_long, _without_empty_defaults(printed.getvalue()).split("\n"))
+        print("\n".join(lines if printed.isatty() else map(str.rstrip, lines)), end="")
         raise
+
+
+# What tyro says in a box, and what is said instead.
+_COMPLAINTS = {
+    r"[Ii]nvalid choice '(.*)' for argument '(.+?)'\. Expected one of \((.*?),?\)":
+        "{1} {0}: must be one of {2}",
+    r"Error parsing (\S+): .*invalid literal for int.*?: '(.*?)'": "{0} {1}: must be an integer",
+    r"Error parsing (\S+): .*could not convert .* float: '(.*?)'": "{0} {1}: must be a number",
+    r"Missing value for argument '(.+?)'": "{0} needs a value",
+    r"Unrecognized options: (.*)": "unknown argument {0}",
+}  # fmt: skip
+
+
+def _in_a_sentence(command: str, complaint: str) -> str:
+    """What tyro says is wrong, as other errors are told."""
+    complaint, _, _ = complaint.partition("For full helptext")
+    text = words = " ".join(re.sub(r"-{3,}", " ", complaint).split())
+    if words.startswith("Required options"):
+        names = re.findall(r"^ {6}(\S.*?) *$", complaint, re.MULTILINE)
+        text = f"{command} needs {', '.join(names)}"
+    for pattern, sentence in _COMPLAINTS.items():
+        if found := re.search(pattern, words):
+            text = sentence.format(*map(cut, found.groups())).replace("'", "")
+    return f"{text}; rowrnn {command} --help shows all"
+
+
+def _without_empty_defaults(text: str) -> str:
+    """The help without defaults that say nothing, and without lines that had nothing else."""
+    gap = r"(?:[\s│]|\x1b\[[\d;]*m)*"
+
+    def blank(found: re.Match[str]) -> str:
+        return "\0" * len("(default:") + found[1] + "\0" * len(found[2] + ")")
+
+    text = re.sub(rf"\(default:({gap})(None|''|)\)", blank, text)
+    lines = (line for line in text.split("\n") if not re.fullmatch(rf"(?=.*\0)(?:\0|{gap})*", line))
+    return "\n".join(lines).replace("\0", " ")
 
 
 class _Captured(io.StringIO):
@@ -184,6 +214,13 @@ def table(
     return made
 
 
+def show_table(screen: "Console", made: "Table") -> None:
+    """Prints a table, without the blanks by which rich makes all lines of one length."""
+    with screen.capture() as captured:
+        screen.print(made)
+    screen.file.write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))
+
+
 @dataclass(frozen=True)
 class Marks:
     """Characters for values from 0 to 1: by lightness, by height, and to make bars of."""
@@ -228,34 +265,3 @@ def tell_mixture(machines: Sequence[str]) -> None:
     if len(machines) > 1:
         say(f"trained on {len(machines)} kinds of machine, whose last digits differ: "
             + "; ".join(machines))  # fmt: skip
-
-
-def say(text: str) -> None:
-    """Prints a line of rowrnn's own on stderr."""
-    tell(f"rowrnn: {plain(text)}", sys.stderr)
-
-
-def tell(line: str, stream: IO[str]) -> None:
-    """Prints a line, on a terminal as several where it is too long for it."""
-    print(fold(line) if stream.isatty() else line, file=stream)
-
-
-def fold(text: str) -> str:
-    """Text without lines longer than the terminal, broken between words alone.
-
-    A blank line stays where it is; lines that follow each other are one paragraph.
-    """
-    width = shutil.get_terminal_size().columns
-    return "\n\n".join(
-        textwrap.fill(paragraph, width, break_long_words=False, break_on_hyphens=False)
-        for paragraph in text.split("\n\n")
-    )
-
-
-def plain(text: str) -> str:
-    """Text without control characters, which a file name could smuggle to the terminal.
-
-    >>> plain("one\\x1b[2J\\ntwo")
-    'one\\\\x1b[2J\\\\ntwo'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from rowrnn import config as configs
 from rowrnn.cli.report import report_at_end
 from rowrnn.cli.start import config_of, directory_of, tell_service
-from rowrnn.cli.terminal import Common, Flag, parse, plain, show_shipped
+from rowrnn.cli.terminal import Common, Flag, parse, plain, show_shipped, tell
 from rowrnn.config import Config
 from rowrnn.jax_settings import require_jax
 
@@ -68,7 +68,7 @@ def _run(given: TrainArguments, config: Config, run_dir: Path) -> int:
     )
     if not parallel.is_process_0():
         return 0
-    _report_training(result)
+    _report_training(result, config.data.dir, resumed=given.resume is not None)
     tell_service(run_dir)
     # Not what the result names: a run may have been moved since.
     report_at_end(run_dir)
@@ -85,12 +85,14 @@ def _list(given: TrainArguments) -> int:
     return 0
 
 
-def _report_training(result: "TrainResult") -> None:
-    """Says what came out and what to do next."""
+def _report_training(result: "TrainResult", where: str, *, resumed: bool) -> None:
+    """Says what came out on the data that lies there, and what to do next."""
+    from rowrnn import data
+
     run = result.run_dir
     validation = result.validation_accuracy
     lines = [
-        f"Test accuracy {result.test_accuracy:.4f} on {result.dataset}"
+        f"Test accuracy {result.test_accuracy:.4f} on {configs.data_name(result.dataset, where)}"
         + ("" if validation is None else f", validation accuracy {validation:.4f}"),
         f"Trained on {result.examples:,} examples in {result.train_s:.1f} s, "
         f"{result.examples_per_s:,.0f} examples/s",
@@ -100,9 +102,9 @@ def _report_training(result: "TrainResult") -> None:
         f"  rowrnn eval {run}",
         f"  rowrnn predict {run} PICTURE.png",
     ]
-    if result.dataset == "mnist_sample":
-        lines += [
-            "  rowrnn data prepare mnist    # all 70,000 digits, and then",
-            "  rowrnn train lstm128",
-        ]
-    print("\n".join(map(plain, lines)), file=sys.stderr)
+    if result.dataset == "mnist_sample" and not resumed:
+        if not data.is_prepared("mnist"):
+            lines.append("  rowrnn data prepare mnist    # all 70,000 digits, and then")
+        lines.append("  rowrnn train lstm128")
+    for line in lines:
+        tell(plain(line), sys.stderr)

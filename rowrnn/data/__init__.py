@@ -23,10 +23,10 @@ from rowrnn.data.arrays import (
     read_class_names,
     warn_of_what_teaches_nothing,
 )
-from rowrnn.data.tfds_sets import prepare
+from rowrnn.data.tfds_sets import is_prepared, prepare
 from rowrnn.errors import ConfigError, DataError
 
-__all__ = ["Dataset", "Split", "load", "prepare", "split"]
+__all__ = ["Dataset", "Split", "is_prepared", "load", "prepare", "split"]
 
 # The notebook's reader split MNIST so.
 _VALIDATION_SIZE = 5_000

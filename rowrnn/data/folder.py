@@ -9,7 +9,6 @@ import csv
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,7 @@ from rowrnn.checks import check_class_names, fingerprint
 from rowrnn.config import DataConfig
 from rowrnn.data import cache, pictures
 from rowrnn.data.arrays import Arrays, Loaded, channels_of
-from rowrnn.errors import ConfigError, DataError, cut
+from rowrnn.errors import ConfigError, DataError, count, cut, say
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _VALIDATION = ("validation", "valid", "val")
@@ -167,7 +166,7 @@ def _find(root: Path, given: str) -> list[_File]:
             there = list_pictures(place / label) if (place / label).is_dir() else None
             found += [_File(part, label, path) for path in there or ()]
             if there == []:
-                _say(f"{place / label} holds no PNG or JPEG file, and is taken for no class")
+                say(f"{place / label} holds no PNG or JPEG file, and is taken for no class")
     classes = {part: {file.label for file in found if file.part == part} for part in parts}
     for label in sorted(set().union(*classes.values())):
         try:
@@ -264,10 +263,10 @@ def _arrays(files: Sequence[_File], names: Sequence[str], config: DataConfig) ->
     counts = ", ".join(f"{cut(name)} {labels.tolist().count(i)}" for i, name in enumerate(names))
     colour = "colour" if images.ndim == 4 else "grey"
     kinds = len(set(sizes) | {shape}) - 1
-    _say(
-        f"{config.dir}: {size:,} pictures to train on and {len(files) - size:,} to test on "
+    say(
+        f"{config.dir}: {count(size, 'picture')} to train on and {len(files) - size:,} to test on "
         f"({cut(counts)}), {shape[0]}×{shape[1]} pixels in {colour}"
-        + (f", resized from {kinds} other size{'s' * (kinds > 1)}" if kinds else "")
+        + (f", resized from {count(kinds, 'other size')}" if kinds else "")
     )
     return Arrays(images[:size], labels[:size], images[size:], labels[size:])
 
@@ -313,9 +312,4 @@ def _keep_split(path: Path, files: Sequence[_File], root: Path) -> None:
             csv.writer(file).writerows([("part", "class", "path"), *rows])
     except OSError:
         return
-    _say(f"which picture is in which part is written in {path}")
-
-
-def _say(text: str) -> None:
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    print(f"rowrnn: {''.join(shown)}", file=sys.stderr)
+    say(f"which picture is in which part is written in {path}")

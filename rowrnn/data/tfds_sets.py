@@ -91,6 +91,11 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "") -> Path:
     return directory
 
 
+def is_prepared(name: str, data_dir: str = "") -> bool:
+    """Whether `prepare` has been here before."""
+    return _is_there(_directory(name, data_dir))
+
+
 def load(config: DataConfig) -> Loaded:
     """A prepared dataset, in the order of the original files.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rowrnn.errors import count
 from rowrnn.figures import frame
 from rowrnn.figures.drawing import Target
 
@@ -112,14 +113,14 @@ def _about_seeds(groups: Sequence[np.ndarray], with_seeds: bool) -> str:
     if counts == [1]:
         return "one seed"
     fewest = f"{counts[0]:,} to " if len(counts) > 1 else ""
-    among = f"{fewest}{frame.count(counts[-1], 'seed')}"
+    among = f"{fewest}{count(counts[-1], 'seed')}"
     text = f"line: median of {among}; band: 10th to 90th percentile"
     if with_seeds:
         some = f"{_SEEDS_OF_A_GROUP} seeds, from the worst to the best"
         text += f"; faint: {'every seed' if counts[-1] <= _SEEDS_OF_A_GROUP else some}"
     stopped = sum(int(np.sum(~np.isfinite(values[:, -1]))) for values in groups)
     if stopped:
-        text += f"; {frame.count(stopped, 'seed')} stopped early and left out from there on"
+        text += f"; {count(stopped, 'seed')} stopped early and left out from there on"
     return text
 
 

@@ -207,15 +207,6 @@ def short(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> count(1, "seed"), count(1200, "seed")
-    ('1 seed', '1,200 seeds')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def digits(interval: tuple[float, float] | None) -> int:
     """Decimals that show two digits of an interval's width, at least four."""
     if interval is None or interval[0] == interval[1]:

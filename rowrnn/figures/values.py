@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rowrnn.errors import count
 from rowrnn.figures import drawing, frame
 from rowrnn.figures.drawing import Drawing, Target
 
@@ -105,12 +106,12 @@ def _write_beside(axes: "Axes", rows: Sequence[_Row]) -> None:
         axes, 1, "mean [95 % interval]", transform=axes.transAxes, va="bottom", color="0.35"
     )
     for row in rows:
-        count, mean = len(row.values), "none completed"
-        seeds = frame.count(row.total, "seed")
-        if count:
+        ended, mean = len(row.values), "none completed"
+        seeds = count(row.total, "seed")
+        if ended:
             mean = frame.interval_text(float(row.values.mean()), row.interval)
-        if count < row.total:
-            seeds = f"{count:,} of {row.total:,} seeds"
+        if ended < row.total:
+            seeds = f"{ended:,} of {row.total:,} seeds"
         frame.beside(axes, row.place + 0.5, f"{mean}\n{seeds}")
 
 

@@ -21,7 +21,7 @@ from rowrnn.config import Config, DataConfig, ParallelConfig
 from rowrnn.core import step
 from rowrnn.data import Dataset, Split
 from rowrnn.data.groups import read as read_groups
-from rowrnn.errors import RunError
+from rowrnn.errors import RunError, count
 from rowrnn.figures import RowCurve
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
@@ -54,6 +54,7 @@ class Evaluation(Shown):
         rows: accuracy after each row, [T]; None where it was not asked for.
         grouped: what groups of the images say; None where none were given.
         class_names: in the order of the labels; none where there are no other names than these.
+        called: what people call the data: of their own files the name of the directory or file.
     """
 
     run_dir: Path
@@ -71,6 +72,7 @@ class Evaluation(Shown):
     rows: np.ndarray | None = None
     grouped: Grouped | None = None
     class_names: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,6 +183,7 @@ def judge(
         logits=logits,
         rows=rows,
         class_names=classifier.class_names,
+        called=configs.data_name(classifier.dataset, classifier.config.data.dir),
     )
 
 
@@ -347,7 +350,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
             _draw_sweep(found, rows_path)
             return json_path, rows_path
         title = (
-            f"{found.dataset}, {found.split}: {found.right:,} of {found.count:,} right "
+            f"{found.called}, {found.split}: {found.right:,} of {found.count:,} right "
             f"({found.accuracy:.2%})"
         )
         figures.confusion_matrix(found.confusion, figure_path, title, found.class_names)
@@ -363,7 +366,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
 
 def draw_groups(found: Grouped, path: figures.Target, title: str) -> None:
     """Draws the accuracy of each group of images."""
-    about = f"{title}\n{len(found.names):,} groups of images"
+    about = f"{title}\n{count(len(found.names), 'group')} of images"
     if found.design_effect is not None:
         about += f", design effect {found.design_effect:.2f}"
     figures.accuracy_by_group(found.counts, found.accuracy, found.spread, path, about)
@@ -373,7 +376,7 @@ def _draw_run(found: Evaluation, accuracy: np.ndarray, path: Path) -> None:
     """Draws the accuracy after each row, [T], of a run."""
     correct = np.rint(accuracy * found.count).astype(int)
     band = np.array([stats.wilson_interval(int(right), found.count) for right in correct])
-    title = f"{found.dataset}, {found.split}: accuracy after each row, {found.count:,} images"
+    title = f"{found.called}, {found.split}: accuracy after each row, {count(found.count, 'image')}"
     caption = "band: 95 % interval of what another set of images would give this network"
     curves = {"": RowCurve(accuracy, band)}
     figures.accuracy_by_row(curves, path, title, caption, stats.settled_row(accuracy))
@@ -387,7 +390,7 @@ def _draw_sweep(found: SweepRows, path: Path) -> None:
     images = " or ".join(f"{count:,}" for count in dict.fromkeys(point.count for point in points))
     title = (
         f"{names}, {found.split}: accuracy after each row, {images} images, "
-        f"{seeds:,} network{'s' if seeds > 1 else ''}"
+        f"{count(seeds, 'network')}"
     )
     known = any(point.interval is not None for point in points)
     about = "line: mean over seeds; band: its 95 % interval over seeds, for these images"

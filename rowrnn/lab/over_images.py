@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rowrnn.errors import count
 from rowrnn.lab import stats
 from rowrnn.lab.stats import Interval
 
@@ -68,8 +69,8 @@ class Grouped:
             "design_effect": self.design_effect,
             "effective_images": self.effective_images,
             "by_group": [
-                {"group": name, "images": count, "accuracy": accuracy}
-                for name, count, accuracy in zip(*columns, strict=True)
+                {"group": name, "images": images, "accuracy": accuracy}
+                for name, images, accuracy in zip(*columns, strict=True)
             ],
         }
 
@@ -90,7 +91,7 @@ class Grouped:
         at = int(np.argmin(self.accuracy))
         words.append(
             f"{what} in a group: quartiles {first}, {median} and {third}; the lowest "
-            f"{form(self.accuracy[at])} (group {self.names[at]}, {self.counts[at]:,} images)"
+            f"{form(self.accuracy[at])} (group {self.names[at]}, {count(self.counts[at], 'image')})"
         )
         if len(self.names) < _FEW_GROUPS:
             words.append(f"Of fewer than {_FEW_GROUPS} groups the interval is too short")

@@ -20,7 +20,7 @@ from rowrnn.core.dataset import Dataset
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
-from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError
+from rowrnn.errors import ConfigError, DivergedError, RunError, StoppedError, count
 from rowrnn.files import Count, Loss, PositiveSeconds, Rate, Seconds, Share, Size, as_path
 from rowrnn.jax_settings import pinned
 from rowrnn.lab import origin
@@ -318,7 +318,7 @@ def _check_same(experiment: Experiment, saved: Facts, path: Path) -> None:
     done = int(saved.progress["step"])
     if done > experiment.steps:
         raise RunError(
-            f"{path} has done {done} steps, and train.epochs or train.examples say "
+            f"{path} has done {count(done, 'step')}, and train.epochs or train.examples say "
             f"{experiment.steps} in all; give a greater length, or start a new run"
         )
 

@@ -13,8 +13,7 @@ from jax import export as jax_export
 from rowrnn import config as configs
 from rowrnn import files
 from rowrnn.core.model import RowRNN
-from rowrnn.errors import RunError
-from rowrnn.figures.frame import count
+from rowrnn.errors import RunError, count
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.show import web
@@ -171,15 +170,16 @@ def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
     if channels == 3:
         what = "red, green and blue of each column in turn"
     model = config.model
-    layers = count(model.layers, "LSTM layer")
+    network = f"{count(model.layers, 'LSTM layer')} of {count(model.hidden_size, 'unit')}"
+    made = f"{count(classifier.step, 'update')} of {count(config.train.batch_size, 'image')}"
     read_out = "mean of its hidden states" if model.pooling == "mean" else "last hidden state"
     projection = f"a linear layer to {model.projection_size}, " if model.projection_size else ""
     size = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
     return f"""\
 # A row-wise LSTM for {classifier.dataset}
 
-An image of {size_of_image} is read row by row: {projection}{layers} of {model.hidden_size}
-units, and a linear readout of the {read_out} to {classifier.classes} classes.
+An image of {size_of_image} is read row by row: {projection}{network},
+and a linear readout of the {read_out} to {count(classifier.classes, "class")}.
 {size:,} parameters.
 {names}
 {_PICTURES[classifier.pictures]}
@@ -208,7 +208,7 @@ time, pixels divided by 255. `rowrnn predict` takes this directory.
 
 ## Recipe
 
-{classifier.step:,} updates of {config.train.batch_size} images, seed {config.train.seed}.
+{made}, seed {config.train.seed}.
 {config.optimizer.name} at a learning rate of {config.optimizer.learning_rate:g}
 ({config.optimizer.schedule}). `config.json` has all of it under `rowrnn`.
 

@@ -14,12 +14,13 @@ _HEADINGS = ("setting", "seeds", "test accuracy, %", "difference, points", "p", 
 _CSV = ("setting", "seeds", "mean", "low", "high", "against", "difference", "difference_low",
         "difference_high", "p", "verdict")  # fmt: skip
 _SPECIAL = re.compile(r"([#$%&_{}])")
+_SIGNED = re.compile(r"(?<!\w)[+-][\d.]+")
 
 
 def render(found: SweepComparison, form: Format) -> str:
-    """A line for each side that is compared; accuracies and differences ± half their 95 % interval.
+    """A line for each side that is compared; accuracies and differences with their 95 % intervals.
 
-    `p` is corrected for the number of comparisons. CSV has shares and both ends of each interval.
+    `p` is corrected for the number of comparisons. CSV has shares.
 
     >>> from rowrnn.lab.compare import judge, side_of
     >>> from rowrnn.lab import stats
@@ -28,8 +29,8 @@ def render(found: SweepComparison, form: Format) -> str:
     >>> print(render(SweepComparison(verdict, [], []), "markdown"))
     | setting | seeds | test accuracy, % | difference, points | p | verdict |
     |---|---|---|---|---|---|
-    | old | 6 | 91.50 ± 1.10 |  |  |  |
-    | new | 6 | 95.00 ± 0.94 | +3.50 ± 1.00 | 0.0312 | better |
+    | old | 6 | 91.50 [90.40, 92.60] |  |  |  |
+    | new | 6 | 95.00 [94.06, 95.94] | +3.50 [+3.00, +5.00] | 0.0312 | better |
     """
     if form == "csv":
         return _csv(found)
@@ -38,19 +39,21 @@ def render(found: SweepComparison, form: Format) -> str:
         if pair.a not in named:
             named.add(pair.a)
             rows.append((*_side(pair.side_a), "", "", ""))
-        change = 100 * pair.comparison.difference
-        about = f"{change:+.2f}{_half(pair.comparison.interval)}"
+        about = _percent(pair.comparison.difference, pair.comparison.interval, "+")
         rows.append((*_side(pair.side_b), about, f"{pair.adjusted_p:.3g}", pair.verdict))
     return _markdown(rows) if form == "markdown" else _latex(rows)
 
 
 def _side(side: Side) -> tuple[str, ...]:
-    mean = f"{100 * side.summary.mean:.2f}{_half(side.summary.interval)}"
+    mean = _percent(side.summary.mean, side.summary.interval)
     return side.name, f"{side.summary.count}", mean
 
 
-def _half(interval: Interval | None) -> str:
-    return "" if interval is None else f" ± {50 * (interval[1] - interval[0]):.2f}"
+def _percent(share: float, interval: Interval | None, sign: str = "") -> str:
+    """A share and both ends of its interval, which may be lopsided."""
+    form = f"{{:{sign}.2f}}".format
+    ends = "" if interval is None else " [{}, {}]".format(*(form(100 * end) for end in interval))
+    return form(100 * share) + ends
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
@@ -70,8 +73,9 @@ def _latex(rows: list[tuple[str, ...]]) -> str:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    text = " & ".join(_SPECIAL.sub(r"\\\1", cell) for cell in cells)
-    return text.replace(" ± ", r" $\pm$ ") + r" \\"
+    name, *others = (_SPECIAL.sub(r"\\\1", cell) for cell in cells)
+    # A minus outside of mathematics is a hyphen.
+    return " & ".join([name, *(_SIGNED.sub(r"$\g<0>$", cell) for cell in others)]) + r" \\"
 
 
 def _csv(found: SweepComparison) -> str:

@@ -307,11 +307,24 @@ def require_run(path: Path, command: str = "rowrnn train") -> None:
     if not marked:
         what = "holds no run" if path.is_dir() else "is no directory"
         what = what if os.path.lexists(path) else "does not exist"
+        if below := _run_below(path, sweeps=command == "rowrnn sweep"):
+            raise RunError(
+                f"{path} holds no run of its own, but some lie in it: give one of them, such as "
+                f"{below} (rowrnn runs {path} lists them)"
+            )
         raise RunError(
             f"{path} {what} (a run directory has a {_MARK}); give the directory that "
             f"`{command}` named at its end"
         )
     files.require_plain(path)
+
+
+def _run_below(path: Path, *, sweeps: bool) -> Path | None:
+    """The newest run, or sweep, that lies in a directory; None where there is none to be seen."""
+    with contextlib.suppress(OSError):
+        found = [each for each in path.iterdir() if is_marked(each) and is_sweep(each) == sweeps]
+        return max(found, key=os.path.getmtime, default=None)
+    return None
 
 
 def require_free(path: Path) -> None:

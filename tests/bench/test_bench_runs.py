@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rowrnn import bench
 from rowrnn.bench import (
+    ceiling,
     oracle,
     peers,
     record,
@@ -105,6 +106,11 @@ def test_ceiling(tmp_path):
     assert {round(e["gflops"] * e["median"] * 1e9) for e in products} == flops
     assert document["sgemm_gflops"] == max(entry["gflops"] for entry in products)
     assert (results / "out-products.png").read_bytes().startswith(b"\x89PNG")
+    # Ctrl-C may come before the first copy.
+    stopped = document | ceiling.summary(products)
+    with (tmp_path / "stopped").open("w") as file:
+        bench.show(stopped | {"figures": products}, Console(width=80, file=file))
+    assert "copy" not in (tmp_path / "stopped").read_text()
 
 
 @pytest.mark.usefixtures("_short_ceiling")

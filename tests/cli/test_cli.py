@@ -120,6 +120,26 @@ def test_train_says_what_came_out_and_what_to_do_next(run):
         load(cwd / result["run_dir"], "best")
 
 
+def test_a_finished_run_that_is_resumed_offers_no_other_data(run, monkeypatch):
+    cwd, result, err = run
+    assert "rowrnn train lstm128" in err
+    monkeypatch.setattr("rowrnn.cli.train.report_at_end", lambda path: None)
+    _, err = here("train", "--resume", result["run_dir"], cwd=cwd)
+    assert "Try next" in err
+    assert "mnist    #" not in err
+    assert "lstm128" not in err
+
+
+def test_who_names_a_directory_of_runs_is_told_of_one(run):
+    cwd, result, _ = run
+    for command in ("eval runs", "predict runs 7.png", "read runs 3", "report runs",
+                    "export runs --to network", "train --resume runs"):  # fmt: skip
+        _, err = here(*command.split(), cwd=cwd, code=4)
+        assert f"such as {result['run_dir']} (rowrnn runs runs lists them)" in err
+    _, err = here("extract", "runs", "seed=1", "--to=one", cwd=cwd, code=4)
+    assert "runs holds no run (a run directory" in err, "there is no sweep in it"
+
+
 def test_runs_lists_the_run(run):
     cwd, result, _ = run
     out, err = here("runs", "--json", cwd=cwd)
@@ -142,6 +162,8 @@ def test_eval_gives_the_figures_of_the_run(run):
     low, high = summary["interval"]
     assert low < summary["test_accuracy"] < high
     assert "most often taken for" in out
+    assert "\n\nWritten:" in out
+    assert not [line for line in out.splitlines() if line.endswith(" ")]
     written = cwd / result["run_dir"]
     assert json.loads((written / "eval-test.json").read_text()) == summary
     with Image.open(written / "eval-test.png") as picture:

@@ -1,5 +1,6 @@
 """`rowrnn compare`, on the files that a sweep leaves."""
 
+import io
 import json
 import shutil
 
@@ -103,6 +104,21 @@ def test_a_difference_on_other_images_and_by_their_groups(tmp_path, capsys):
     assert rowrnn.compare(a, b).pairs[0].over_images is None
     with pytest.raises(RunError, match="rowrnn sweep --resume"):
         rowrnn.compare(a, b, groups=tmp_path / "writers.npy")
+
+
+def test_a_comparison_fits_a_terminal(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    make_sweep(tmp_path / "a", *of_point(None, (*LOW, 0.9, 0.9)))
+    make_sweep(tmp_path / "b", *of_point(None, HIGH))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdout", screen := Terminal())
+    assert cli.run(["compare", "a", "b"]) == 0
+    assert max(map(len, screen.getvalue().splitlines())) <= 80
+    assert "8 seeds in pairs, 2 without a partner left out" in " ".join(screen.getvalue().split())
 
 
 def test_seeds_are_compared_in_pairs_whatever_their_order(tmp_path):

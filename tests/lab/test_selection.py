@@ -108,16 +108,16 @@ def test_a_comparison_is_a_table_for_a_paper(tmp_path, capsys):
     sweep = make_sweep(tmp_path / "grid", *rows, rates=(0.1, 0.2))
     found = rowrnn.compare(sweep)
     (pair,) = found.pairs
-    low, high = pair.side_b.summary.interval
-    half, low, high = (high - low) / 2, *pair.comparison.interval
+    ends = [f"{100 * end:.2f}" for end in pair.side_b.summary.interval or ()]
+    low, high = (f"${100 * end:+.2f}$" for end in pair.comparison.interval)
     assert cli.run(["compare", str(sweep), "--format", "latex"]) == 0
     out, told = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == r"\begin{tabular}{lrrrrl}"
     assert r"\toprule" in lines
     assert lines[5] == (
-        rf"learning\_rate=0.2 & 8 & {100 * np.mean(HIGH):.2f} $\pm$ {100 * half:.2f} & "
-        rf"+4.25 $\pm$ {50 * (high - low):.2f} & 0.00781 & better \\"
+        rf"learning\_rate=0.2 & 8 & {100 * np.mean(HIGH):.2f} [{ends[0]}, {ends[1]}] & "
+        rf"$+4.25$ [{low}, {high}] & 0.00781 & better \\"
     )
     assert "choose a setting by its validation accuracy" in told
     assert cli.run(["compare", str(sweep), "--format", "csv"]) == 0

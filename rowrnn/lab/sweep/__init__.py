@@ -17,7 +17,7 @@ from rowrnn import files, parallel
 from rowrnn.config import Config
 from rowrnn.core.dataset import Dataset
 from rowrnn.data.groups import read as read_groups
-from rowrnn.errors import ConfigError, RunError, shown
+from rowrnn.errors import ConfigError, RunError, count, shown
 from rowrnn.files import Size, as_path
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.display import Display, ProgressDisplay
@@ -466,9 +466,9 @@ class _Sweep:
         }  # fmt: skip
         result = dataclasses.replace(result, summary=summary)
         config = spec.config
-        title = f"{len(records)} members, {len(spec.seeds)} seeds"
+        title = f"{count(len(records), 'member')}, {count(len(spec.seeds), 'seed')}"
         if "data.dataset" not in spec.grid:
-            title += f" of {config.data.dataset}"
+            title += f" of {configs.data_name(config.data.dataset, config.data.dir)}"
         title += {"both": "", "init": ", initial parameters vary", "data": ", data order varies"}[
             spec.vary
         ]

@@ -17,7 +17,7 @@ from rowrnn import parallel
 from rowrnn.core.experiment import Experiment
 from rowrnn.core.metrics import Metrics
 from rowrnn.core.state import TrainState
-from rowrnn.errors import DamagedError, StoppedError
+from rowrnn.errors import DamagedError, StoppedError, count
 from rowrnn.lab import loop
 from rowrnn.lab.display import Display
 from rowrnn.lab.interrupt import StopRequest
@@ -140,8 +140,8 @@ class Stack(Job):
         """See `Job.stopped`."""
         return StoppedError(
             f"stopped by {by} at step {progress.step} of {self.trainer.experiment.steps} of "
-            f"{len(self.members)} members, which is saved; go on with: rowrnn sweep --resume "
-            f"{self.partial.parent} (in Python resume=)"
+            f"{count(len(self.members), 'member')}, which is saved; go on with: "
+            f"rowrnn sweep --resume {self.partial.parent} (in Python resume=)"
         )
 
     @property

@@ -7,9 +7,8 @@ from typing import Any
 
 from rowrnn.bench import plots, record
 from rowrnn.bench import report as terminal
-from rowrnn.errors import ConfigError
+from rowrnn.errors import ConfigError, count
 from rowrnn.figures import Drawing
-from rowrnn.figures.frame import count
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content, Table
 

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rowrnn import config as configs
 from rowrnn import figures
 from rowrnn.config import Config
 from rowrnn.data import Dataset, Split
-from rowrnn.errors import RowRNNError, RunError
+from rowrnn.errors import RowRNNError, RunError, count
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
-from rowrnn.figures.frame import count
 from rowrnn.lab import evaluate, runs, stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import Evaluation
@@ -228,9 +228,10 @@ def _verdict(run: _Run) -> str:
         if result and run.which != "last":
             return f"As it was at step {tested.step:,} of {result.steps:,}: {found}"
     if result:
+        data = configs.data_name(result.dataset, run.config.data.dir)
         return found or (
-            f"{page.share(result.test_accuracy)} of the test images of {result.dataset} right, by "
-            "its own account; its mistakes cannot be shown here."
+            f"{page.share(result.test_accuracy)} of the test images of {data} right, by its own "
+            "account; its mistakes cannot be shown here."
         )
     state, step = runs.unfinished(run.path)
     facts = checkpoint.newest_facts(run.path / "checkpoints")
@@ -245,7 +246,7 @@ def _verdict(run: _Run) -> str:
         return f"{began}; there is no saved network that could be judged."
     began += f"; saved at step {run.classifier.step:,}{length}"
     if state == "stopped" and run.classifier.step == steps:  # As a sweep keeps them.
-        began = f"Trained for all of its {steps:,} steps"
+        began = f"Trained for all of its {count(run.classifier.step, 'step')}"
     return f"{began}: {found}" if found else f"{began}."
 
 
@@ -284,9 +285,11 @@ def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
         ]
     network = f"{count(model.layers, 'layer')} of {count(model.hidden_size, 'unit')}"
     if result:
+        epochs = f"{result.epochs:.3g}"
+        data = configs.data_name(result.dataset, run.config.data.dir)
         found += [
-            ("Trained on", f"{result.examples:,}", f"examples, {result.epochs:.3g} epochs of "
-             f"{result.dataset}"),
+            ("Trained on", f"{result.examples:,}", f"examples, {epochs} "
+             f"epoch{'s' * (epochs != '1')} of {data}"),
             ("Training time", page.duration(result.train_s),
              f"and {page.duration(result.compile_s)} of compiling"),
             ("Throughput", f"{result.examples_per_s:,.0f}", "examples/s"),

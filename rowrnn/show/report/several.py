@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rowrnn import figures
-from rowrnn.errors import ConfigError, cut
+from rowrnn.errors import ConfigError, count, cut
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
-from rowrnn.figures.frame import count
 from rowrnn.lab import runs
 from rowrnn.lab.runs import RunSummary
 from rowrnn.show import curves

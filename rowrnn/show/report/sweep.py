@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rowrnn import config as configs
+from rowrnn.errors import count
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
-from rowrnn.figures.frame import count
 from rowrnn.lab.over_images import ANOTHER_SEED, BOTH
 from rowrnn.lab.sweep import outcome
 from rowrnn.lab.sweep.outcome import SweepResult
@@ -153,7 +153,9 @@ def _present(drawn: dict[str, Drawing], *names: str) -> list[Drawing]:
 def _verdict(result: SweepResult, spec: Spec) -> str:
     """The main thing, in one sentence."""
     summary, failed = result.summary, len(result.failed)
-    data = "" if "data.dataset" in spec.grid else f" on {spec.config.data.dataset}"
+    place = spec.config.data
+    name = configs.data_name(place.dataset, place.dir)
+    data = "" if "data.dataset" in spec.grid else f" on {name}"
     members_ = count(len(result.members), "member")
     if not summary["completed"]:
         ended = "all have diverged" if failed else "none has finished yet"

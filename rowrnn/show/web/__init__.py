@@ -12,7 +12,7 @@ from importlib import resources
 
 import numpy as np
 
-from rowrnn.errors import ConfigError, cut
+from rowrnn.errors import ConfigError, count, cut
 from rowrnn.lab.classifier import Classifier
 
 MOST_NUMBERS = 2**22
@@ -79,6 +79,7 @@ def page(classifier: Classifier, trained: str) -> str:
         classifier=classifier,
         # A run directory may call its data anything.
         dataset=cut("".join(filter(str.isprintable, classifier.dataset))),
+        size=f"{count(config.layers, 'LSTM layer')} of {count(config.hidden_size, 'unit')}",
         trained=trained,
         document=document,
     )
