@@ -106,5 +106,8 @@ def _report_training(result: "TrainResult", where: str, *, resumed: bool) -> Non
         if not data.is_prepared("mnist"):
             lines.append("  rowrnn data prepare mnist    # all 70,000 digits, and then")
         lines.append("  rowrnn train lstm128")
-    for line in lines:
-        tell(plain(line), sys.stderr)
+    for line in map(plain, lines):
+        if line.startswith("  "):  # To be copied, and so not folded.
+            print(line, file=sys.stderr)
+        else:
+            tell(line, sys.stderr)
