@@ -177,15 +177,17 @@ def _settings(
 def _show_plan(plan: "Plan") -> None:
     """A line for each group and one for all, on stderr."""
     points = f" at {plan.points} points" if plan.points > 1 else ""
-    known = f", {plan.reused} of them recorded already" if plan.reused else ""
+    reused = "all" if plan.reused == plan.members else plan.reused
+    known = f", {reused} of them recorded already" if plan.reused else ""
     devices = f"{plan.devices} device" + ("s" if plan.devices > 1 else "")
-    lines = [
-        f"Sweep of {plan.members} members{points}{known}",
-        f"{plan.strategy} on {devices}, {plan.compilations} compilation"
-        + ("s" if plan.compilations != 1 else "")
-        + f", {plan.examples:,} examples, about {duration(plan.seconds)}",
-    ]
-    for group in plan.groups:
+    lines = [f"Sweep of {plan.members} members{points}{known}"]
+    if plan.examples:
+        lines.append(
+            f"{plan.strategy} on {devices}, {plan.compilations} compilation"
+            + ("s" if plan.compilations != 1 else "")
+            + f", {plan.examples:,} examples, about {duration(plan.seconds)} without compiling"
+        )
+    for group in plan.groups if plan.examples else ():
         memory = ""
         if group.bytes_per_device is not None:
             memory = (

@@ -58,13 +58,13 @@ class RunSummary:
         path: the directory.
         kind: "run" or "sweep".
         state: see `State`.
-        started: when it was started or last resumed.
+        started: when it was started.
         step: the last step logged or saved, for a run that is not done.
         members: how many members a sweep has; `completed` is how many of them have ended, and in a
             sweep that is done, have not diverged.
         test_accuracy: its test accuracy; for a sweep the mean over its completed members.
         points: the points of the grid, for a sweep that is done.
-        wall_s: seconds it took, compiling and evaluating included; for a sweep its last session.
+        wall_s: seconds it took in all sessions, compiling and evaluating included.
         examples_per_s: throughput of training.
         config: its config; for a sweep what its members have in common.
         values: the values, by dotted name, in which the runs listed together differ; a sweep's grid

@@ -243,7 +243,7 @@ class Run(Job):
     def stopped(self, progress: Progress, by: str) -> StoppedError:
         """See `Job.stopped`."""
         return StoppedError(
-            f"stopped by {by} after step {progress.step} of {self.experiment.steps}, which is "
+            f"stopped by {by} after step {progress.step:,} of {self.experiment.steps:,}, which is "
             f"saved; go on with: rowrnn train --resume {self.directory.path} (in Python resume=)"
         )
 
