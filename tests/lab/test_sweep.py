@@ -553,6 +553,14 @@ def test_a_member_that_was_kept_is_taken_out(tmp_path):
     other = {"seed=0": "seed=1", "seed=1": "seed=0"}[kept]
     rowrnn.extract(path, kept, tmp_path / "run")
     assert rowrnn.load(tmp_path / "run").step == 10
+    (listed,), record = rowrnn.runs(tmp_path / "run"), result.members[int(kept[-1])]
+    assert (listed.state, listed.test_accuracy) == ("done", record.test_accuracy)
+    # What the sweep says of it is what the run itself gives, but for devices and times.
+    told = dataclasses.asdict(rowrnn.train(resume=tmp_path / "run"))
+    (tmp_path / "run" / "result.json").unlink()
+    given = dataclasses.asdict(rowrnn.train(resume=tmp_path / "run"))
+    free = {"devices", "compile_s", "wall_s"}
+    assert {n: told[n] for n in told.keys() - free} == {n: given[n] for n in told.keys() - free}
     with pytest.raises(RunError, match=f"holds no state of {other}: .*--keep all.*--train.seed"):
         rowrnn.extract(path, other, tmp_path / "other")
     with pytest.raises(ConfigError, match="no member 'seed=11'; did you mean seed=1"):

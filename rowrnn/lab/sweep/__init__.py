@@ -438,8 +438,8 @@ class _Sweep:
         left = sum(group.examples * len(group.pending) for group in self._groups)
         tally.done = tally.to_do - left
         tally.failed += sum(end.record.status == ledger.DIVERGED for end in outcomes)
-        # At most once a second: with many members it takes a while.
-        if time.perf_counter() - self._estimated_at >= 1.0:
+        # At the end, and at most once a second before: with many members it takes a while.
+        if not left or time.perf_counter() - self._estimated_at >= 1.0:
             self._estimated_at = time.perf_counter()
             tally.estimate = outcome.estimate(self._records())
         tally.show()
