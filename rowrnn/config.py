@@ -265,9 +265,13 @@ class ParallelConfig:
     """Keep compiled programs in the user's private cache, or in JAX_COMPILATION_CACHE_DIR."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
-    """One experiment."""
+    """One experiment; it shows what differs from the default.
+
+    >>> Config(ModelConfig(hidden_size=64))
+    Config(model.hidden_size=64)
+    """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -275,6 +279,20 @@ class Config:
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+
+    def __repr__(self) -> str:
+        told = []
+        for section in dataclasses.fields(self):
+            value, usual = getattr(self, section.name), section.default
+            if type(value) is not type(usual):
+                told.append(f"{section.name}={value!r}")
+                continue
+            told += [
+                f"{section.name}.{name}={part!r}"
+                for name, part in vars(value).items()
+                if part != getattr(usual, name)
+            ]
+        return f"Config({', '.join(told)})"
 
 
 def load(path: str | Path) -> Config:
