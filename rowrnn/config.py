@@ -9,7 +9,7 @@ reported before jax is loaded.
 128
 >>> check(Config(train=TrainConfig(batch_size=0)))
 Traceback (most recent call last):
-rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 1048576
+rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 1,048,576
 """
 
 import contextlib
@@ -518,7 +518,7 @@ def check_fits(config: Config, train_size: int) -> None:
     """Raises `ConfigError` where the batch is larger than the training part of the data."""
     if config.train.batch_size > train_size:
         raise ConfigError(
-            f"train.batch_size = {config.train.batch_size}: must be at most {train_size}, "
+            f"train.batch_size = {config.train.batch_size}: must be at most {train_size:,}, "
             f"the number of training images in {config.data.dataset}"
         )
 

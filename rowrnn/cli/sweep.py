@@ -27,6 +27,7 @@ from rowrnn.cli.terminal import (
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, shown
 from rowrnn.jax_settings import require_jax
+from rowrnn.lab.shown import percent
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
 
@@ -180,7 +181,7 @@ def _show_plan(plan: "Plan") -> None:
     reused = "all" if plan.reused == plan.members else plan.reused
     known = f", {reused} of them recorded already" if plan.reused else ""
     devices = f"{plan.devices} device" + ("s" if plan.devices > 1 else "")
-    lines = [f"Sweep of {plan.members} members{points}{known}"]
+    lines = [f"Sweep of {plan.members:,} members{points}{known}"]
     if plan.examples:
         lines.append(
             f"{plan.strategy} on {devices}, {plan.compilations} compilation"
@@ -246,7 +247,8 @@ def _failures(group: dict[str, Any]) -> str:
     where = f"{plain(group['point'])}: " if group["point"] else ""
     text = (
         f"{where}{group['failed'] + group['far_below']} of {group['members']} seeds failed "
-        f"({group['failure_rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}), "
+        f"({percent(group['failure_rate'], 1)}, 95 % interval {percent(low, 1)} to "
+        f"{percent(high, 1)}), "
         f"{group['failed']} diverged and {group['far_below']} far below the others. Read that "
         f"beside the interquartile mean, {group['iqm']:.4f}"
     )

@@ -26,6 +26,15 @@ class Shown:
         return importlib.import_module("rowrnn.show.notebook").html_of(self, self._facts())
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share as people read it.
+
+    >>> percent(0.977), percent(0.977, 2)
+    ('98 %', '97.70 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
 def short(value: Any) -> str:
     """A value in a line; numbers with four digits after the point, as far as they have some there.
 

@@ -318,8 +318,8 @@ def _check_same(experiment: Experiment, saved: Facts, path: Path) -> None:
     done = int(saved.progress["step"])
     if done > experiment.steps:
         raise RunError(
-            f"{path} has done {done} steps, and train.epochs or train.examples say "
-            f"{experiment.steps} in all; give a greater length, or start a new run"
+            f"{path} has done {done:,} steps, and train.epochs or train.examples say "
+            f"{experiment.steps:,} in all; give a greater length, or start a new run"
         )
 
 
