@@ -69,7 +69,7 @@ classes
     if getattr(labels.dtype, "kind", "") not in ("i", "u"):
         raise DataError(f"{what} are {labels.dtype}, and must be integers, such as int32")
     if len(labels) != count:
-        raise DataError(f"{what}: {len(labels)} of {count} images; each image needs one")
+        raise DataError(f"{what}: {len(labels):,} of {count:,} images; each image needs one")
     low, high = (int(labels.min()), int(labels.max())) if count else (0, 0)
     if low < 0 or high >= classes:
         raise DataError(
@@ -175,7 +175,9 @@ def _pair(part: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     if labels.ndim != 1 or len(labels) != len(images):
         hint = "; of one-hot labels take labels.argmax(axis=1)" if labels.ndim == 2 else ""
         found = "×".join(map(str, labels.shape))
-        raise DataError(f"{what} labels are {found} of {len(images)} images; each needs one{hint}")
+        raise DataError(
+            f"{what} labels are {found} of {len(images):,} images; each needs one{hint}"
+        )
     return images, labels
 
 

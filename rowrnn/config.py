@@ -9,7 +9,7 @@ reported before jax is loaded.
 128
 >>> check(Config(train=TrainConfig(batch_size=0)))
 Traceback (most recent call last):
-rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 1048576
+rowrnn.errors.ConfigError: train.batch_size = 0: must be an integer from 1 to 1,048,576
 """
 
 import contextlib
@@ -276,9 +276,13 @@ class ParallelConfig:
     """Keep compiled programs in the user's private cache, or in JAX_COMPILATION_CACHE_DIR."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
-    """One experiment."""
+    """One experiment; it shows what differs from the default.
+
+    >>> Config(ModelConfig(hidden_size=64))
+    Config(model.hidden_size=64)
+    """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -286,6 +290,20 @@ class Config:
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+
+    def __repr__(self) -> str:
+        told = []
+        for section in dataclasses.fields(self):
+            value, usual = getattr(self, section.name), section.default
+            if type(value) is not type(usual):
+                told.append(f"{section.name}={value!r}")
+                continue
+            told += [
+                f"{section.name}.{name}={part!r}"
+                for name, part in vars(value).items()
+                if part != getattr(usual, name)
+            ]
+        return f"Config({', '.join(told)})"
 
 
 def load(path: str | Path) -> Config:
@@ -511,7 +529,7 @@ def check_fits(config: Config, train_size: int) -> None:
     """Raises `ConfigError` where the batch is larger than the training part of the data."""
     if config.train.batch_size > train_size:
         raise ConfigError(
-            f"train.batch_size = {config.train.batch_size}: must be at most {train_size}, "
+            f"train.batch_size = {config.train.batch_size}: must be at most {train_size:,}, "
             f"the number of training images in {config.data.dataset}"
         )
 

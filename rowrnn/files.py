@@ -251,6 +251,10 @@ def fit(name: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{name} = {shown(value)}: must be {_in_words(hint, value)}")
 
 
+def _limit(value: float | None) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _in_words(hint: Any, value: Any) -> str:
     """What would be right in place of a value that does not fit a type."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
@@ -259,10 +263,10 @@ def _in_words(hint: Any, value: Any) -> str:
         if parts[0] is str:
             return meta.description or "a string, in quotes, of UTF-8 text without a NUL"
         if meta.gt == 0:
-            return f"a positive number up to {meta.le}"
+            return f"a positive number up to {_limit(meta.le)}"
         noun = "an integer" if parts[0] is int else "a number"
-        high = f"to {meta.le}" if meta.lt is None else f"up to but not including {meta.lt}"
-        return f"{noun} from {meta.ge} {high}"
+        high = f"to {_limit(meta.le)}" if meta.lt is None else f"up to but not including {meta.lt}"
+        return f"{noun} from {_limit(meta.ge)} {high}"
     if origin is typing.Literal:
         entries = value if isinstance(value, list | tuple) else [value]
         wrong = next((entry for entry in entries if entry not in parts), None)

@@ -20,7 +20,7 @@ def test_defaults_are_valid():
 @pytest.mark.parametrize(
     ("section", "name", "value", "says"),
     [
-        ("train", "batch_size", 0, "an integer from 1 to 1048576"),
+        ("train", "batch_size", 0, "an integer from 1 to 1,048,576"),
         ("train", "batch_size", 128.0, "an integer"),
         ("train", "batch_size", True, "an integer"),
         ("train", "seed", -1, "from 0 to"),
@@ -32,7 +32,7 @@ def test_defaults_are_valid():
         ("optimizer", "learning_rate", 10**40, "a number"),
         ("optimizer", "name", "adamm", "did you mean adam"),
         ("model", "init", 3, "must be one of modern, glorot, notebook"),
-        ("model", "hidden_size", 0, "from 1 to 65536"),
+        ("model", "hidden_size", 0, "from 1 to 65,536"),
         ("data", "dir", 7, "must be a string"),
     ],
 )

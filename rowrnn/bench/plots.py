@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from rowrnn.bench import record
 from rowrnn.figures import drawing, frame
 from rowrnn.figures.frame import COLOURS
+from rowrnn.lab.shown import percent
 
 Document = Mapping[str, Any]
 
@@ -139,7 +140,7 @@ def bars(document: Document) -> Figure:
         spread = rate * entry["iqr"] / entry["median"] / 2
         colour = COLOURS[0] if entry["case"]["mode"] == "train" else COLOURS[4]
         axes.barh(place, rate, xerr=spread, color=colour, height=0.65, ecolor="0.2")
-        text = f"{rate:,.0f}  ({entry['share_of_ceiling']:.0%} of sgemm)"
+        text = f"{rate:,.0f}  ({percent(entry['share_of_ceiling'])} of sgemm)"
         _beside(axes, rate + spread, place, text)
     axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
     axes.set_xlabel("examples/s ± half of the interquartile range")

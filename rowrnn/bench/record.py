@@ -15,6 +15,7 @@ from rowrnn.bench import suites, timing
 from rowrnn.bench.child import cores
 from rowrnn.bench.flops import Flops
 from rowrnn.errors import ConfigError
+from rowrnn.lab.shown import percent
 from rowrnn.store import rundir
 
 _Key = TypeVar("_Key")
@@ -102,8 +103,8 @@ def document(
     """
     environment = rundir.environment()
     beyond = [
-        f"{entry['name']}: {entry['share_of_ceiling']:.0%} of the ceiling, which was measured too "
-        "low: is the machine quiet?"
+        f"{entry['name']}: {percent(entry['share_of_ceiling'])} of the ceiling, which was measured "
+        "too low: is the machine quiet?"
         for entry in figures
         if entry.get("share_of_ceiling", 0) > 1
     ]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rowrnn.bench import record
 from rowrnn.bench.compare import Comparison
 from rowrnn.bench.timing import NOISY
+from rowrnn.lab.shown import percent
 
 Document = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -42,7 +43,7 @@ def pieces(document: Document) -> Iterator[Piece]:
     if noisy := len(document["noisy"]):
         yield (
             f"[yellow]warning:[/] {noisy} of {len(document['figures'])} figures, marked !, have "
-            f"an IQR of more than {NOISY:.0%} of the median"
+            f"an IQR of more than {percent(NOISY)} of the median"
         )
     for line in document["warnings"]:
         yield f"[yellow]warning:[/] {escape(line)}"
@@ -57,8 +58,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     rows = [
         (
             escape(change.name),
-            f"{change.slowdown:+.1%}",
-            f"{change.low:+.1%} to {change.high:+.1%}",
+            f"{100 * change.slowdown:+.1f} %",
+            f"{100 * change.low:+.1f} to {100 * change.high:+.1f} %",
             "[red]regression[/]" if change.regressed else "",
         )
         for change in [*changes, comparison.overall]
@@ -67,7 +68,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     for name in comparison.newly_wrong:
         console.print(f"[red]wrong now, was right before:[/] {escape(name)}")
     verdict = "[red]slower than allowed[/]" if comparison.regressed else "no regression"
-    console.print(f"{verdict} (allowed: {comparison.fail_above:.0%})")
+    console.print(f"{verdict} (allowed: {percent(comparison.fail_above)})")
 
 
 def _lstm_pieces(document: Document) -> Iterator[Piece]:
@@ -81,7 +82,7 @@ def _lstm_pieces(document: Document) -> Iterator[Piece]:
         yield _table(headings, [
             (
                 *(str(entry["case"][key]) for key in _CASE), *_time(entry), _rate(entry),
-                f"{entry['tflops']['executed']:.3f}", f"{entry['share_of_ceiling']:.0%}",
+                f"{entry['tflops']['executed']:.3f}", percent(entry["share_of_ceiling"]),
             )
             for entry in entries
         ])  # fmt: skip
@@ -96,7 +97,8 @@ def _train_pieces(document: Document) -> Iterator[Piece]:
         (
             entry["name"], *_time(entry), _rate(entry),
             f"{entry['tflops']['model']:.3f}", f"{entry['tflops']['executed']:.3f}",
-            "{:.0%} ({:.0%}-{:.0%})".format(entry["share_of_ceiling"], *entry["share_interval"]),
+            percent(entry["share_of_ceiling"])
+            + " ({:.0f}-{:.0f} %)".format(*(100 * end for end in entry["share_interval"])),
         )
         for entry in record.timed(document)
     ]  # fmt: skip
@@ -115,9 +117,10 @@ def _train_pieces(document: Document) -> Iterator[Piece]:
         watched = program["slope_examples_per_s"]
         watch = f"{watched:,.0f} by the watch" if watched else "the watch cannot tell, try again"
         yield (
-            f"whole program: accuracy {program['target']:.0%} on mnist_sample {reached} after "
-            f"{program['epochs']} epochs, {program['seconds_to_target']:.1f} s from the shell; "
-            f"{program['reported_examples_per_s']:,.0f} examples/s by its own account, " + watch
+            f"whole program: accuracy {percent(program['target'])} on mnist_sample {reached} "
+            f"after {program['epochs']} epochs, {program['seconds_to_target']:.1f} s from the "
+            f"shell; {program['reported_examples_per_s']:,.0f} examples/s by its own account, "
+            + watch
         )
 
 
@@ -173,7 +176,7 @@ def _scaling_pieces(document: Document) -> Iterator[Piece]:
                 str(entry["case"]["devices"]), str(entry["case"]["processes"]), *_time(entry),
                 f"{entry['throughput_ratio'][0]:.2f}",
                 "{1:.2f}-{2:.2f}".format(*entry["throughput_ratio"]),
-                f"{entry['efficiency']:.0%}", f"{entry['collectives_per_step']:g}",
+                percent(entry["efficiency"]), f"{entry['collectives_per_step']:g}",
                 f"{entry['bytes'] / 1e6:.2f}", f"{entry['wire_bytes'] / 1e6:.2f}",
             )
             for entry in entries
@@ -240,7 +243,7 @@ def _stderr() -> Console:
 
 def _spread(entry: Entry) -> str:
     """IQR over median, marked where it is too wide to trust."""
-    return f"{entry['iqr'] / entry['median']:.0%}{'!' if entry['noisy'] else ''}"
+    return f"{percent(entry['iqr'] / entry['median'])}{'!' if entry['noisy'] else ''}"
 
 
 def _time(entry: Entry) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from rowrnn.bench.side_by_side import start_rowrnn
 from rowrnn.bench.timing import Stop, progress
 from rowrnn.bench.turns import Contender, Product, ratio_interval, start_product, take_turns
 from rowrnn.config import TrainConfig
+from rowrnn.lab.shown import percent
 
 # Precision of matrix products where the config of a run sets none.
 _DEFAULT = TrainConfig.precision
@@ -196,7 +197,7 @@ def time_to_target(suite: suites.Train) -> dict[str, Any]:
     The test part is looked at after each epoch, which is part of the time. Without a compilation
     cache: a first run.
     """
-    progress(f"the whole program, to an accuracy of {suite.target:.0%}")
+    progress(f"the whole program, to an accuracy of {percent(suite.target)}")
     began = time.perf_counter()
     with Child("rowrnn.bench.program", {}, env=_NO_CACHE) as child:
         answer = child.ask("train_to", suite.config, suite.target)

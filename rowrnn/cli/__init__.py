@@ -238,7 +238,7 @@ def _run(arguments: Sequence[str]) -> int:
             _end_within(_ALONE_S, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        _tell_error(arguments, "left on Ctrl-C", 130)
+        _tell_error(arguments, "stopped by Ctrl-C", 130)
         _end_within(_ALONE_S, 130)
         return 130
     except (SystemExit, GeneratorExit, BrokenPipeError):

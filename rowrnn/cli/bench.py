@@ -96,5 +96,5 @@ def _share(percent: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 100:
-        raise ConfigError(f"--fail-above {cut(percent)}: must be a percentage from 0%, such as 10%")
+        raise ConfigError(f"--fail-above {cut(percent)}: must be a percentage from 0, such as 10%")
     return share

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rowrnn.cli.terminal import Common, Flag, parse, plain, say, tell, tell_mixture
+from rowrnn.lab.shown import percent
 
 if TYPE_CHECKING:
     from rowrnn.lab.compare import Pair, Side
@@ -88,7 +89,7 @@ def _in_words(pair: "Pair", comparisons: int, margin: float | None) -> list[str]
         f"  difference {c.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} ({method})",
         *_over_images(pair),
         f"  p = {c.p_value:.3g} ({c.test}){corrected}; better with a probability of "
-        f"{c.probability_of_improvement:.0%}",
+        f"{_chance(c.probability_of_improvement)}",
     ]
     if margin is not None and pair.adjusted_equivalent_p is not None:
         shown = "" if pair.equivalence == "the same" else "not shown to be "
@@ -124,7 +125,7 @@ def _verdict(pair: "Pair", comparisons: int) -> str:
     if pair.verdict != "cannot tell":
         return pair.verdict
     several = f" for {comparisons} comparisons" if comparisons > 1 else ""
-    would = "no number" if pair.seeds_to_tell is None else f"{pair.seeds_to_tell} each"
+    would = "no number" if pair.seeds_to_tell is None else f"{pair.seeds_to_tell:,} each"
     return f"cannot tell, these seeds cannot reach p = 0.05{several}; {would} would"
 
 
@@ -132,23 +133,31 @@ def _seeds(pair: "Pair") -> str:
     c = pair.comparison
     unused = pair.side_a.unused + pair.side_b.unused
     if not c.paired:
-        return f"{c.count_a} and {c.count_b} seeds"
+        return f"{c.count_a:,} and {c.count_b:,} seeds"
     left = f", {unused} without a partner left out" if unused else ""
     how_alike = "" if c.correlation is None else f" (correlation {c.correlation:.2f})"
-    return f"{c.count_a} seeds in pairs{left}{how_alike}"
+    return f"{c.count_a:,} seeds in pairs{left}{how_alike}"
 
 
 def _needed(c: "Comparison") -> str:
-    text = f"{c.seeds_needed} seeds each"
+    text = f"{c.seeds_needed:,} seeds each"
     if c.seeds_needed_between is None:
         return text
     low, high = c.seeds_needed_between
-    return text + (f" ({low} or more)" if high is None else f" ({low} to {high})")
+    return text + (f" ({low:,} or more)" if high is None else f" ({low:,} to {high:,})")
 
 
 def _failures(side: "Side") -> str:
     low, high = side.failure_interval
-    return f"{side.failed} of {side.members} ({side.failure_rate:.1%}, {low:.1%} to {high:.1%})"
+    rate = f"{percent(side.failure_rate, 1)}, {percent(low, 1)} to {percent(high, 1)}"
+    return f"{side.failed:,} of {side.members:,} ({rate})"
+
+
+def _chance(probability: float) -> str:
+    """A probability that is estimated from seeds, of which none is certain."""
+    if 0.01 <= probability <= 0.99:
+        return percent(probability)
+    return f"more than {percent(0.99)}" if probability > 0.5 else f"less than {percent(0.01)}"
 
 
 def _iqm(side: "Side") -> str:

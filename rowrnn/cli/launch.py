@@ -47,7 +47,7 @@ class LaunchArguments:
     """
 
     processes: Annotated[int, arg(aliases=["-n"], metavar="N")]
-    """How many processes, from 1 to 1024."""
+    """How many processes, from 1 to 1,024."""
     debug: Flag = False
     """Show a traceback with an error of the launch itself."""
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     own, command = _split(arguments)
     count = parse("launch", LaunchArguments, own).processes
     if not 1 <= count <= _MOST:
-        raise ConfigError(f"launch -n {shown(count)}: must be an integer from 1 to {_MOST}")
+        raise ConfigError(f"launch -n {shown(count)}: must be an integer from 1 to {_MOST:,}")
     _check(command)
     address = f"127.0.0.1:{_free_port()}"
     return launch([_command_of(k, count, address, command) for k in range(count)])

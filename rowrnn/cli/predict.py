@@ -23,6 +23,7 @@ from rowrnn.cli.terminal import (
 )
 from rowrnn.errors import ConfigError, DataError, count
 from rowrnn.jax_settings import require_devices, require_jax
+from rowrnn.lab.shown import percent
 
 if TYPE_CHECKING:
     from rowrnn.lab.predict import Prediction
@@ -83,11 +84,12 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
     """One line for a picture, and with `rows` one more for each row of it."""
     read_as = ", dark on light" if prediction.inverted else ""
     then = "the only class it knows"
-    if prediction.runner_up is not None:
+    if prediction.runner_up is not None and prediction.runner_up_probability is not None:
         runner_up = plain(prediction.names[prediction.runner_up])
-        then = f"then {runner_up} ({prediction.runner_up_probability:.1%})"
+        then = f"then {runner_up} ({percent(prediction.runner_up_probability, 1)})"
     tell(
-        f"{plain(prediction.path)}: {plain(prediction.name)} ({prediction.probability:.1%}), "
+        f"{plain(prediction.path)}: {plain(prediction.name)} "
+        f"({percent(prediction.probability, 1)}), "
         f"{then}{read_as}{prediction.warning and '; warning: ' + prediction.warning}",
         sys.stdout,
     )
@@ -101,4 +103,5 @@ def _report_prediction(prediction: "Prediction", *, rows: bool) -> None:
             shaded = "".join(drawn.light[int(pixel) * 5 // 256] for pixel in grey)
             label = int(probabilities.argmax())
             bar = drawn.bar * round(20 * probabilities[label])
-            print(f"{row:4d} {shaded} {names[label]:{longest}} {probabilities[label]:6.1%} {bar}")
+            sure = percent(probabilities[label], 1)
+            print(f"{row:4d} {shaded} {names[label]:{longest}} {sure:>7} {bar}")

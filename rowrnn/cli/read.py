@@ -24,6 +24,7 @@ from rowrnn.cli.terminal import (
     tell_written,
 )
 from rowrnn.jax_settings import require_devices, require_jax
+from rowrnn.lab.shown import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +144,7 @@ def _lines(reading: "Reading", drawn: Marks, *, coloured: bool) -> "list[Text]":
         line.append(_heights(drawn, gates[row]), "yellow" if coloured else "")
         held_since = coloured and row + 1 >= reading.since
         line.append(
-            f" {words[best][:5]:{longest}} {probabilities[best]:6.1%}",
+            f" {words[best][:5]:{longest}} {percent(probabilities[best], 1):>7}",
             "bold green" if held_since else "",
         )
         lines.append(line)

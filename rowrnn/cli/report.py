@@ -89,7 +89,7 @@ def report_at_end(path: str | Path) -> None:
             warnings.simplefilter("ignore")
             made = report(path)
     except KeyboardInterrupt:
-        say(f"warning: no report, on Ctrl-C; rowrnn report {path} writes it")
+        say(f"warning: no report, stopped by Ctrl-C; rowrnn report {path} writes it")
     except Exception as error:
         say(f"warning: no report: {str(error) or type(error).__name__}")
     else:

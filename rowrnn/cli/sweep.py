@@ -28,6 +28,7 @@ from rowrnn.cli.terminal import (
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, count, shown
 from rowrnn.jax_settings import require_jax
+from rowrnn.lab.shown import percent
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
 
@@ -178,14 +179,16 @@ def _settings(
 def _show_plan(plan: "Plan") -> None:
     """A line for each group and one for all, on stderr."""
     points = f" at {plan.points} points" if plan.points > 1 else ""
-    known = f", {plan.reused} of them recorded already" if plan.reused else ""
-    lines = [
-        f"Sweep of {count(plan.members, 'member')}{points}{known}",
-        f"{plan.strategy} on {count(plan.devices, 'device')}, "
-        f"{count(plan.compilations, 'compilation')}, {count(plan.examples, 'example')}, "
-        f"about {duration(plan.seconds)}",
-    ]
-    for group in plan.groups:
+    reused = "all" if plan.reused == plan.members else plan.reused
+    known = f", {reused} of them recorded already" if plan.reused else ""
+    lines = [f"Sweep of {count(plan.members, 'member')}{points}{known}"]
+    if plan.examples:
+        lines.append(
+            f"{plan.strategy} on {count(plan.devices, 'device')}, "
+            f"{count(plan.compilations, 'compilation')}, {count(plan.examples, 'example')}, "
+            f"about {duration(plan.seconds)} without compiling"
+        )
+    for group in plan.groups if plan.examples else ():
         memory = ""
         if group.bytes_per_device is not None:
             memory = (
@@ -244,7 +247,8 @@ def _failures(group: dict[str, Any]) -> str:
     where = f"{plain(group['point'])}: " if group["point"] else ""
     text = (
         f"{where}{group['failed'] + group['far_below']} of {group['members']} seeds failed "
-        f"({group['failure_rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}), "
+        f"({percent(group['failure_rate'], 1)}, 95 % interval {percent(low, 1)} to "
+        f"{percent(high, 1)}), "
         f"{group['failed']} diverged and {group['far_below']} far below the others. Read that "
         f"beside the interquartile mean, {group['iqm']:.4f}"
     )

@@ -122,13 +122,13 @@ def split(dataset: Dataset, config: DataConfig) -> Dataset:
     if len(dataset.validation.labels):
         raise ConfigError(
             f"data.validation_size = {size}: {dataset.name} has a validation part of "
-            f"{len(dataset.validation.labels)} images; leave the value out"
+            f"{len(dataset.validation.labels):,} images; leave the value out"
         )
     count = len(train.labels)
     if not 0 <= size < count:
         raise ConfigError(
-            f"data.validation_size = {size}: must be an integer from 0 to {count - 1}, "
-            f"since {config.dataset} has {count} training images"
+            f"data.validation_size = {size}: must be an integer from 0 to {count - 1:,}, "
+            f"since {config.dataset} has {count:,} training images"
         )
     apart, rest = (
         Split(train.images[part], train.labels[part]) for part in (slice(size), slice(size, None))

@@ -46,7 +46,7 @@ def check(arrays: Arrays, where: str, classes: int) -> None:
     for part, (images, labels) in parts.items():
         if len(images) != len(labels):
             raise DataError(
-                f"{where}: {len(images)} {part} images but {len(labels)} {part} labels; "
+                f"{where}: {len(images):,} {part} images but {len(labels):,} {part} labels; "
                 "each image needs one label, take both files from the same source"
             )
         if labels.max() >= classes:

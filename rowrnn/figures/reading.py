@@ -273,7 +273,7 @@ def _probability_bars(axes: "Axes", arrays: ReadingArrays) -> _Reveal:
         since = int(np.flatnonzero(best != best[-1]).max(initial=-1)) + 2
         words.set_text(
             f"after row {rows} of {len(probabilities)}:\n"
-            f"{arrays.name(best[-1])} with {last.max():.0%}, since row {since}"
+            f"{arrays.name(best[-1])} with {100 * last.max():.0f} %, since row {since}"
         )
         return [*bars, words]
 

@@ -89,8 +89,8 @@ def _mark(axes: "Axes", accuracy: np.ndarray, settled: int) -> None:
     half = (accuracy[0] + accuracy[-1]) / 2
     halfway = int(np.argmax(accuracy >= half)) + 1
     for row, text in {
-        halfway: f"row {halfway}: halfway, {accuracy[halfway - 1]:.1%}",
-        settled: f"from row {settled}: within 1 point of {accuracy[-1]:.1%}",
+        halfway: f"row {halfway}: halfway, {100 * accuracy[halfway - 1]:.1f} %",
+        settled: f"from row {settled}: within 1 point of {100 * accuracy[-1]:.1f} %",
     }.items():
         value = accuracy[row - 1]
         axes.plot([row, row], [0, value], color="0.45", linewidth=1, linestyle=":", zorder=1)

@@ -30,8 +30,8 @@ ALPHA = 0.05
 Verdict = Literal["better", "worse", "not shown", "cannot tell"]
 
 
-@dataclass(frozen=True)
-class Side:
+@dataclass(frozen=True, repr=False)
+class Side(Shown):
     """The seeds of one side.
 
     Attributes:
@@ -54,9 +54,13 @@ class Side:
     failure_interval: tuple[float, float]
     unused: int
 
+    def _facts(self) -> dict[str, Any]:
+        names = ("name", "mean", "members", "failed", "unused")
+        return {name: getattr(self, name) for name in names}
 
-@dataclass(frozen=True)
-class Pair:
+
+@dataclass(frozen=True, repr=False)
+class Pair(Shown):
     """Two groups of seeds held against each other.
 
     Attributes:
@@ -90,6 +94,13 @@ class Pair:
     side_b: Side
     over_images: Interval | None = None
     grouped: Grouped | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("a", "b", "mean_a", "mean_b", "verdict", "adjusted_p")
+        return {name: getattr(self, name) for name in names} | {
+            "difference": self.comparison.difference,
+            "interval": self.comparison.interval,
+        }
 
 
 @dataclass(frozen=True, repr=False)

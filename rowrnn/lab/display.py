@@ -23,6 +23,8 @@ class Display:
 class ProgressDisplay(Display):
     """A live bar on stderr or in a notebook; elsewhere a line at every tenth of the way.
 
+    The line at the end of the way waits until it is closed, and so tells of all that has ended.
+
     Args:
         total: what there is to do, such as steps of a run or examples of all members of a sweep.
         done: how much of it is done already.
@@ -31,12 +33,12 @@ class ProgressDisplay(Display):
     def __init__(self, total: int, done: int = 0):
         self._console = Console(stderr=True)
         self._total = max(1, total)
-        self._tenth = 0
+        self._tenth, self._last = 0, ""
         # Rich needs ipywidgets to draw in a notebook; without them it only asks for them.
         in_notebook = self._console.is_jupyter and importlib.util.find_spec("ipywidgets")
         self._is_live = self._console.is_terminal or bool(in_notebook)
         self._progress = Progress(
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=8),
             _FactsColumn(),
             TimeRemainingColumn(compact=True),
             console=self._console,
@@ -50,13 +52,17 @@ class ProgressDisplay(Display):
         line = f"{min(100, 100 * done // self._total):3d}%  {facts}"
         self._progress.update(self._task, completed=done, facts=line)
         tenth = done * 10 // self._total
-        if not self._is_live and tenth > self._tenth:
+        if not self._is_live and tenth >= 10:
+            self._last = line
+        elif not self._is_live and tenth > self._tenth:
             self._tenth = tenth
             print(line, file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it stands and gives the terminal back."""
         self._progress.stop()
+        if self._last:
+            print(self._last, file=sys.stderr)
 
 
 class _FactsColumn(ProgressColumn):
@@ -95,7 +101,7 @@ def make_display(config: TrainConfig, total: int, done: int = 0) -> Display:
     match config.display:
         case "notebook":
             return NotebookDisplay(config.batch_size)
-        case "progress":
+        case "progress" if done < total:
             return ProgressDisplay(total, done)
         case _:
             return Display()

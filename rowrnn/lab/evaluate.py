@@ -27,7 +27,7 @@ from rowrnn.jax_settings import pinned
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.over_images import Grouped, grouped
-from rowrnn.lab.shown import Shown
+from rowrnn.lab.shown import Shown, percent
 from rowrnn.store import members, rundir
 from rowrnn.store.members import Member
 
@@ -351,7 +351,7 @@ def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
             return json_path, rows_path
         title = (
             f"{found.called}, {found.split}: {found.right:,} of {found.count:,} right "
-            f"({found.accuracy:.2%})"
+            f"({percent(found.accuracy, 2)})"
         )
         figures.confusion_matrix(found.confusion, figure_path, title, found.class_names)
         paths = [json_path, figure_path]

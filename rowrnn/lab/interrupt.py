@@ -60,12 +60,17 @@ def _listen(source: int) -> None:
                 continue
             if number[0] == signal.SIGINT and stopping:
                 show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-                _tell(f"{show_cursor}\nrowrnn: left at once on a second Ctrl-C\n")
+                _tell(f"{show_cursor}{_start()}rowrnn: left at once on a second Ctrl-C\n")
                 os._exit(130)
             if number[0] == signal.SIGINT:
-                _tell("\nrowrnn: stopping after this chunk and saving; "
+                _tell(f"{_start()}rowrnn: stopping after this chunk and saving; "
                       "Ctrl-C again leaves at once\n")  # fmt: skip
             stopping = True
+
+
+def _start() -> str:
+    """A line of its own, on a terminal, where something stands in this one."""
+    return "\n" if sys.stderr.isatty() else ""
 
 
 def _tell(text: str) -> None:

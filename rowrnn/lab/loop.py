@@ -169,7 +169,7 @@ class Job:
         """Members have diverged, since this was not finite; `progress` says which and when."""
 
     def stopped(self, progress: Progress, by: str) -> StoppedError:
-        """The error of a loop that a signal of this name has stopped; the state is saved."""
+        """The error of a loop that Ctrl-C, or a signal, has stopped; the state is saved."""
         return StoppedError(f"stopped by {by} at step {progress.step}, which is saved")
 
 
@@ -213,7 +213,9 @@ class Loop:
         while progress.step < events.total and progress.running:
             if stopped_by:
                 self.save(state, progress)
-                raise self.job.stopped(progress, signal.Signals(int(stopped_by)).name)
+                number = signal.Signals(int(stopped_by))
+                by = "Ctrl-C" if number == signal.SIGINT else number.name
+                raise self.job.stopped(progress, by)
             chunk_began = time.perf_counter()
             if order is None or progress.step % events.epoch == 0:
                 order = trainer.order(state, progress.step // events.epoch)

@@ -223,7 +223,7 @@ def _checked(
     if found.shape != (count,) or found.dtype.kind not in "iu":
         raise ValueError(
             f"groups is a {found.dtype} array of shape {found.shape}: must be an integer for each "
-            f"of {count} images"
+            f"of {count:,} images"
         )
     _, index, sizes = np.unique(found, return_inverse=True, return_counts=True)
     if len(sizes) < 2:

@@ -6,6 +6,7 @@ Only small files are read, and jax is not loaded: hundreds of runs take a second
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from rowrnn import files
 from rowrnn.config import Config
 from rowrnn.errors import RowRNNError, RunError
 from rowrnn.files import Count, Rate, Seconds, Share
+from rowrnn.lab.shown import Shown
 from rowrnn.store import log, rundir
 from rowrnn.store.members import read_sweep
 
@@ -32,8 +34,8 @@ _End = Annotated[float, Meta(ge=-100.0, le=100.0)]
 _DEEPEST = 3
 
 
-@dataclass(frozen=True)
-class PointSummary:
+@dataclass(frozen=True, repr=False)
+class PointSummary(Shown):
     """The seeds of one point of a sweep's grid.
 
     Attributes:
@@ -50,7 +52,7 @@ class PointSummary:
 
 
 @dataclass(frozen=True, repr=False)
-class RunSummary:
+class RunSummary(Shown):
     """A run or sweep as its directory tells of it.
 
     Attributes:
@@ -58,13 +60,13 @@ class RunSummary:
         path: the directory.
         kind: "run" or "sweep".
         state: see `State`.
-        started: when it was started or last resumed.
+        started: when it was started.
         step: the last step logged or saved, for a run that is not done.
         members: how many members a sweep has; `completed` is how many of them have ended, and in a
             sweep that is done, have not diverged.
         test_accuracy: its test accuracy; for a sweep the mean over its completed members.
         points: the points of the grid, for a sweep that is done.
-        wall_s: seconds it took, compiling and evaluating included; for a sweep its last session.
+        wall_s: seconds it took in all sessions, compiling and evaluating included.
         examples_per_s: throughput of training.
         config: its config; for a sweep what its members have in common.
         values: the values, by dotted name, in which the runs listed together differ; a sweep's grid
@@ -88,11 +90,20 @@ class RunSummary:
     values: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
-    def __repr__(self) -> str:
-        names = ("name", "kind", "state", "step", "members", "test_accuracy", "values", "problem")
+    def _facts(self) -> dict[str, Any]:
+        names = ("name", "kind", "state", "step", "members", "test_accuracy", "problem")
         facts = {name: getattr(self, name) for name in names}
-        words = (f"{name}={value!r}" for name, value in facts.items() if value is not None)
-        return f"RunSummary({', '.join(words)})"
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+class Runs(list[RunSummary]):
+    """A list that shows a line for each, and in a notebook a table."""
+
+    def __repr__(self) -> str:
+        return "[" + ",\n ".join(map(repr, self)) + "]"
+
+    def _repr_html_(self) -> str:
+        return importlib.import_module("rowrnn.show.notebook").table_of(self)
 
 
 def runs(path: str | Path = "runs") -> list[RunSummary]:
@@ -114,7 +125,7 @@ def runs(path: str | Path = "runs") -> list[RunSummary]:
         )
     found = [_summarize(run, directory) for run in _search(directory, _DEEPEST)]
     found.sort(key=lambda run: (run.started, run.name))
-    return _with_values(found)
+    return Runs(_with_values(found))
 
 
 def side_by_side(paths: Sequence[str | Path]) -> list[RunSummary]:

@@ -8,13 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rowrnn.lab import evidence
 from rowrnn.lab.evidence import Evidence, Interval, mean_of
+from rowrnn.lab.shown import Shown
 
 Values = Sequence[float] | np.ndarray
 
@@ -31,8 +32,8 @@ _AS_A_T_TEST = 15
 _FEWEST_TO_FAIL = 8
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """What the values of one group of seeds say; see `summarize`.
 
     `sd` divides by count − 1. `argmin` and `argmax` are positions in the values (of the first,
@@ -55,8 +56,8 @@ class Summary:
     argmax: int
 
 
-@dataclass(frozen=True)
-class VarianceParts:
+@dataclass(frozen=True, repr=False)
+class VarianceParts(Shown):
     """The variance of test accuracy over seeds and its two parts; see `variance_parts`.
 
     `total` = `finite_test` + `between_seeds`. `finite_share` is `finite_test` of `total`, and above
@@ -71,8 +72,8 @@ class VarianceParts:
     finite_share_interval: Interval | None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What two groups of seeds say about each other; see `compare`.
 
     Attributes:
@@ -109,6 +110,10 @@ class Comparison:
     correlation: float | None
     seeds_needed: int | None
     seeds_needed_between: tuple[int, int | None] | None
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("count_a", "count_b", "paired", "difference", "interval", "p_value", "test")
+        return {name: getattr(self, name) for name in names}
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -243,7 +243,7 @@ class Run(Job):
     def stopped(self, progress: Progress, by: str) -> StoppedError:
         """See `Job.stopped`."""
         return StoppedError(
-            f"stopped by {by} after step {progress.step} of {self.experiment.steps}, which is "
+            f"stopped by {by} after step {progress.step:,} of {self.experiment.steps:,}, which is "
             f"saved; go on with: rowrnn train --resume {self.directory.path} (in Python resume=)"
         )
 
@@ -319,7 +319,7 @@ def _check_same(experiment: Experiment, saved: Facts, path: Path) -> None:
     if done > experiment.steps:
         raise RunError(
             f"{path} has done {count(done, 'step')}, and train.epochs or train.examples say "
-            f"{experiment.steps} in all; give a greater length, or start a new run"
+            f"{experiment.steps:,} in all; give a greater length, or start a new run"
         )
 
 
@@ -358,12 +358,33 @@ def _evaluate(
         progress.diverged = [progress.step]
         job.diverged(progress, "the loss on the test part")
     params = jax.tree.map(lambda leaf: leaf[0], trainer.fetch(state.params))
-    right = predicted[0] == dataset.test.labels
+    return make_result(
+        experiment,
+        job.directory.path,
+        progress,
+        test_accuracy=float(sums.correct[0] / sums.count[0]),
+        test_loss=float(sums.loss_sum[0] / sums.count[0]),
+        first256_accuracy=first256_accuracy(config, predicted[0] == dataset.test.labels),
+        params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        devices=trainer.mesh.devices.size,
+        compile_s=compile_s,
+        wall_s=time.perf_counter() - began,
+        params_sha256=checkpoint.params_digest(params),
+        machines=list(job.directory.machines),
+    )
+
+
+def make_result(
+    experiment: Experiment, path: Path, progress: Progress, **figures: Any
+) -> TrainResult:
+    """The result of a run that has come to its end; `figures` are what neither the experiment nor
+    its progress knows."""
+    config, dataset = experiment.config, experiment.dataset
     examples = experiment.steps * config.train.batch_size
     train_loss = progress.last(0, "train_loss")
     assert train_loss is not None, "the last step is logged"
     return TrainResult(
-        run_dir=str(job.directory.path),
+        run_dir=str(path),
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
         seed=config.train.seed,
@@ -372,16 +393,8 @@ def _evaluate(
         epochs=experiment.steps / experiment.epoch_steps,
         train_loss=train_loss,
         validation_accuracy=progress.last(0, "validation_accuracy"),
-        test_accuracy=float(sums.correct[0] / sums.count[0]),
-        test_loss=float(sums.loss_sum[0] / sums.count[0]),
-        first256_accuracy=first256_accuracy(config, right),
-        params=sum(leaf.size for leaf in jax.tree.leaves(params)),
         backend=config.model.backend,
-        devices=trainer.mesh.devices.size,
-        compile_s=compile_s,
         train_s=progress.train_s,
         examples_per_s=examples / progress.train_s,
-        wall_s=time.perf_counter() - began,
-        params_sha256=checkpoint.params_digest(params),
-        machines=list(job.directory.machines),
+        **figures,
     )

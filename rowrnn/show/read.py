@@ -17,7 +17,7 @@ from rowrnn.files import as_path
 from rowrnn.lab import stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import SplitName
-from rowrnn.lab.shown import Shown
+from rowrnn.lab.shown import Shown, percent
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +80,7 @@ class Reading(Shown):
         name = self.name_of(self.label)
         told = (
             f"it has predicted {name} since row {self.since} of {len(self.image)} "
-            f"({self.probability:.1%} at the end)"
+            f"({percent(self.probability, 1)} at the end)"
         )
         if self.truth is None:
             return told
@@ -232,7 +232,7 @@ def _image_of(
     if not 0 <= index < len(part.labels):
         raise ConfigError(
             f"image {shown(index)}: the {split} part of {classifier.dataset} has "
-            f"{len(part.labels):,} images; give an index from 0 to {len(part.labels) - 1}"
+            f"{len(part.labels):,} images; give an index from 0 to {len(part.labels) - 1:,}"
         )
     return part.images[index], int(part.labels[index])
 

@@ -42,7 +42,7 @@ Key = dict[str, Any]
 """What decides a record: ``config``, ``data`` and ``code``, each a SHA-256 in hex, and ``seed``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """What one member gave.
 
@@ -83,6 +83,12 @@ class Record:
     curve: dict[str, list[tuple[Count, Loss]]]
     wall_s: Seconds
     machine: str = ""
+
+    def __repr__(self) -> str:
+        names = ("name", "status", "steps", "validation_accuracy", "test_accuracy")
+        facts = {name: getattr(self, name) for name in names}
+        words = (f"{n}={v:.4f}" if isinstance(v, float) else f"{n}={v!r}" for n, v in facts.items())
+        return f"Record({', '.join(words)})"
 
 
 class Ledger:

@@ -180,12 +180,13 @@ class RunDir:
     def write_environment(self, devices: dict[str, object]) -> None:
         """Records what the run runs on: versions, git commit, devices, flags.
 
-        Warns where an earlier session ran on another machine (`machine_of`): clusters are mixed,
-        and a resumed run goes on.
+        The time stays that of the first session. Warns where an earlier one ran on another machine
+        (`machine_of`): clusters are mixed, and a resumed run goes on.
         """
         found = environment() | devices
         self.machine = machine_of(found)
-        before = _machines_before(self.path)
+        earlier = _earlier(self.path)
+        before = earlier.get("machines", [])
         self.machines = list(dict.fromkeys([*before, self.machine]))
         if self._writes and before and self.machine not in before:
             warnings.warn(
@@ -193,7 +194,8 @@ class RunDir:
                 "goes on, and its last digits may differ from those of a run on one machine",
                 stacklevel=3,
             )
-        self.write("environment.json", json.dumps(found | {"machines": self.machines}, indent=2))
+        found |= earlier | {"machines": self.machines}
+        self.write("environment.json", json.dumps(found, indent=2))
 
     def log(self, place: dict[str, float], values: dict[str, float]) -> None:
         """Appends a line to ``metrics.jsonl`` and the same values to the TensorBoard events.
@@ -447,13 +449,14 @@ def machine_of(environment: Mapping[str, Any]) -> str:
     return found
 
 
-def _machines_before(path: Path) -> list[str]:
-    """The machines of the earlier sessions of a run; none where nobody can tell."""
-    try:
-        found = files.read_json(path / "environment.json")["machines"]
-        return files.fit("machines", found, list[str])
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+def _earlier(path: Path) -> dict[str, Any]:
+    """The start and the machines of the earlier sessions of a run, as far as anybody can tell."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        environment = files.read_json(path / "environment.json")
+        found["machines"] = files.fit("machines", environment["machines"], list[str])
+        found["time"] = files.fit("time", environment["time"], str)
+    return found
 
 
 def require_same_variables(path: Path) -> None:

@@ -220,8 +220,8 @@ def test_predict_answers_the_good_and_names_the_bad(run):
         assert prediction["probability"] == pytest.approx(max(final), abs=1e-5)
         assert prediction["runner_up"] == int(np.argsort(final)[-2])
     assert "letter.txt: " in err
-    assert re.search(r"^0\.png: \d \(\d+\.\d%\), then \d", out, re.MULTILINE)
-    assert re.search(r"^  28 .{28} \d +\d+\.\d% ", out, re.MULTILINE)
+    assert re.search(r"^0\.png: \d \(\d+\.\d %\), then \d", out, re.MULTILINE)
+    assert re.search(r"^  28 .{28} \d +\d+\.\d % ", out, re.MULTILINE)
 
 
 def test_predict_takes_idx_files_as_they_are(run, tmp_path):
@@ -370,7 +370,7 @@ def test_a_name_that_the_system_does_not_take(tmp_path, monkeypatch, capsys, arg
 
 def test_mistakes_that_need_the_data(tmp_path):
     _, err = here("train", "--train.batch-size=5000", cwd=tmp_path, code=2)
-    assert "train.batch_size = 5000: must be at most 4000" in err
+    assert "train.batch_size = 5000: must be at most 4,000" in err
     _, err = here("train", "--data.dataset=mnist", f"--data.dir={tmp_path}", cwd=tmp_path, code=3)
     assert "rowrnn data prepare mnist" in err
     # Nothing is left of a run that could not begin.

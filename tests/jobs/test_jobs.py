@@ -204,7 +204,8 @@ def test_a_signal_to_one_process_makes_all_save_the_same_step(start, tmp_path, w
         draw.choice(processes).send_signal(getattr(signal, name))
         both = [ended(process, EXIT_S) for process in processes]
         assert [code for code, _, _ in both] == [75, 75], both
-        found = re.search(rf"stopped by {name} after step (\d+) of 60", both[0][2])
+        by = {"SIGINT": "Ctrl-C"}.get(name, name)
+        found = re.search(rf"stopped by {by} after step (\d+) of 60", both[0][2])
         assert found, both
         assert rowrnn.load(tmp_path / run).step == int(found[1])
         whole_again(tmp_path / run, whole)

@@ -208,7 +208,7 @@ def test_failed_seeds_are_said_beside_the_interquartile_mean(tmp_path, capsys):
     )
     cli.run(["compare", str(a), str(b)])
     said = capsys.readouterr().out
-    assert "  failed seeds: 2 of 16 (12.5%, 3.5% to 36.0%) against 0 of 8 (0.0%, " in said
+    assert "  failed seeds: 2 of 16 (12.5 %, 3.5 % to 36.0 %) against 0 of 8 (0.0 %, " in said
     assert "  interquartile mean 0.95" in said
 
 
@@ -316,3 +316,5 @@ def test_the_command_says_it_and_leaves_with_1_where_it_is_worse(tmp_path, capsy
     said = capsys.readouterr().out
     assert f"{a} against {b}: worse" in said
     assert "8 seeds in pairs (correlation 0.75)" in said
+    # All eight are, which is not every seed.
+    assert "better with a probability of less than 1 %" in said

@@ -413,19 +413,30 @@ def test_resuming_runs_what_is_missing_and_more_seeds(tmp_path, monkeypatch, who
         with pytest.raises(KeyboardInterrupt):
             rowrnn.sweep(SMALL, range(3), settings=MAP, run_dir=path)
     assert trained == ["seed=0", "seed=1"]
+    environment = json.loads((path / "environment.json").read_text())
+    began = "2020-02-03T04:05:06+00:00"
+    (path / "environment.json").write_text(json.dumps(environment | {"time": began}))
     result = rowrnn.sweep(resume=path)
     assert trained == ["seed=0", "seed=1", "seed=2"]
     assert result.summary["reused"] == 2
     assert_same(result, whole)
-    result = rowrnn.sweep(resume=path, seeds=range(4))
+    # All sessions count.
+    assert result.summary["wall_s"] > sum(record.wall_s for record in result.members)
+    before, result = result, rowrnn.sweep(resume=path, seeds=range(4))
     assert trained[3:] == ["seed=3"]
     assert result.summary["reused"] == 3
     assert_same(result, whole)
+    more = result.summary["wall_s"] - before.summary["wall_s"]
+    assert more > result.members[3].wall_s
     # Again, with nothing to do.
-    result = rowrnn.sweep(resume=path)
+    before, result = result, rowrnn.sweep(resume=path)
     assert len(trained) == 4
     assert (result.summary["reused"], result.summary["compilations"]) == (4, 0)
     assert_same(result, whole)
+    for name in ("wall_s", "examples_per_s"):
+        assert result.summary[name] == before.summary[name] > 0
+    (listed,) = rowrnn.runs(path)
+    assert listed.started.isoformat() == began
 
 
 def test_other_code_reuses_nothing(tmp_path, monkeypatch, whole, trained):
@@ -474,7 +485,8 @@ def test_a_stack_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, whole,
         stop_at(patched, cut)
         with pytest.raises(
             StoppedError,
-            match=f"SIGTERM at step {cut} of 10 of 2 members.*rowrnn sweep --resume {path}",
+            match=f"SIGTERM with 0 of 4 members done and 2 at step {cut} of 10, which is saved; "
+            f"go on with: rowrnn sweep --resume {path}",
         ) as stopped:
             rowrnn.sweep(config, range(4), settings=MAP, run_dir=path)
     assert stopped.value.exit_code == 75
@@ -541,6 +553,14 @@ def test_a_member_that_was_kept_is_taken_out(tmp_path):
     other = {"seed=0": "seed=1", "seed=1": "seed=0"}[kept]
     rowrnn.extract(path, kept, tmp_path / "run")
     assert rowrnn.load(tmp_path / "run").step == 10
+    (listed,), record = rowrnn.runs(tmp_path / "run"), result.members[int(kept[-1])]
+    assert (listed.state, listed.test_accuracy) == ("done", record.test_accuracy)
+    # What the sweep says of it is what the run itself gives, but for devices and times.
+    told = dataclasses.asdict(rowrnn.train(resume=tmp_path / "run"))
+    (tmp_path / "run" / "result.json").unlink()
+    given = dataclasses.asdict(rowrnn.train(resume=tmp_path / "run"))
+    free = {"devices", "compile_s", "wall_s"}
+    assert {n: told[n] for n in told.keys() - free} == {n: given[n] for n in told.keys() - free}
     with pytest.raises(RunError, match=f"holds no state of {other}: .*--keep all.*--train.seed"):
         rowrnn.extract(path, other, tmp_path / "other")
     with pytest.raises(ConfigError, match="no member 'seed=11'; did you mean seed=1"):

@@ -145,7 +145,7 @@ def test_read_agrees_with_probabilities_and_says_since_when(run, test_part, tmp_
         reading, image=reading.image[:6], probabilities=np.eye(10)[best] * 0.9 + 0.01, truth=None
     )
     assert made_up.since == 5
-    assert made_up.words() == "it has predicted 7 since row 5 of 6 (91.0% at the end)"
+    assert made_up.words() == "it has predicted 7 since row 5 of 6 (91.0 % at the end)"
     assert dataclasses.replace(made_up, truth=1).words().endswith("; but it is 1")
     assert dataclasses.replace(made_up, probabilities=np.eye(10)[[3] * 6]).since == 1
 
@@ -197,7 +197,7 @@ def test_the_terminal_shows_a_line_for_each_row(run, monkeypatch):
     rows = [line for line in lines if line[:3].strip().isdigit()]
     assert [int(line[:3]) for line in rows] == list(range(1, 29))
     for line, probabilities in zip(rows, reading.probabilities, strict=True):
-        assert line.endswith(f" {probabilities.argmax()} {probabilities.max():6.1%}")
+        assert line.endswith(f" {probabilities.argmax()} {100 * probabilities.max():5.1f} %")
         assert line[33 + 2 * int(probabilities.argmax())] in "▁▂▃▄▅▆▇█"
     assert "█" in "".join(line[4:32] for line in rows)
     assert f"predicted {reading.label} since row {reading.since} of 28" in lines[-1]

@@ -18,7 +18,7 @@ from rowrnn.config import Config
 from rowrnn.core.dataset import Dataset
 from rowrnn.data.groups import read as read_groups
 from rowrnn.errors import ConfigError, RunError, count, shown
-from rowrnn.files import Size, as_path
+from rowrnn.files import Rate, Seconds, Size, as_path
 from rowrnn.jax_settings import pinned
 from rowrnn.lab.display import Display, ProgressDisplay
 from rowrnn.lab.interrupt import StopRequest
@@ -37,6 +37,14 @@ from rowrnn.store.rundir import RunDir
 __all__ = [
     "Plan", "SweepResult", "SweepSettings", "extract", "make_plan", "reopen", "sweep",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What the sessions before this one took, as the summary of a sweep says it."""
+
+    wall_s: Seconds
+    examples_per_s: Rate | None = None
 
 
 @dataclass(frozen=True)
@@ -318,18 +326,23 @@ class _Sweep:
 
     def run(self, tell: Callable[[Plan], None] | None) -> SweepResult:
         """Trains what is missing, group by group, and writes what came out."""
-        self._write_start()
         groups = [group for group in self._groups if group.pending]
+        earlier = self._read_earlier()
+        self._write_start(goes_on=bool(groups))
         made = self._plan(groups)
         if tell is not None and parallel.is_process_0():
             tell(made)
         shown = self._spec.config.train.display != "none" and parallel.is_process_0()
-        display = ProgressDisplay(made.examples) if shown else Display()
-        tally = Tally(display, made.members, made.reused)
+        display = ProgressDisplay(made.examples) if shown and groups else Display()
+        tally = Tally(display, made.members, made.reused, to_do=made.examples)
+        tally.earlier_s = earlier.wall_s
         with contextlib.closing(display):
             for group in groups:
                 self._train_group(group, tally)
-        return self._finish(tally)
+        # A session that trains nothing takes nothing away from what is known.
+        rate = tally.examples_per_s if groups else earlier.examples_per_s
+        seconds = time.perf_counter() - self._began if groups else 0.0
+        return self._finish(_Earlier(tally.earlier_s + seconds, rate))
 
     def _plan(self, groups: list[Group]) -> Plan:
         """The plan, for which the trainer of the first group runs a moment."""
@@ -340,11 +353,25 @@ class _Sweep:
             except Exception as error:
                 self._halve_or_raise(error)
 
-    def _write_start(self) -> None:
+    def _read_earlier(self) -> _Earlier:
+        """What was told when the sweep had ended; of one that was cut off, what its ledger says."""
+
+        def read() -> dict[str, Any]:
+            with contextlib.suppress(RunError):  # It is made anew.
+                found = rundir.read_result(self._run.path, _Earlier)
+                if found is not None:
+                    return dataclasses.asdict(found)
+            return {"wall_s": sum(record.wall_s for record in self._reused)}
+
+        # Process 0 removes it next.
+        return _Earlier(**(parallel.broadcast(parallel.on_process_0(read)) or {}))
+
+    def _write_start(self, *, goes_on: bool) -> None:
         spec, settings = self._spec, self._settings
         # They may be of other members than those that are asked for now; the ledger has all.
         self._run.remove("results.json", "results.csv")
-        self._run.write_environment(parallel.describe(self._mesh))
+        if goes_on:
+            self._run.write_environment(parallel.describe(self._mesh))
         self._run.write("config.toml", configs.dump(spec.config))
         started = {
             "seeds": spec.seeds,
@@ -407,9 +434,12 @@ class _Sweep:
             self._run.log_member(record.name, record.curve)
         discard(self._partial)
         tally.recorded += len(outcomes)
+        # Also the steps that members which have diverged did not take.
+        left = sum(group.examples * len(group.pending) for group in self._groups)
+        tally.done = tally.to_do - left
         tally.failed += sum(end.record.status == ledger.DIVERGED for end in outcomes)
-        # At most once a second: with many members it takes a while.
-        if time.perf_counter() - self._estimated_at >= 1.0:
+        # At the end, and at most once a second before: with many members it takes a while.
+        if not left or time.perf_counter() - self._estimated_at >= 1.0:
             self._estimated_at = time.perf_counter()
             tally.estimate = outcome.estimate(self._records())
         tally.show()
@@ -427,7 +457,7 @@ class _Sweep:
         """What is known, in the order of the sweep."""
         return [record for group in self._groups for record in group.records if record]
 
-    def _finish(self, tally: Tally) -> SweepResult:
+    def _finish(self, took: _Earlier) -> SweepResult:
         spec = self._spec
         order = {member.name: place for place, member in enumerate(members.make_members(spec))}
         records = sorted(self._records(), key=lambda record: order[record.name])
@@ -451,8 +481,7 @@ class _Sweep:
             "devices": self._mesh.shape["seed"],
             "machines": ledger.machines_of(records),
             "compilations": self._compilations,
-            "examples_per_s": tally.examples_per_s,
-            "wall_s": time.perf_counter() - self._began,
+            **dataclasses.asdict(took),
             "groups": [
                 {"point": point, **of_point[0].varied,
                  **outcome.summarize(of_point, sizes[point]),

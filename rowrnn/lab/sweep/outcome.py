@@ -19,7 +19,7 @@ from rowrnn.figures import Target
 from rowrnn.lab import evaluate, stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.over_images import ANOTHER_SEED, BOTH, Grouped, grouped, interval_over_images
-from rowrnn.lab.shown import Shown
+from rowrnn.lab.shown import Shown, percent
 from rowrnn.lab.stats import Interval, Summary, VarianceParts
 from rowrnn.store import ledger, rundir
 from rowrnn.store.ledger import Record
@@ -419,8 +419,8 @@ def in_words(result: SweepResult) -> list[str]:
             min(1.0, x) for x in (parts.finite_share, *parts.finite_share_interval)
         )
         words.append(
-            f"Of the variance over seeds, {share:.0%} is what a test part of this size would show "
-            f"alone ({least:.0%} to {most:.0%}, if accuracies are normal)"
+            f"Of the variance over seeds, {percent(share)} is what a test part of this size would "
+            f"show alone ({percent(least)} to {percent(most)}, if accuracies are normal)"
         )
     return words
 

@@ -91,8 +91,8 @@ class Plan:
         devices: over which seeds are divided.
         compilations: of the training program, one for each group with something left to do.
         examples: seed·examples that are still to be trained.
-        seconds: estimate for all of it, from a few timed steps of the first group; the others
-            are scaled by parameters and examples.
+        seconds: estimate for all of it without compiling, from a few timed steps of the first
+            group; the others are scaled by parameters and examples.
         groups: the parts of it; `stack` is how many members run side by side, `bytes_per_device`
             what the training program takes (of the first group; the others are not compiled yet).
     """

@@ -51,7 +51,9 @@ class Tally:
         display: shows it.
         members: of the sweep.
         recorded: members that have ended, `failed` of them by divergence.
-        done: examples over all members, also those of an earlier session.
+        to_do: examples that the ledger lacks at the start; `done` of them, also in a stack that was
+            in progress.
+        earlier_s: seconds that earlier sessions took.
         examples: trained in this session, in `train_s` seconds.
         estimate: what is known of the accuracy, in words.
     """
@@ -61,6 +63,8 @@ class Tally:
     recorded: int = 0
     failed: int = 0
     done: int = 0
+    to_do: int = 0
+    earlier_s: float = 0.0
     examples: int = 0
     train_s: float = 0.0
     estimate: str = ""
@@ -74,13 +78,14 @@ class Tally:
     def facts(self) -> str:
         """A line on the sweep.
 
-        >>> Tally(Display(), 8, 3, 1, 0, 123_456, 10.0, "mean 0.9812 ± 0.0004").facts
-        '3/8 members, 1 failed  12,346 seed·examples/s  mean 0.9812 ± 0.0004'
+        >>> known = {"examples": 123_456, "train_s": 10.0, "estimate": "mean 0.9812 ± 0.0004"}
+        >>> Tally(Display(), 8, 3, 1, **known).facts
+        '3/8 members, 1 failed  mean 0.9812 ± 0.0004  12,346 seed·examples/s'
         """
         ended = f"{self.recorded}/{self.members} members"
         ended += f", {self.failed} failed" if self.failed else ""
         rate = f"{self.examples_per_s:,.0f} seed·examples/s" if self.examples_per_s else ""
-        return "  ".join(filter(None, (ended, rate, self.estimate)))
+        return "  ".join(filter(None, (ended, self.estimate, rate)))
 
     def show(self) -> None:
         """Shows where the sweep stands."""
@@ -118,6 +123,7 @@ class Stack(Job):
         state, progress = self._first_state()
         progress.machines = list(dict.fromkeys([*progress.machines, self.machine]))
         began -= progress.wall_s
+        self.tally.earlier_s += progress.wall_s
         with closing(CheckpointWriter(self.partial, 2, self.check)) as writer:
             work = Loop(self.trainer, self, writer, stop, began, self.keys)
             state = work.run(state, progress)
@@ -139,9 +145,10 @@ class Stack(Job):
     def stopped(self, progress: Progress, by: str) -> StoppedError:
         """See `Job.stopped`."""
         return StoppedError(
-            f"stopped by {by} at step {progress.step} of {self.trainer.experiment.steps} of "
-            f"{count(len(self.members), 'member')}, which is saved; go on with: "
-            f"rowrnn sweep --resume {self.partial.parent} (in Python resume=)"
+            f"stopped by {by} with {self.tally.recorded} of {count(self.tally.members, 'member')} "
+            f"done and {len(self.members)} at step {progress.step:,} of "
+            f"{self.trainer.experiment.steps:,}, which is saved; go on with: rowrnn sweep --resume "
+            f"{self.partial.parent} (in Python resume=)"
         )
 
     @property

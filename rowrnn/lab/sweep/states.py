@@ -1,6 +1,7 @@
 """The states that a sweep keeps, and members that are taken out: each a run of its own."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from rowrnn.jax_settings import require_devices
 from rowrnn.lab import loop
 from rowrnn.lab.loop import Curve, Progress
 from rowrnn.lab.sweep.stack import Outcome, experiment_of, saved_keys
+from rowrnn.lab.train import TrainResult, make_result
 from rowrnn.lab.trainer import prepare
 from rowrnn.store import ledger, members, rundir
 from rowrnn.store.checkpoint import CheckpointWriter
@@ -61,7 +63,10 @@ class Keeper:
             parallel.on_process_0(
                 lambda path=path, member=member, record=record: _begin(path, member, record.machine)
             )
-            _save(path, experiment_of(group, member), state, progress)
+            experiment = experiment_of(group, member)
+            _save(path, experiment, state, progress)
+            result = _result(path, experiment, record, state, progress)
+            parallel.on_process_0(lambda path=path, result=result: _tell_result(path, result))
             if self._keep == "best":
                 for other in before:
                     # What is no state is somebody else's, and stays.
@@ -93,6 +98,10 @@ def _copy(kept: Path, member: Member, to: Path) -> None:
         shutil.copytree(kept / "checkpoints", run.path / "checkpoints")
         if (kept / _ENVIRONMENT).exists():
             shutil.copy(kept / _ENVIRONMENT, run.path)
+        with contextlib.suppress(RunError):  # Without a result it is evaluated when it goes on.
+            result = rundir.read_result(kept, TrainResult)
+            if result is not None:
+                _tell_result(to, dataclasses.replace(result, run_dir=str(to)))
 
 
 def _take_from_stack(sweep_dir: Path, member: Member, to: Path, dataset: Dataset | None) -> None:
@@ -129,6 +138,28 @@ def _save(path: Path, experiment: Experiment, state: TrainState, progress: Progr
     """Writes a state [1, ...] into a run directory that has its config."""
     with closing(CheckpointWriter(path / "checkpoints", keep=1)) as writer:
         writer.save(state, loop.facts_of(experiment, 1, progress))
+
+
+def _result(
+    path: Path, experiment: Experiment, record: Record, state: TrainState, progress: Progress
+) -> TrainResult:
+    """The result of a member as of a run of its own, which has no part in what compiling took."""
+    names = ("test_accuracy", "test_loss", "first256_accuracy", "params_sha256", "wall_s")
+    return make_result(
+        experiment,
+        path,
+        progress,
+        **{name: getattr(record, name) for name in names},
+        params=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        devices=experiment.config.parallel.data or 1,
+        compile_s=0.0,
+        machines=record.machine.split("; "),
+    )
+
+
+def _tell_result(path: Path, result: TrainResult) -> None:
+    with files.writing(path):
+        files.write_whole(path / "result.json", json.dumps(dataclasses.asdict(result), indent=2))
 
 
 def _begin(path: Path, member: Member, machine: str) -> None:

@@ -9,11 +9,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rowrnn import files
 from rowrnn.data import Dataset
 from rowrnn.errors import ConfigError, RunError, shown
 from rowrnn.figures.drawing import COLUMN
+from rowrnn.lab.shown import Shown
 from rowrnn.show.report import page, run, several, sweep
 from rowrnn.show.report.page import Content
 from rowrnn.store import rundir
@@ -24,8 +26,8 @@ FORMATS = ("svg", "pdf")
 """Those in which figures are written."""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """A report that was written.
 
     Attributes:
@@ -39,6 +41,9 @@ class Report:
     verdict: str
     missing: list[str]
     figures: dict[Path, str] = field(default_factory=dict)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"path": str(self.path), "verdict": self.verdict, "missing": self.missing}
 
 
 def report(
