@@ -152,8 +152,7 @@ class DataConfig:
         ]
         | _Tfds
     ) = "mnist_sample"
-    """mnist_sample ships with rowrnn; idx, folder, npz: in data.dir; arrays: from Python. Also
-    tfds:NAME, a set that TFDS has prepared, such as tfds:cifar10 or tfds:emnist/letters."""
+    """idx, folder, npz: in data.dir; arrays: from Python; tfds:NAME, as tfds:emnist/letters."""
     dir: _Text = ""
     """idx, folder: their directory; npz: the file. Otherwise that of TFDS (TFDS_DATA_DIR)."""
     manual_dir: _Text = ""
