@@ -11,9 +11,11 @@ import functools
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -110,7 +112,8 @@ def require_jax() -> None:
     XLA ends the process where it does not know a flag in ``XLA_FLAGS``. So another process tries.
     """
     try:
-        import jax  # noqa: F401
+        with _late_ctrl_c():
+            import jax  # noqa: F401
     except ValueError as error:
         text = str(error)
         # jax names some variables in lower case, as its own settings.
@@ -141,6 +144,25 @@ def require_jax() -> None:
         with contextlib.suppress(OSError):
             proof.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             proof.touch()
+
+
+@contextlib.contextmanager
+def _late_ctrl_c() -> Iterator[None]:
+    """Ctrl-C within counts at the end: an extension that it meets on loading fails otherwise."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _proof(flags: str) -> Path:

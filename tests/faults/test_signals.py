@@ -3,7 +3,10 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import phases
 import pytest
@@ -33,6 +36,24 @@ def after_signal(process, number):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     return process.returncode, err, time.monotonic() - began
+
+
+def test_ctrl_c_while_jax_is_loaded(tmp_path):
+    """As an extension of jax: it does not tell that it was interrupted."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('while initializing the extension') from None\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "rowrnn", "eval", "run"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(rowrnn.__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, "rowrnn: stopped by Ctrl-C\n")
 
 
 def soak(phase):
