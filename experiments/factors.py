@@ -167,7 +167,7 @@ def draw(accuracy, path):
     axes.set_yticks(range(len(CELLS)), labels)
     axes.set_ylim(len(CELLS) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))
     axes.set_xlabel("test images that are wrong")
     frame.finish(figure, "point: a network; stroke: the mean", path)
 

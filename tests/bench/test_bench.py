@@ -185,7 +185,8 @@ def test_compare_finds_a_regression(tmp_path):
     assert np.mean([result.regressed for result in found]) > 0.9
 
 
-@pytest.mark.parametrize("sigma", [0.03, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.03, 0.3])
 def test_compare_does_not_take_noise_for_a_regression(tmp_path, sigma):
     found = [simulated(tmp_path, 1.0, sigma, seed) for seed in range(100)]
     assert np.mean([result.regressed for result in found]) < 0.05

@@ -50,7 +50,7 @@ def made(tmp_path_factory):
     return directory
 
 
-@pytest.mark.row(19, 3, 28)
+@pytest.mark.row(19, 2, 28)
 def test_output_that_cannot_be_written_is_told_and_the_result_is_kept(made, count, record):
     """stdout or stderr is `/dev/full`: exit code 4 (or that of the command's own error), a line on
     the other one, no traceback; and what the command makes is there."""

@@ -309,6 +309,7 @@ def test_a_cluster_that_jax_does_not_know_is_said(start):
     assert "started as one of several, but jax does not find the others" in err
 
 
+@pytest.mark.slow
 def test_a_pod_of_a_job_that_jax_does_not_know_is_alone(start, tmp_path):
     """It trains as if nobody had told it anything."""
     (tmp_path / "kubernetes.py").touch()

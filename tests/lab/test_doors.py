@@ -97,6 +97,7 @@ def test_a_grid_is_lists_by_name(tmp_path, grid):
         rowrnn.sweep(CONFIG, [0], grid=grid, run_dir=tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_seeds_and_grids_of_numpy_are_taken(run, tmp_path):
     swept = rowrnn.sweep(
         CONFIG,

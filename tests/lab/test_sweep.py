@@ -257,7 +257,10 @@ def compilations(program):
 
 @pytest.mark.parametrize(
     ("grid", "times"),
-    [({RATE: (1e-3, 3e-3, 1e-2)}, 1), ({"model.hidden_size": (4, 8)}, 2)],
+    [
+        ({RATE: (1e-3, 3e-3, 1e-2)}, 1),
+        pytest.param({"model.hidden_size": (4, 8)}, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_one_compilation_for_each_structure(tmp_path, monkeypatch, quick, grid, times):
     monkeypatch.setattr(trainer, "compile_programs", quick)

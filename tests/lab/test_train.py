@@ -194,6 +194,7 @@ def test_a_run_begins_with_the_parameters_of_another(steady, tmp_path, source):
     assert rowrnn.train(resume=tmp_path / "run").params_sha256 == trained.params_sha256
 
 
+@pytest.mark.slow
 def test_the_moving_average_begins_with_those_parameters_too(steady, tmp_path):
     path, config, trained = steady
     still = {"optimizer.learning_rate": 0.0, "optimizer.ema_decay": 0.5, "train.examples": 101}

@@ -58,6 +58,7 @@ def kept_in(directory):
     return sorted(path.name.partition(".")[0] for path in directory.iterdir() if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_process_finds_what_another_has_compiled_and_a_killed_one_has_not(tmp_path):
     assert hits(tmp_path, "os._exit(0)") == 0
     assert hits(tmp_path) == 0

@@ -118,6 +118,7 @@ def test_numpy_computes_the_same_from_the_files_alone(made, images):
     )
 
 
+@pytest.mark.slow
 def test_the_files_say_what_is_read_out(tmp_path, images):
     config = configs.replace(LITTLE, {"model.pooling": "mean", "train.examples": 201})
     rowrnn.train(config, tmp_path / "run")

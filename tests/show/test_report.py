@@ -482,7 +482,8 @@ def test_more_curves_than_can_be_told_apart_are_refused(made, tmp_path):
         rowrnn.report(*tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [pytest.param("run", marks=pytest.mark.slow), "sweep"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "sweep"])
 def test_figures_for_a_paper_are_a_column_wide(made, tmp_path, name):
     made = shutil.copytree(made / name, tmp_path / name)
     report = rowrnn.report(made, figures=("svg", "pdf"))
