@@ -109,6 +109,7 @@ def test_values_that_jax_does_not_start_with_are_refused_in_a_line(tmp_path, nam
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_flags_of_xla_are_part_of_what_decides_a_run(tmp_path, monkeypatch):
     config = Config(ModelConfig(0, 8), train=TrainConfig(examples=300, batch_size=50))
     monkeypatch.setenv("XLA_FLAGS", "")  # The tests' own is one that decides.

@@ -158,7 +158,9 @@ def test_equal_sides_are_seldom_called_different(draw, count, runs):
 
 @pytest.mark.parametrize("runs", [200, FULL])
 @pytest.mark.parametrize(("effect", "comparisons"), [(2.0, 1), (1.72, 2), (1.7, 7), (1.0, 1)])
-@pytest.mark.parametrize("test", ["sign flips", "relabelling"])
+@pytest.mark.parametrize(
+    "test", ["sign flips", pytest.param("relabelling", marks=pytest.mark.slow)]
+)
 def test_the_number_of_seeds_that_is_advised_has_the_power(test, effect, comparisons, runs):
     count = seeds_needed(1.0, effect, test=test, comparisons=comparisons)
     # Flips are quick.
@@ -181,7 +183,7 @@ def test_sides_of_unlike_spread_are_seldom_called_different(runs):
     assert np.mean(wrong) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 
 
-@pytest.mark.parametrize("runs", [300, FULL])
+@pytest.mark.parametrize("runs", [pytest.param(300, marks=pytest.mark.slow), FULL])
 def test_betting_holds_however_often_it_is_looked_at(runs):
     rng = np.random.default_rng(3)
     differences = rng.normal(0, 1, (runs, 100)) * rng.choice([0.1, 1.0, 5.0], (runs, 100))

@@ -223,6 +223,7 @@ def as_traced(values):
     return {name: np.float32(value) for name, value in values.items()}
 
 
+@pytest.mark.slow
 def test_traced_numbers_are_the_same_as_constants(all_traced):
     # Not the values of the config, so that a constant left behind shows.
     changed = {name: 0.7 * value for name, value in VALUES.items()}

@@ -295,6 +295,7 @@ def test_divergence_later_keeps_the_last_good_state(tmp_path, monkeypatch, compi
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(classifier.params))
 
 
+@pytest.mark.slow
 def test_divergence_that_shows_when_it_is_saved_is_noted(tmp_path, monkeypatch, compile_programs):
     monkeypatch.setattr(trainer, "compile_programs", compile_programs)
     real = step.make_train_step
@@ -435,6 +436,7 @@ def test_make_train_is_the_same_experiment(whole):
     np.testing.assert_array_equal(trained.curve.count, [3900, 3900, 2200])
 
 
+@pytest.mark.slow
 def test_make_train_stays_where_it_has_diverged():
     dataset = data.load(CONFIG.data)
     few = {name: data.Split(part.images[:300], part.labels[:300])
