@@ -276,6 +276,7 @@ def test_the_kernels_for_tpus(monkeypatch, dtype, case):
     check_against_oracle("tpu", dtype, case)
 
 
+@pytest.mark.slow
 def test_members_of_the_kernels_are_an_axis_of_their_grid():
     seeds = [draw(SMALL._replace(seed=seed))[0] for seed in range(3)]
     together = jax.tree.map(lambda *leaves: np.stack(leaves), *seeds)
@@ -361,6 +362,7 @@ def test_a_sequence_cut_in_two_is_the_same_sequence(backend):
     assert_close((np.concatenate([first, second]), last), (hs, carry), 1e-6)
 
 
+@pytest.mark.slow
 def test_layers_on_top_of_each_other():
     inputs, d_hs, d_carry = draw(SMALL)
     upper, *_ = draw(Case(6, 4, 3, 0, 3, pixels=False, every_row=True, seed=1))

@@ -320,7 +320,7 @@ def test_what_a_stranger_made_does_no_harm(tmp_path, made, count, record, capsys
                "most MiB beyond the start": round(most)}  # fmt: skip
 
 
-@pytest.mark.parametrize("attack", ["link", "fifo"])
+@pytest.mark.parametrize("attack", ["link", pytest.param("fifo", marks=pytest.mark.slow)])
 def test_nothing_is_written_through_a_link(tmp_path, made, attack):
     """Where a file is to be written, a link of that name is not followed."""
     work, outside = tmp_path / "run", tmp_path / "outside"

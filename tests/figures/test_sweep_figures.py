@@ -487,6 +487,7 @@ def test_a_path_that_cannot_be_written_raises(name, draw, tmp_path, monkeypatch)
         DRAWINGS[name](draw)
 
 
+@pytest.mark.slow
 def test_pyplot_is_left_alone(tmp_path):
     code = """
 import sys

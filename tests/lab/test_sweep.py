@@ -601,6 +601,7 @@ def test_the_stack_in_progress_goes_on_also_among_other_members(
     assert_same(result, whole)
 
 
+@pytest.mark.slow
 def test_the_group_of_what_is_in_progress_comes_first(tmp_path, monkeypatch, trained):
     path, sizes = tmp_path / "sweep", {"model.hidden_size": (8, 4)}
     with monkeypatch.context() as patched:
