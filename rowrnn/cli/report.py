@@ -84,7 +84,7 @@ def report_at_end(path: str | Path) -> None:
     try:
         from rowrnn.show.report import report
 
-        # What there is to say was said on the way.
+        # Training has shown the same warnings and notes already.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             made = report(path)

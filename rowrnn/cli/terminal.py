@@ -86,7 +86,7 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
         raise
 
 
-# What tyro says in a box, and what is said instead.
+# Patterns of tyro's complaints, each with the sentence that replaces it.
 _COMPLAINTS = {
     r"[Ii]nvalid choice '(.*)' for argument '(.+?)'\. Expected one of \((.*?),?\)":
         "{1} {0}: must be one of {2}",

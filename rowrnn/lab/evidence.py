@@ -95,7 +95,7 @@ def sign_flips(differences: np.ndarray, resolution: float) -> Evidence:
     of the subset is below 0.
     """
     count = len(differences)
-    # From the first value, so that rounding does not tell equal ones apart.
+    # Sums are of differences to the first value: equal values then stay equal after rounding.
     first = differences[0]
     flipped = _subsets(count)
     sums = _product(flipped, (differences - first)[:, None])[:, 0]
@@ -124,8 +124,8 @@ def relabelling(a: np.ndarray, b: np.ndarray, resolution: float) -> Evidence:
     from scipy.special import stdtr
 
     difference = mean_of(b) - mean_of(a)
-    # Of the values about the means of their sides, every labelling's sums: a shift of b by d moves
-    # a labelling's mean by d times its share of b's values, and squares accordingly.
+    # Each labelling needs only these sums of the values about the means of their sides: a shift of
+    # b by d moves the mean of a labelling by d times its share of b's values.
     values = np.concatenate([a - mean_of(a), b - mean_of(b)])
     is_b = np.concatenate([np.zeros(len(a)), np.ones(len(b))])
     columns = np.stack([values, values**2, is_b, values * is_b], axis=1)
@@ -214,7 +214,7 @@ def seeds_to_bet(effect: float, power: float, alpha: float) -> int:
         sizes = in_typical_sizes(rng.normal(near, 1, (100, most)))
         grown = capital(sizes) >= 2 / alpha
         reached += np.where(grown.any(axis=1), grown.argmax(axis=1) + 1, most).tolist()
-    # Of 1,000, a share of 0.8 has a standard error of 0.013.
+    # The standard error of a share of 0.8 is 0.013 in 1,000 simulations; 0.02 is added for it.
     return math.ceil(np.quantile(reached, min(power + 0.02, 1.0)) * max(1.0, (near / effect) ** 2))
 
 

@@ -71,8 +71,13 @@ def _ask_for_cpu_devices(count: int) -> bool:
 
 def _pool_exceeds(devices: int) -> bool:
     """Whether the thread pool of the CPU backend is known to be larger than a number of devices."""
+    return (_told_threads() or 0) > devices
+
+
+def _told_threads() -> int | None:
+    """Threads that the environment gives that pool; None where it leaves them to XLA."""
     threads = os.environ.get("NPROC", "")
-    return threads.isdecimal() and int(threads) > devices
+    return int(threads) if threads.isdecimal() else None
 
 
 def _cores() -> list[int]:
@@ -166,14 +171,12 @@ def check_divides(mesh: Mesh, batch_size: int) -> None:
 def describe(mesh: Mesh) -> dict[str, object]:
     """What ran: platform, kind and number of devices, processes, and this machine's cores and the
     threads that its CPU devices share."""
-    device, cores, asked = mesh.devices.flat[0], len(_cores()), os.environ.get("NPROC", "")
+    device, cores, told = mesh.devices.flat[0], len(_cores()), _told_threads()
     return {
         "platform": device.platform,
         "kind": device.device_kind,
         "devices": int(mesh.devices.size),
         "processes": processes.process_count(),
         "cores": cores,
-        "threads": max(
-            int(asked) if asked.isdecimal() else cores, len(jax.local_devices(backend="cpu"))
-        ),
+        "threads": max(cores if told is None else told, len(jax.local_devices(backend="cpu"))),
     }
