@@ -9,6 +9,7 @@ from rowrnn.bench import plots, record
 from rowrnn.bench import report as terminal
 from rowrnn.errors import ConfigError, count
 from rowrnn.figures import Drawing
+from rowrnn.lab.shown import percent
 from rowrnn.show.report import page
 from rowrnn.show.report.page import Content, Table
 
@@ -116,7 +117,7 @@ def _verdict(document: dict[str, Any]) -> str:
     fastest = max(training or timed, key=lambda entry: entry.get("examples_per_s", 0), default={})
     if "examples_per_s" in fastest:
         part = fastest.get("share_of_ceiling")
-        of = f", {page.share(part, 0)} of what matrix products reach" if part else ""
+        of = f", {percent(part)} of what matrix products reach" if part else ""
         rate = f"{fastest['examples_per_s']:,.0f} examples/s"
         return f"The fastest on {where}: {fastest['name']}, {rate}{of}."
     if products:

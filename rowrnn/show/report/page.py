@@ -122,15 +122,6 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
-def share(value: float, digits: int = 2) -> str:
-    """A share as people say it.
-
-    >>> share(0.977)
-    '97.70 %'
-    """
-    return f"{100 * value:.{digits}f} %"
-
-
 def interval(bounds: tuple[float, float]) -> str:
     """The 95 % interval of a share.
 

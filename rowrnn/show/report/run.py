@@ -22,6 +22,7 @@ from rowrnn.lab import evaluate, runs, stats
 from rowrnn.lab.classifier import Classifier, load
 from rowrnn.lab.evaluate import Evaluation
 from rowrnn.lab.over_images import THIS_NETWORK
+from rowrnn.lab.shown import percent
 from rowrnn.lab.train import TrainResult
 from rowrnn.show import curves
 from rowrnn.show.report import page
@@ -107,8 +108,8 @@ def _find(path: Path, which: str, data_dir: str, dataset: Dataset | None) -> _Ru
         said, found = run.result.test_accuracy, run.tested.evaluation.accuracy
         if not math.isclose(found, said, abs_tol=1e-6):
             run.missing.append(
-                f"Agreement: result.json says {page.share(said, 4)}, and the last checkpoint "
-                f"gives {page.share(found, 4)} here."
+                f"Agreement: result.json says {percent(said, 4)}, and the last checkpoint "
+                f"gives {percent(found, 4)} here."
             )
     return run
 
@@ -221,7 +222,7 @@ def _verdict(run: _Run) -> str:
         tested = run.tested.evaluation
         found = (
             f"{tested.right:,} of {tested.count:,} test images right, "
-            f"{page.share(tested.accuracy)} ({page.interval(tested.interval)} for this network on "
+            f"{percent(tested.accuracy, 2)} ({page.interval(tested.interval)} for this network on "
             "other images); "
             f"{_about_mistakes(run.tested)}."
         )
@@ -230,7 +231,7 @@ def _verdict(run: _Run) -> str:
     if result:
         data = configs.data_name(result.dataset, run.config.data.dir)
         return found or (
-            f"{page.share(result.test_accuracy)} of the test images of {data} right, by its own "
+            f"{percent(result.test_accuracy, 2)} of the test images of {data} right, by its own "
             "account; its mistakes cannot be shown here."
         )
     state, step = runs.unfinished(run.path)
@@ -273,14 +274,14 @@ def _key_figures(run: _Run) -> list[tuple[str, str, str]]:
         found = [
             (
                 "Test accuracy",
-                page.share(tested.accuracy),
+                percent(tested.accuracy, 2),
                 f"{page.interval(tested.interval)}, {THIS_NETWORK}",
             ),
             ("Test loss", f"{tested.loss:.4f}", f"mean cross-entropy{at}"),
         ]
     elif result:
         found = [
-            ("Test accuracy", page.share(result.test_accuracy), "by its own account"),
+            ("Test accuracy", percent(result.test_accuracy, 2), "by its own account"),
             ("Test loss", f"{result.test_loss:.4f}", "mean cross-entropy"),
         ]
     network = f"{count(model.layers, 'layer')} of {count(model.hidden_size, 'unit')}"
@@ -320,13 +321,13 @@ def _matrix(evaluation: Evaluation) -> dict[str, Any] | None:
                     {"count": int(times), "right": taken == label, "strength": strength}
                     for taken, (times, strength) in enumerate(zip(row, strong, strict=True))
                 ],
-                "accuracy": page.share(row[label] / total, 1) if total else "none",
+                "accuracy": percent(row[label] / total, 1) if total else "none",
             }
             for label, (row, strong, total) in enumerate(
                 zip(confusion, strengths, totals, strict=True)
             )
         ],
-        "worst": page.share(worst),
+        "worst": percent(worst, 2),
     }
 
 

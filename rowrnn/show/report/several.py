@@ -10,6 +10,7 @@ from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
 from rowrnn.lab import runs
 from rowrnn.lab.runs import RunSummary
+from rowrnn.lab.shown import percent
 from rowrnn.show import curves
 from rowrnn.show.curves import Curve
 from rowrnn.show.report import page, sweep
@@ -85,8 +86,8 @@ def _verdict(found: Sequence[RunSummary]) -> str:
     reach = ""
     if accuracies:
         low, high = min(accuracies), max(accuracies)
-        reach = f"; test accuracy {page.share(low)}"
-        reach += "" if low == high else f" to {page.share(high)}"
+        reach = f"; test accuracy {percent(low, 2)}"
+        reach += "" if low == high else f" to {percent(high, 2)}"
     return f"{' and '.join(kinds)} side by side{reach}."
 
 
@@ -117,7 +118,7 @@ def _table(found: Sequence[RunSummary]) -> Table:
                 [
                     label,
                     run.state,
-                    "–" if mean is None else page.share(mean),
+                    "–" if mean is None else percent(mean, 2),
                     "–" if interval is None else page.interval(interval),
                     seeds if run.kind == "run" or point is not None else f"{run.members or 0:,}",
                     *values,

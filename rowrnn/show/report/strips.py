@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rowrnn.lab import stats
-from rowrnn.show.report import page
+from rowrnn.lab.shown import percent
 
 # Pixels of the page: the height of an image, the width of a class, and the most that classes take.
 _TALL, _CLASS, _MOST_WIDE = 112, 10, 160
@@ -52,7 +52,7 @@ class Strip:
     @property
     def probability_in_words(self) -> str:
         """The probability of the true class for a caption."""
-        return page.share(self.probability) if self.probability > 5e-5 else "< 0.01 %"
+        return percent(self.probability, 2) if self.probability > 5e-5 else "< 0.01 %"
 
     @property
     def since(self) -> int:

@@ -13,6 +13,7 @@ from rowrnn.errors import count
 from rowrnn.figures import Drawing
 from rowrnn.figures.drawing import WIDTH
 from rowrnn.lab.over_images import ANOTHER_SEED, BOTH
+from rowrnn.lab.shown import percent
 from rowrnn.lab.sweep import outcome
 from rowrnn.lab.sweep.outcome import SweepResult
 from rowrnn.show.curves import Curve
@@ -165,24 +166,24 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
     best = result.selected or next(iter(statistics))
     one = statistics[best]
     seeds = count(one.count, "seed")
-    text = f"Over {seeds}{data} the mean test accuracy is {page.share(one.mean)}"
+    text = f"Over {seeds}{data} the mean test accuracy is {percent(one.mean, 2)}"
     if len(points) > 1:
         if len(statistics) == 1:
             text = (
                 f"Of {len(points):,} settings{data}, {best} alone has finished: mean test accuracy "
-                f"{page.share(one.mean)} over {seeds}"
+                f"{percent(one.mean, 2)} over {seeds}"
             )
         elif result.selected is None:
             means = [summary.mean for summary in statistics.values()]
             return (
-                f"{len(points):,} settings{data}: mean test accuracy {page.share(min(means))} to "
-                f"{page.share(max(means))}. {outcome.about_selection(result)}."
+                f"{len(points):,} settings{data}: mean test accuracy {percent(min(means), 2)} to "
+                f"{percent(max(means), 2)}. {outcome.about_selection(result)}."
             )
         else:
             text = (
                 f"Of {len(points):,} settings{data}, {best} has the highest mean validation "
-                f"accuracy, {page.share(result.validation[best].mean)}; over {seeds} its mean test "
-                f"accuracy is {page.share(one.mean)}"
+                f"accuracy, {percent(result.validation[best].mean, 2)}; over {seeds} its mean test "
+                f"accuracy is {percent(one.mean, 2)}"
             )
     if one.interval is not None:
         text += f" ({page.interval(one.interval)} for another seed on these images"
@@ -190,7 +191,7 @@ def _verdict(result: SweepResult, spec: Spec) -> str:
             text += f", {page.bounds_of(result.over_images[best])} on other images"
         text += ")"
     if one.count > 1:
-        text += f"; single seeds lie between {page.share(one.min)} and {page.share(one.max)}"
+        text += f"; single seeds lie between {percent(one.min, 2)} and {percent(one.max, 2)}"
     if failed:
         text += f"; {failed:,} of {members_} diverged"
     if len(machines := machines_of(result.members)) > 1:
@@ -205,7 +206,7 @@ def _key_figures(result: SweepResult, spec: Spec) -> list[tuple[str, str, str]]:
         (one,) = statistics.values()
         if one.interval is not None:
             found += [
-                ("Mean", page.share(one.mean), f"{page.interval(one.interval)}, {ANOTHER_SEED}"),
+                ("Mean", percent(one.mean, 2), f"{page.interval(one.interval)}, {ANOTHER_SEED}"),
                 *(
                     ("With other images", page.bounds_of(both), f"95 % interval, {BOTH}")
                     for both in result.over_images.values()
@@ -213,7 +214,7 @@ def _key_figures(result: SweepResult, spec: Spec) -> list[tuple[str, str, str]]:
                 ("Standard deviation", f"{100 * (one.sd or 0):.2f}", "points, over seeds"),
             ]
         found.append(
-            ("Median", page.share(one.median), f"interquartile mean {page.share(one.iqm)}")
+            ("Median", percent(one.median, 2), f"interquartile mean {percent(one.iqm, 2)}")
         )
     decides = {
         "both": "everything",
