@@ -47,8 +47,11 @@ def test_ctrl_c_while_jax_is_loaded(tmp_path):
         "except KeyboardInterrupt:\n"
         "    raise ImportError('while initializing the extension') from None\n"
     )
+    # A job in the background of a shell ignores SIGINT, and hands that down.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from rowrnn.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-m", "rowrnn", "eval", "run"],
+        [sys.executable, "-c", program, "eval", "run"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(rowrnn.__file__).parents[1]}"},
         capture_output=True,
         text=True,
