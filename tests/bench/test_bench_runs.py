@@ -224,6 +224,7 @@ def test_a_child_that_hangs_is_killed(helper):
         child.ask("sleep", patience=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux says what a process does")
 def test_a_child_that_computes_may_take_its_time(helper):
     with Child(helper, {}) as child:

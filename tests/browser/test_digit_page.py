@@ -269,7 +269,7 @@ def test_who_draws_sees_it_read(made, open_page, width, height, dark):
     assert (opened.errors, opened.requests) == ([], [])
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, slow(1280)])
 def test_the_panels_have_one_height_from_the_start(made, open_page, width):
     opened = open_page(made["trained"].path, width=width)
     measure = "all => all.map(e => e.getBoundingClientRect().height)"

@@ -71,9 +71,14 @@ def options_in_help(command, capsys):
     return set(re.findall(r"(?<![\w-])--?[a-z][\w.-]*", " ".join(lines)))
 
 
-def test_bash_completes_every_option_of_every_command(scripts, capsys):
-    offered = bash(scripts, [f"rowrnn {command} -" for command in COMMANDS])
-    for command, options in zip(COMMANDS, offered, strict=True):
+@pytest.mark.parametrize(
+    "commands",
+    [("train", "bench compare"), pytest.param(COMMANDS, marks=pytest.mark.slow)],
+    ids=["two", "all"],
+)
+def test_bash_completes_every_option_of_every_command(scripts, capsys, commands):
+    offered = bash(scripts, [f"rowrnn {command} -" for command in commands])
+    for command, options in zip(commands, offered, strict=True):
         assert "--help" in options
         # tyro has no short options but -h.
         expected = options_in_help(command, capsys)

@@ -152,10 +152,16 @@ def test_with_json_an_error_is_json(made, monkeypatch, words, code, says):
     assert command(*words)[1] == ""
 
 
-def test_nothing_is_left_open(made):
-    for words in (["runs", "."], ["eval", "run", "--json"], ["--help"]):
-        code, _, err = rowrnn_in(made, *words, PYTHONWARNINGS="error")
-        assert (code, err) == (0, "")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "run", "--json"],
+        *(pytest.param([*words], marks=pytest.mark.slow) for words in [("runs", "."), ("--help",)]),
+    ],
+)
+def test_nothing_is_left_open(made, words):
+    code, _, err = rowrnn_in(made, *words, PYTHONWARNINGS="error")
+    assert (code, err) == (0, "")
 
 
 def test_what_is_no_directory_is_not_said_to_be_missing(made, tmp_path, monkeypatch):
