@@ -183,8 +183,12 @@ def judge(
         logits=logits,
         rows=rows,
         class_names=classifier.class_names,
-        called=configs.data_name(classifier.dataset, classifier.config.data.dir),
+        called=_called(classifier),
     )
+
+
+def _called(classifier: Classifier) -> str:
+    return configs.data_name(classifier.dataset, classifier.config.data.dir)
 
 
 def _logits(classifier: Classifier, mesh: Mesh, images: np.ndarray) -> np.ndarray:
@@ -217,7 +221,7 @@ class PointRows:
 
     Attributes:
         point: the values of the grid in words; empty without a grid.
-        dataset: name of the data, which a grid may vary.
+        dataset: what the data is called, which a grid may vary.
         count: how many images, N.
         members: the names of the members whose states were kept, S of them.
         mean: the mean over the members, [T].
@@ -293,7 +297,7 @@ def evaluate_rows(
         place = classifier.config.data, classifier.fingerprint
         part = splits.get(place) or classifier.load_split(split, data_dir, dataset)
         splits[place] = part
-        point = member.point, classifier.dataset, len(part.labels)
+        point = member.point, _called(classifier), len(part.labels)
         found.setdefault(point, {})[member.name] = _accuracy_after_rows(classifier, part)
     return SweepRows(path, split, [_summarize(*point, each) for point, each in found.items()])
 

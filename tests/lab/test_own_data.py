@@ -224,6 +224,29 @@ def test_the_small_digits_of_scikit_learn(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_file_of_ones_own_is_called_by_its_name(tmp_path):
+    images, labels = hues(600, 0)
+    others, of_others = hues(60, 1)
+    np.savez(
+        tmp_path / "hues.npz",
+        train_images=images, train_labels=labels, test_images=others, test_labels=of_others,
+    )  # fmt: skip
+    given = [
+        "--model.projection-size=0", "--model.hidden-size=8", "--train.batch-size=100",
+        "--train.epochs=1", "--train.display=none", "--data.validation-size=100",
+        "--data.dataset=npz", f"--data.dir={tmp_path / 'hues.npz'}",
+    ]  # fmt: skip
+    run, sweep = tmp_path / "run", tmp_path / "sweep"
+    assert command("sweep", *given, "--seeds=0:2", "--keep=all", f"--run-dir={sweep}")[0] == 0
+    for words in (
+        ["train", *given, f"--run-dir={run}"], ["eval", run], ["eval", sweep, "--rows"],
+    ):  # fmt: skip
+        code, out, err = command(*words)
+        assert code == 0, err
+        assert re.search(r"(on|of) hues\.npz", out + err), words
+
+
+@pytest.mark.slow
 def test_arrays_are_swept_over_and_gone_on_with(dataset, tmp_path):
     config = dataclasses.replace(CONFIG, train=TrainConfig(batch_size=100, epochs=1))
     first = rowrnn.sweep(config, range(2), run_dir=tmp_path / "sweep", dataset=dataset)
