@@ -103,7 +103,7 @@ def _report_sweep(found: "SweepRows") -> None:
         place = f"{plain(point.point)}: " if point.point else ""
         tell(
             f"{place}{found.split} accuracy of {count(len(point.members), 'network')} on "
-            f"{count(point.count, 'image')} of {plain(point.dataset)}",
+            f"{count(point.count, 'image')} of {plain(point.called)}",
             sys.stdout,
         )
         print()

@@ -221,7 +221,8 @@ class PointRows:
 
     Attributes:
         point: the values of the grid in words; empty without a grid.
-        dataset: what the data is called, which a grid may vary.
+        dataset: name of the data, which a grid may vary.
+        called: what people call it: files of one's own by their name.
         count: how many images, N.
         members: the names of the members whose states were kept, S of them.
         mean: the mean over the members, [T].
@@ -232,6 +233,7 @@ class PointRows:
 
     point: str
     dataset: str
+    called: str
     count: int
     members: list[str]
     mean: np.ndarray
@@ -257,7 +259,7 @@ class SweepRows:
         """The figures as JSON takes them."""
         rows = [
             {name: value.tolist() if isinstance(value, np.ndarray) else value
-             for name, value in vars(point).items()}
+             for name, value in vars(point).items() if name != "called"}
             for point in self.points
         ]  # fmt: skip
         return {"run_dir": str(self.run_dir), "split": self.split, "rows": rows}
@@ -289,7 +291,7 @@ def evaluate_rows(
     """
     path = files.as_path(run_dir, "run_dir")
     _started(devices)
-    found: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
+    found: dict[tuple[str, str, str, int], dict[str, np.ndarray]] = {}
     splits: dict[tuple[DataConfig, str], Split] = {}
     for member in _kept(path):
         classifier = load(path / "states" / member.directory, which)
@@ -297,7 +299,7 @@ def evaluate_rows(
         place = classifier.config.data, classifier.fingerprint
         part = splits.get(place) or classifier.load_split(split, data_dir, dataset)
         splits[place] = part
-        point = member.point, _called(classifier), len(part.labels)
+        point = member.point, classifier.dataset, _called(classifier), len(part.labels)
         found.setdefault(point, {})[member.name] = _accuracy_after_rows(classifier, part)
     return SweepRows(path, split, [_summarize(*point, each) for point, each in found.items()])
 
@@ -323,7 +325,9 @@ def _kept(path: Path) -> list[Member]:
     return kept
 
 
-def _summarize(point: str, dataset: str, count: int, of_each: dict[str, np.ndarray]) -> PointRows:
+def _summarize(
+    point: str, dataset: str, called: str, count: int, of_each: dict[str, np.ndarray]
+) -> PointRows:
     """Mean and interval over the members of a point, from the accuracies [T] of each."""
     accuracy = np.stack(list(of_each.values()))
     interval = None
@@ -335,7 +339,7 @@ def _summarize(point: str, dataset: str, count: int, of_each: dict[str, np.ndarr
             ]
         )
     mean = accuracy.mean(axis=0)
-    return PointRows(point, dataset, count, list(of_each), mean, interval, accuracy)
+    return PointRows(point, dataset, called, count, list(of_each), mean, interval, accuracy)
 
 
 def save(found: Evaluation | SweepRows) -> tuple[Path, ...]:
@@ -390,7 +394,7 @@ def _draw_sweep(found: SweepRows, path: Path) -> None:
     """Draws the accuracy after each row of the points of a sweep."""
     points = found.points
     seeds = sum(len(point.members) for point in points)
-    names = ", ".join(dict.fromkeys(point.dataset for point in points))
+    names = ", ".join(dict.fromkeys(point.called for point in points))
     images = " or ".join(f"{count:,}" for count in dict.fromkeys(point.count for point in points))
     title = (
         f"{names}, {found.split}: accuracy after each row, {images} images, "

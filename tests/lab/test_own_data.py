@@ -244,6 +244,8 @@ def test_a_file_of_ones_own_is_called_by_its_name(tmp_path):
         code, out, err = command(*words)
         assert code == 0, err
         assert re.search(r"(on|of) hues\.npz", out + err), words
+    rows = json.loads((sweep / "eval-test.json").read_text())["rows"]
+    assert [(row["dataset"], "called" in row) for row in rows] == [("npz", False)]
 
 
 @pytest.mark.slow
