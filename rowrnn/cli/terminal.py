@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,9 @@ def parse(command: str, kind: type[_Arguments], arguments: Sequence[str]) -> _Ar
 _COMPLAINTS = {
     r"[Ii]nvalid choice '(.*)' for argument '(.+?)'\. Expected one of \((.*?),?\)":
         "{1} {0}: must be one of {2}",
-    r"Error parsing (\S+): .*invalid literal for int.*?: '(.*?)'": "{0} {1}: must be an integer",
+    # Python leaves the end of a long text out, and with it the quote.
+    r"Error parsing (\S+): .*invalid literal for int.*?: '([^']*)": "{0} {1}: must be an integer",
+    r"Error parsing (\S+): .*Exceeds the limit": "{0}: must be a smaller integer",
     r"Error parsing (\S+): .*could not convert .* float: '(.*?)'": "{0} {1}: must be a number",
     r"Missing value for argument '(.+?)'": "{0} needs a value",
     r"Unrecognized options: (.*)": "unknown argument {0}",
@@ -100,7 +103,8 @@ _COMPLAINTS = {
 def _in_a_sentence(command: str, complaint: str) -> str:
     """What tyro says is wrong, as other errors are told."""
     complaint, _, _ = complaint.partition("For full helptext")
-    text = words = " ".join(re.sub(r"-{3,}", " ", complaint).split())
+    words = " ".join(re.sub(r"-{3,}", " ", complaint).split())
+    text = textwrap.shorten(words.partition(" Argument helptext:")[0], 300, placeholder=" …")
     if words.startswith("Required options"):
         names = re.findall(r"^ {6}(\S.*?) *$", complaint, re.MULTILINE)
         text = f"{command} needs {', '.join(names)}"

@@ -64,6 +64,8 @@ MISTAKES = [
     ("compare a b --margin=x", "--margin x: must be a number;"),
     ("sweep --seeds=0:2 --chunk=x", "--chunk x: must be an integer;"),
     ("launch -n x -- train", "-n/--processes x: must be an integer;"),
+    (f"launch -n {5000 * '9'} -- train", "-n/--processes: must be a smaller integer;"),
+    (f"sweep --seeds=0:2 --chunk {5000 * '9'}", "--chunk: must be a smaller integer;"),
     ("eval run --checkpoint", "--checkpoint needs a value;"),
     ("runs a b", "unknown argument b;"),
 ]
@@ -75,6 +77,13 @@ def test_wrong_arguments_are_told_in_a_sentence(line, says, capsys):
     command = re.sub(r" (-|old|tcsh|run|a\b).*", "", line)
     told = f"rowrnn: {says} rowrnn {command} --help shows all\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_long_value_is_cut(capsys):
+    assert cli.run(["launch", "-n", 500 * "x", "--", "train"]) == 2
+    # tyro may have put a blank into it, at the end of a line.
+    told = r"rowrnn: -n/--processes [x ]{59}…: must be an integer; rowrnn launch --help shows all\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
 
 
 def test_help_says_all_words_of_the_description(capsys, monkeypatch):

@@ -184,7 +184,7 @@ def files(directory, rng):
         "JSON": b'{"model": {"hidden_size": 3}}',
         "not UTF-8": b"# caf\xe9\n",
         "UTF-16": "[model]\n".encode("utf-16"),
-        "byte order mark": b"\xef\xbb\xbf[model]\n",
+        "two byte order marks": 2 * b"\xef\xbb\xbf" + b"[model]\n",
         "NUL bytes": bytes(100),
         "random bytes": rng.randbytes(300),
         "duplicate keys": b"[model]\nlayers = 1\nlayers = 2\n",
@@ -277,7 +277,7 @@ def sweeps(directory, rng):
 def commands(directory, rng):
     """Arguments that are missing or too many."""
     for command in (["eval"], ["predict"], ["bench"], ["compare"], ["bench", "compare"]):
-        yield "argument missing", command, ["Missing"]
+        yield "argument missing", command, [" needs "]
     yield "argument missing", ["predict", "run"], ["(at least one picture|PICTURE)"]
     yield "argument missing", ["data"], ["rowrnn data prepare mnist"]
     yield "argument missing", ["data", "prepare"], ["NAME"]
