@@ -236,7 +236,7 @@ def files(directory, rng):
         for command in ("train", "bench"):
             yield f"{kind}, {command}", [command, name], ["toml: "]
     yield "empty name", ["train", ""], ["config"]
-    yield "empty name", ["bench", ""], ["unknown suite ''; valid names: lstm"]
+    yield "empty name", ["bench", ""], ["unknown suite ''; rowrnn bench --list"]
 
 
 def sweeps(directory, rng):
