@@ -418,8 +418,8 @@ def time_members(config, members):
     from rowrnn.lab.trainer import Trainer, prepare, stack_members
 
     vmap = is_accelerator()
-    parallel.start_sweep(config.parallel, vmap=vmap)
-    mesh = parallel.make_sweep_mesh(config.parallel, vmap=vmap)
+    parallel.start_sweep(config.parallel)
+    mesh = parallel.make_sweep_mesh(config.parallel)
     experiment, began = prepare(config), time.monotonic()
     trainer = Trainer(experiment, mesh, members, vmap=vmap)
     found = {"compile_s": round(time.monotonic() - began, 2)}

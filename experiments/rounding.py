@@ -62,8 +62,8 @@ def main():
 def train_all(name):
     """Trains all pairs, one initialisation after the other; what they were trained on."""
     settings = config.replace(config.load(CONFIG), {"train.display": "none"})
-    parallel.start_sweep(settings.parallel, vmap=False)
-    mesh = parallel.make_sweep_mesh(settings.parallel, vmap=False)
+    parallel.start_sweep(settings.parallel)
+    mesh = parallel.make_sweep_mesh(settings.parallel)
     experiment, orders, trainer = prepare(settings), np.array(SEEDS[name], np.uint32), None
     RUNS.mkdir(parents=True, exist_ok=True)
     for init in SEEDS[name]:

@@ -3,10 +3,6 @@
 import os
 import tempfile
 
-# A thread pool larger than the number of devices: XLA on CPU can otherwise wait for ever where
-# batched matrix products meet several devices.
-os.environ.setdefault("NPROC", "4")
-
 # Child processes have as many devices: a process with another number compiles all programs anew.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 

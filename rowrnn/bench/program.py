@@ -31,8 +31,8 @@ class Program:
 
     def __init__(self, config: Config, dataset: Dataset | None = None, members: int = 0):
         if members:
-            parallel.start_sweep(config.parallel, vmap=False)
-            mesh = parallel.make_sweep_mesh(config.parallel, vmap=False)
+            parallel.start_sweep(config.parallel)
+            mesh = parallel.make_sweep_mesh(config.parallel)
         else:
             parallel.start(config.parallel)
             mesh = parallel.make_mesh(config.parallel)

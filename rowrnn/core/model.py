@@ -204,19 +204,18 @@ def _glorot_and(recurrent: Initializer) -> Callable[[jax.Array, int, int], jax.A
 
     def init(key, inputs, hidden):
         input_key, recurrent_key = jax.random.split(key)
-        return jnp.concatenate(
-            [
-                _per_gate(initializers.glorot_uniform(), input_key, (inputs, hidden)),
-                _per_gate(recurrent, recurrent_key, (hidden, hidden)),
-            ]
-        )
+        given = _per_gate(initializers.glorot_uniform(), input_key, (inputs, hidden))
+        return jnp.concatenate([given, _per_gate(recurrent, recurrent_key, (hidden, hidden))])
 
     return init
 
 
 def _per_gate(init: Initializer, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Four independent draws side by side, [shape[0], 4 * shape[1]]."""
-    return jnp.concatenate([init(k, shape) for k in jax.random.split(key, 4)], axis=1)
+    # Of networks under `vmap` one after another: of several at once jaxlib 0.10 makes each QR wait
+    # for others in the same threads, and on two cores for ever.
+    draw = jax.custom_batching.sequential_vmap(lambda key: init(key, shape))
+    return jnp.concatenate([draw(k) for k in jax.random.split(key, 4)], axis=1)
 
 
 _CELL_INIT = {

@@ -20,17 +20,12 @@ def start(config: ParallelConfig) -> None:
     _start(config, sweep=False)
 
 
-def start_sweep(config: ParallelConfig, *, vmap: bool) -> None:
-    """Prepares jax for a sweep: on a CPU each core becomes a device.
-
-    `vmap` makes batched matrix products. On a CPU these can wait for each other for ever where the
-    thread pool is not larger than the number of devices (seen in a third of the runs with two
-    cores, at 0 % CPU), so that it gets a larger one.
-    """
-    _start(config, sweep=True, vmap=vmap)
+def start_sweep(config: ParallelConfig) -> None:
+    """Prepares jax for a sweep: on a CPU each core becomes a device."""
+    _start(config, sweep=True)
 
 
-def _start(config: ParallelConfig, *, sweep: bool, vmap: bool = False) -> None:
+def _start(config: ParallelConfig, *, sweep: bool) -> None:
     """Joins the job, asks for CPU devices and keeps compiled programs."""
     processes.join(config)
     cores = len(_cores())
@@ -40,8 +35,8 @@ def _start(config: ParallelConfig, *, sweep: bool, vmap: bool = False) -> None:
     may_start = count == 1 or _ask_for_cpu_devices(count)
     # Devices that wait for each other in a collective each hold a thread.
     collectives = not sweep or (config.data or 1) > 1
-    waiting = vmap or (collectives and count > cores)
-    if may_start and waiting and not _pool_exceeds(count):
+    waiting = collectives and count > cores
+    if may_start and waiting and (_told_threads() or 0) <= count:
         os.environ["NPROC"] = str(2 * max(2, count))
     program_cache.start(keep=config.compilation_cache)
     # In a job all processes meet here to tell each other of their devices; jax waits two minutes.
@@ -67,11 +62,6 @@ def _ask_for_cpu_devices(count: int) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _pool_exceeds(devices: int) -> bool:
-    """Whether the thread pool of the CPU backend is known to be larger than a number of devices."""
-    return (_told_threads() or 0) > devices
 
 
 def _told_threads() -> int | None:
@@ -107,21 +97,12 @@ def on_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def make_sweep_mesh(config: ParallelConfig, *, vmap: bool) -> Mesh:
+def make_sweep_mesh(config: ParallelConfig) -> Mesh:
     """A mesh with axes "seed" and "data", its devices on "seed" unless the config says otherwise.
 
-    Raises `ConfigError` where fewer devices are there than asked for, where the axes do not fit
-    them, and for `vmap` on CPU devices that could wait for each other for ever, see `start_sweep`.
+    Raises `ConfigError` where fewer devices are there than asked for, or the axes do not fit them.
     """
-    local = len(jax.local_devices())
-    if vmap and not on_accelerator() and not _pool_exceeds(local):
-        raise ConfigError(
-            "strategy = 'vmap': jax runs already in this process, with a thread pool in which "
-            "batched products on CPU devices can hang; set "
-            f"NPROC={2 * max(2, local)} in the environment before jax starts, or take "
-            "strategy = 'map'"
-        )
-    grid = _take(config, _wanted(config) or local)
+    grid = _take(config, _wanted(config) or len(jax.local_devices()))
     data = config.data or 1
     return _mesh(config, grid, data=data, seed=config.seed or max(1, len(grid) // data))
 

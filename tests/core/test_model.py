@@ -1,4 +1,8 @@
 import functools
+import os
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +132,23 @@ def test_bfloat16_computes_narrow_and_keeps_float32():
     assert logits.dtype == carries[0][0].dtype == jnp.float32
     difference = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
     assert 1e-5 < difference < 3e-2
+
+
+@pytest.mark.slow
+def test_networks_are_initialised_at_once_in_as_few_threads_as_there_are():
+    """What a batch of them waits for must not need the threads that it waits in."""
+    code = """
+        import jax, jax.numpy as jnp
+        from rowrnn.config import ModelConfig
+        from rowrnn.core.model import RowRNN
+
+        model, images = RowRNN(ModelConfig(0, 64), classes=10), jnp.zeros((1, 28, 28), jnp.uint8)
+        init = jax.jit(jax.vmap(lambda seed: model.init(jax.random.key(seed), images)))
+        for first in range(0, 400, 4):
+            jax.block_until_ready(init(first + jnp.arange(4)))
+    """
+    one_device = {"NPROC": "2", "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | one_device, check=True, timeout=60,
+    )  # fmt: skip

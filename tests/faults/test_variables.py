@@ -59,7 +59,7 @@ def test_no_setting_of_jax_changes_a_run(tmp_path):
     assert (tmp_path / "other" / "report.html").exists()
     # More devices than cores would be more threads, and a larger network would have other bits.
     environment = json.loads((tmp_path / "other" / "environment.json").read_text())
-    assert environment["threads"] == int(os.environ["NPROC"])
+    assert environment["threads"] == len(os.sched_getaffinity(0))
     evaluated = rowrnn_in(tmp_path, "eval", "plain", "--json", **CHANGING)
     assert evaluated["test_accuracy"] == plain["test_accuracy"]
 

@@ -45,7 +45,7 @@ def order_of(key, epoch):
 
 def orders():
     """What each host computes for its devices, with a member on each of the job."""
-    mesh = parallel.make_sweep_mesh(ParallelConfig(2), vmap=False)
+    mesh = parallel.make_sweep_mesh(ParallelConfig(2))
     keys = parallel.shard_state(mesh, keys_of(mesh.devices.size))
     own = parallel.compile_on_host(mesh, order_of, jax.eval_shape(lambda: keys), np.int32(0))
     return parallel.fetch(mesh, own(keys, np.int32(0))).tolist()

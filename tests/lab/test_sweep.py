@@ -273,16 +273,6 @@ def test_one_compilation_for_each_structure(tmp_path, monkeypatch, quick, grid, 
     assert result.summary["completed"] == 2 * len(next(iter(grid.values())))
 
 
-def test_vmap_is_refused_where_it_could_hang(tmp_path, monkeypatch):
-    monkeypatch.delenv("NPROC")
-    for threads in (None, "2", "many"):
-        if threads is not None:
-            monkeypatch.setenv("NPROC", threads)
-        with pytest.raises(ConfigError, match="NPROC=4 in the environment before jax starts"):
-            rowrnn.sweep(SMALL, (0,), settings=SweepSettings("vmap"), run_dir=tmp_path / "sweep")
-    assert not (tmp_path / "sweep").exists()
-
-
 def test_vmap_is_the_same_but_for_rounding(tmp_path, solo):
     for strategy in ("map", "vmap"):
         rowrnn.sweep(

@@ -205,14 +205,14 @@ def test_a_single_run_has_its_devices_on_data(given, shape):
     ],
 )
 def test_a_sweep_has_its_devices_on_seed(given, shape):
-    mesh = parallel.make_sweep_mesh(ParallelConfig(**given), vmap=False)
+    mesh = parallel.make_sweep_mesh(ParallelConfig(**given))
     assert dict(mesh.shape) == dict(zip(("seed", "data"), shape, strict=True))
     assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
     assert list(mesh.devices.flat) == jax.devices()[: mesh.size]
 
 
 def sweep_mesh(config):
-    return parallel.make_sweep_mesh(config, vmap=False)
+    return parallel.make_sweep_mesh(config)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_batch_must_divide_over_the_axis_data():
     parallel.check_divides(mesh, 4)
     with pytest.raises(ConfigError, match=r"train\.batch_size = 3: must be a multiple of 2, the n"):
         parallel.check_divides(mesh, 3)
-    parallel.check_divides(parallel.make_sweep_mesh(TWO, vmap=False), 3)
+    parallel.check_divides(parallel.make_sweep_mesh(TWO), 3)
 
 
 def test_a_mesh_is_described():

@@ -250,7 +250,7 @@ def _prepare(
     configs.check(spec.config)
     services.require(spec.config.train.logger)
     asked_for_vmap = settings.strategy == "vmap"
-    parallel.start_sweep(spec.config.parallel, vmap=asked_for_vmap)
+    parallel.start_sweep(spec.config.parallel)
     only_alone = any(member.config.model.backend == "cudnn" for member in everyone)
     if only_alone and asked_for_vmap:
         raise ConfigError(
@@ -259,9 +259,7 @@ def _prepare(
         )
     at_once = settings.strategy == "auto" and parallel.on_accelerator() and not only_alone
     vmap = asked_for_vmap or at_once
-    mesh = parallel.process_0_first(
-        lambda: parallel.make_sweep_mesh(spec.config.parallel, vmap=vmap)
-    )
+    mesh = parallel.process_0_first(lambda: parallel.make_sweep_mesh(spec.config.parallel))
     return everyone, mesh, "vmap" if vmap else "map"
 
 
