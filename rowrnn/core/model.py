@@ -212,8 +212,8 @@ def _glorot_and(recurrent: Initializer) -> Callable[[jax.Array, int, int], jax.A
 
 def _per_gate(init: Initializer, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Four independent draws side by side, [shape[0], 4 * shape[1]]."""
-    # Of networks under `vmap` one after another: of several at once jaxlib 0.10 makes each QR wait
-    # for others in the same threads, and on two cores for ever.
+    # Networks under `vmap` are initialised one after another. The QR decompositions of jaxlib 0.10
+    # would wait for threads that wait themselves, on two cores for ever.
     draw = jax.custom_batching.sequential_vmap(lambda key: init(key, shape))
     return jnp.concatenate([draw(k) for k in jax.random.split(key, 4)], axis=1)
 

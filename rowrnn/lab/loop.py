@@ -282,7 +282,7 @@ class Loop:
             progress.log(index, values)
             self.job.logged(progress, index, values)
         self.job.interval_ended(progress, state, order)
-        # What has diverged stays as it is.
+        # A member that has diverged stays as it is.
         stays = np.zeros(self.trainer.members, np.int32)
         stays[[i for i, step in enumerate(progress.diverged) if step is not None]] = 1
         zeros = jax.tree.map(np.zeros_like, sums)

@@ -24,12 +24,12 @@ from rowrnn.errors import count
 from rowrnn.lab import stats
 from rowrnn.lab.stats import Interval
 
-# Which question an interval answers.
+# The question that an interval answers is one of these.
 ANOTHER_SEED = "another seed, these images"
 BOTH = "another seed, other images"
 THIS_NETWORK = "this network, other images"
 
-# With fewer groups than this the intervals are shorter than they should be.
+# Intervals are shorter than they should be where there are fewer groups than this.
 _FEW_GROUPS = 20
 
 

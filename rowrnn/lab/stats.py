@@ -25,7 +25,7 @@ SHARE: Interval = (0.0, 1.0)
 # More seeds than this are not searched for.
 MOST_SEEDS = 1_000_000
 
-# From this number of pairs on sign flips have the power of a t-test with one pair less.
+# Sign flips of so many pairs or more have the power of a t-test with one pair less.
 _AS_A_T_TEST = 15
 
 # Fewest values of which some can be called far below the others.

@@ -136,7 +136,7 @@ def test_bfloat16_computes_narrow_and_keeps_float32():
 
 @pytest.mark.slow
 def test_networks_are_initialised_at_once_in_as_few_threads_as_there_are():
-    """What a batch of them waits for must not need the threads that it waits in."""
+    """It ends: no network waits for threads that wait themselves."""
     code = """
         import jax, jax.numpy as jnp
         from rowrnn.config import ModelConfig

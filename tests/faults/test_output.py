@@ -153,14 +153,15 @@ def test_with_json_an_error_is_json(made, monkeypatch, words, code, says):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "line",
     [
-        ["eval", "run", "--json"],
-        *(pytest.param([*words], marks=pytest.mark.slow) for words in [("runs", "."), ("--help",)]),
+        "eval run --json",
+        pytest.param("runs .", marks=pytest.mark.slow),
+        pytest.param("--help", marks=pytest.mark.slow),
     ],
 )
-def test_nothing_is_left_open(made, words):
-    code, _, err = rowrnn_in(made, *words, PYTHONWARNINGS="error")
+def test_nothing_is_left_open(made, line):
+    code, _, err = rowrnn_in(made, *line.split(), PYTHONWARNINGS="error")
     assert (code, err) == (0, "")
 
 

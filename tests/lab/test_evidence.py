@@ -167,7 +167,7 @@ def test_the_number_of_seeds_that_is_advised_has_the_power(test, effect, compari
     runs *= 5 if test == "sign flips" and runs < 1000 else 1
     a, b = np.random.default_rng(0).normal(0, 1, (2, runs, count))
     b += effect
-    # Of each only its p-value is kept: what is found holds all that was permuted.
+    # Only p-values are kept: a result holds all that was permuted.
     found = [
         (sign_flips(y, 0.0) if test == "sign flips" else relabelling(x, y, 0.0)).p_value()
         for x, y in zip(a, b, strict=True)
