@@ -10,7 +10,7 @@ from rich.table import Table
 from rowrnn.bench import record
 from rowrnn.bench.compare import Comparison
 from rowrnn.bench.timing import NOISY
-from rowrnn.lab.shown import percent
+from rowrnn.lab.shown import percent, show_trimmed
 
 Document = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -23,7 +23,7 @@ def show(document: Document, console: Console | None = None) -> None:
     """Prints a document of `rowrnn.bench.run`, on stderr where no console is given."""
     console = console if console is not None else _stderr()
     for piece in pieces(document):
-        console.print(piece)
+        show_trimmed(console, piece)
 
 
 def pieces(document: Document) -> Iterator[Piece]:
@@ -64,7 +64,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         )
         for change in [*changes, comparison.overall]
     ]
-    console.print(_table(("figure", "slower by", "interval", ""), rows))
+    show_trimmed(console, _table(("figure", "slower by", "interval", ""), rows))
     for name in comparison.newly_wrong:
         console.print(f"[red]wrong now, was right before:[/] {escape(name)}")
     verdict = "[red]slower than allowed[/]" if comparison.regressed else "no regression"

@@ -20,7 +20,6 @@ from rowrnn.cli.terminal import (
     parse,
     plain,
     require_text,
-    show_table,
     table,
     tell,
     tell_written,
@@ -28,6 +27,7 @@ from rowrnn.cli.terminal import (
 from rowrnn.config import Config, ParallelConfig
 from rowrnn.errors import ConfigError, count, cut
 from rowrnn.jax_settings import require_jax
+from rowrnn.lab.shown import show_trimmed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +122,7 @@ def _report_rows(accuracy: "np.ndarray", interval: "np.ndarray | None" = None) -
         between = [] if interval is None else ["{:.4f} to {:.4f}".format(*interval[row])]
         lines.append([str(row + 1), f"{value:.4f}", *between, bar * round(30 * value)])
     headings = ["row", "accuracy", *(["95 % interval"] if interval is not None else [])]
-    show_table(console(), table(headings, lines, ""))
+    show_trimmed(console(), table(headings, lines, ""))
     tell(
         f"From row {stats.settled_row(accuracy)} of {len(accuracy)} on it stays within one point "
         "of its last value",
@@ -153,7 +153,7 @@ def _report_evaluation(evaluation: "Evaluation") -> None:
         share = f"{evaluation.per_class[label]:.4f}" if row.sum() else "-"
         lines.append((names[label], f"{row.sum():,}", share, mistake))
     headings = ("class", "images", "accuracy")
-    show_table(console(), table(headings, lines, "most often taken for"))
+    show_trimmed(console(), table(headings, lines, "most often taken for"))
     if absent := [names[label] for label, row in enumerate(evaluation.confusion) if not row.sum()]:
         tell(f"No {evaluation.split} image is of class {', '.join(absent)}", sys.stdout)
     print()

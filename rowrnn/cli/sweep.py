@@ -20,7 +20,6 @@ from rowrnn.cli.terminal import (
     parse,
     plain,
     say,
-    show_table,
     table,
     tell,
     tell_mixture,
@@ -28,7 +27,7 @@ from rowrnn.cli.terminal import (
 from rowrnn.config import Config
 from rowrnn.errors import ConfigError, count, shown
 from rowrnn.jax_settings import require_jax
-from rowrnn.lab.shown import percent
+from rowrnn.lab.shown import percent, show_trimmed
 from rowrnn.store import members
 from rowrnn.store.members import Spec, Vary
 
@@ -267,7 +266,7 @@ def _print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequ
     for close in (False, True):
         made.pad_edge, made.collapse_padding = not close, close
         if screen.measure(made, options=unbounded).maximum <= screen.width:
-            show_table(screen, made)
+            show_trimmed(screen, made)
             return
     for row in rows:
         tell(", ".join(map(" ".join, zip(headings, row, strict=True))), sys.stderr)

@@ -218,13 +218,6 @@ def table(
     return made
 
 
-def show_table(screen: "Console", made: "Table") -> None:
-    """Prints a table, without the blanks by which rich makes all lines of one length."""
-    with screen.capture() as captured:
-        screen.print(made)
-    screen.file.write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))
-
-
 @dataclass(frozen=True)
 class Marks:
     """Characters for values from 0 to 1: by lightness, by height, and to make bars of."""

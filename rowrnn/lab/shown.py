@@ -2,7 +2,12 @@
 
 import dataclasses
 import importlib
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 class Shown:
@@ -50,3 +55,10 @@ def short(value: Any) -> str:
             return f"({', '.join(map(short, value))})"
         case _:
             return repr(value)
+
+
+def show_trimmed(screen: "Console", piece: "str | Table") -> None:
+    """Prints words or a table, without the blanks by which rich makes all lines of one length."""
+    with screen.capture() as captured:
+        screen.print(piece)
+    screen.file.write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))

@@ -70,10 +70,10 @@ def run_tiny(tmp_path, text):
     document = bench.run(str(path), out=out)
     assert json.loads(out.read_text()) == json.loads(json.dumps(document))
     with (tmp_path / "table").open("w") as file:
-        console = Console(width=80, file=file)
-        bench.show(document, console)
-    lines = (tmp_path / "table").read_text().splitlines()
-    assert max(map(len, lines)) <= 80
+        bench.show(document, Console(width=80, file=file))
+    text = (tmp_path / "table").read_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert " \n" not in text
     return document, out.parent
 
 
