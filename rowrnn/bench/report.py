@@ -21,9 +21,7 @@ _CASE = ("backend", "mode", "hidden", "batch", "length", "seeds")
 
 def show(document: Document, console: Console | None = None) -> None:
     """Prints a document of `rowrnn.bench.run`, on stderr where no console is given."""
-    console = console if console is not None else _stderr()
-    for piece in pieces(document):
-        show_trimmed(console, piece)
+    _print(pieces(document), console)
 
 
 def pieces(document: Document) -> Iterator[Piece]:
@@ -50,10 +48,13 @@ def pieces(document: Document) -> Iterator[Piece]:
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Prints a comparison, the largest slowdown first."""
-    console = console if console is not None else _stderr()
+    """Prints a comparison, the largest slowdown first; on stderr where no console is given."""
+    _print(_comparison_pieces(comparison), console)
+
+
+def _comparison_pieces(comparison: Comparison) -> Iterator[Piece]:
     for note in comparison.notes:
-        console.print(f"note: {escape(note)}")
+        yield f"note: {escape(note)}"
     changes = sorted(comparison.changes, key=lambda change: -change.slowdown)
     rows = [
         (
@@ -64,11 +65,17 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         )
         for change in [*changes, comparison.overall]
     ]
-    show_trimmed(console, _table(("figure", "slower by", "interval", ""), rows))
+    yield _table(("figure", "slower by", "interval", ""), rows)
     for name in comparison.newly_wrong:
-        console.print(f"[red]wrong now, was right before:[/] {escape(name)}")
+        yield f"[red]wrong now, was right before:[/] {escape(name)}"
     verdict = "[red]slower than allowed[/]" if comparison.regressed else "no regression"
-    console.print(f"{verdict} (allowed: {percent(comparison.fail_above)})")
+    yield f"{verdict} (allowed: {percent(comparison.fail_above)})"
+
+
+def _print(found: Iterable[Piece], console: Console | None) -> None:
+    console = console if console is not None else _stderr()
+    for piece in found:
+        show_trimmed(console, piece)
 
 
 def _lstm_pieces(document: Document) -> Iterator[Piece]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import rowrnn
 from rowrnn.store import rundir
 
 
@@ -33,6 +34,15 @@ def pytest_runtest_makereport(item, call):
     if report.when == "call":
         item.passed = report.passed
     return report
+
+
+@pytest.fixture
+def without_jax(tmp_path):
+    """The environment of a process in which jax cannot be imported."""
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "jax.py").write_text("raise ImportError('jax was imported')")
+    package = Path(rowrnn.__file__).parents[1]
+    return os.environ | {"PYTHONPATH": f"{tmp_path / 'blocked'}:{package}", "COLUMNS": "80"}
 
 
 @pytest.fixture

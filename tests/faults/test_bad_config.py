@@ -356,15 +356,6 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
 
 
-@pytest.fixture
-def without_jax(tmp_path):
-    """The environment of a process in which jax cannot be imported."""
-    (tmp_path / "blocked").mkdir()
-    (tmp_path / "blocked" / "jax.py").write_text("raise ImportError('jax was imported')")
-    package = Path(cli.__file__).parents[2]
-    return os.environ | {"PYTHONPATH": f"{tmp_path / 'blocked'}:{package}", "COLUMNS": "80"}
-
-
 @pytest.mark.row(8, 200, 1000, slow=True)
 def test_bad_configs_and_flags_are_named_before_jax_is_imported(
     tmp_path, without_jax, count, record

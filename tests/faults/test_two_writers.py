@@ -9,12 +9,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from in_process import steps_in
 
-import rowrnn
 from rowrnn.config import Config
 from rowrnn.errors import RunError
 from rowrnn.store import rundir
@@ -82,14 +80,11 @@ def kill(process):
 
 
 @pytest.mark.row(5, 3, 50)
-def test_a_second_writer_is_refused_and_told_who_holds_the_directory(tmp_path, count, record):
+def test_a_second_writer_is_refused_and_told_who_holds_the_directory(
+    tmp_path, without_jax, count, record
+):
     """Refused before jax is loaded, with host, process and since when; after `kill -9` of the
     first the directory is free, and all that lay in it is still there."""
-    # A jax that cannot be imported shows that none is.
-    blocked = tmp_path / "blocked"
-    blocked.mkdir()
-    (blocked / "jax.py").write_text("raise SystemExit('jax was imported')")
-    found_first = f"{blocked}:{Path(rowrnn.__file__).parents[1]}"
     commands, slowest = Counter(), 0.0
     for seed in range(count):
         draw = random.Random(seed)
@@ -101,7 +96,7 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_directory(tmp_path, c
         assert held["pid"] == holder.pid
         words = [word.format(path) for word in draw.choice(SECOND[kind])]
         began = time.perf_counter()
-        second = start("-m", "rowrnn.cli", *words, cwd=tmp_path, PYTHONPATH=found_first)
+        second = start("-m", "rowrnn.cli", *words, cwd=tmp_path, **without_jax)
         _, err = second.communicate(timeout=120)
         slowest = max(slowest, time.perf_counter() - began)
         assert second.returncode == 4, (seed, words, err)

@@ -211,8 +211,7 @@ def test_a_sweep_has_its_devices_on_seed(given, shape):
     assert list(mesh.devices.flat) == jax.devices()[: mesh.size]
 
 
-def sweep_mesh(config):
-    return parallel.make_sweep_mesh(config)
+sweep_mesh = parallel.make_sweep_mesh
 
 
 @pytest.mark.parametrize(
