@@ -116,14 +116,14 @@ def main():
     document = {"command": sys.argv, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     document["parts"] = {}
     waiting = given.parts
-    # What took too long gets what the others have left.
+    # Parts that took too long get what the others have left.
     while waiting and (waiting is given.parts or ends - time.monotonic() > 10):
         slow = []
         for index, name in enumerate(waiting):
             shares = [PARTS[each][1] for each in waiting[index:]]
             limit = (ends - time.monotonic()) * shares[0] / sum(shares)
             document["parts"][name] = found = run_part(name, settings, limit)
-            # Where jax finds CPUs alone, everything that follows is smaller.
+            # Everything that follows is smaller where jax finds CPUs alone.
             settings.small |= all(
                 one.startswith("cpu") for one in found.get("devices", ["unknown"])
             )

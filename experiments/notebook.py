@@ -37,7 +37,7 @@ from rowrnn.lab import evidence, stats
 
 HERE = Path(__file__).parent
 RUN, RESULTS = HERE.parent / "runs" / "notebook", HERE / "results" / "notebook-agreement"
-# Of the first 256 test images.
+# This many of the first 256 test images were right.
 PUBLISHED = 241
 IN_ORDER = "rowrnn, in order"
 

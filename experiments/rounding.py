@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 RUNS, RESULTS = ROOT / "runs" / "rounding", ROOT / "experiments" / "results"
 CONFIG = ROOT / "experiments" / "notebook_2015.toml"
 
-# Of the initialisations, and of the orders.
+# Initialisations and orders have these seeds.
 SEEDS = {"main": range(12), "held-out": range(100, 106)}
 PARTS = ("rounding", "initialisation", "order", "initialisation x order")
 NAMES = {"main": "12 x 12 x 2 networks", "held-out": "6 x 6 x 2 others, kept apart"}

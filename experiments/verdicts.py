@@ -165,9 +165,9 @@ def of_power(runs, test, values, given):
     effect, comparisons = given
     rng = np.random.default_rng(int(100 * effect))
     spread = float(DRAWS[values](rng, 1_000_000).std())
-    # Of pairs whose sides do not depend on one another.
+    # The sides of a pair do not depend on one another.
     spread *= 1.0 if test == "relabelling" else math.sqrt(2)
-    # As `stats.compare` counts it.
+    # `stats.compare` counts it so.
     least = max(spread, resolution(values))
     count = stats.seeds_needed(least, effect * spread, test=test, comparisons=comparisons)
     a, b = DRAWS[values](rng, (2, runs, count))

@@ -328,7 +328,7 @@ def shipped() -> dict[str, Path]:
     >>> "quickstart" in shipped() and "bench_train" in shipped()
     True
     """
-    # Where a wheel puts what lies in experiments/ of a checkout.
+    # A wheel keeps the files of experiments/ here.
     packaged = Path(__file__).parent / "experiments"
     directory = packaged if packaged.is_dir() else Path(__file__).parents[1] / "experiments"
     return {path.stem: path for path in sorted(directory.glob("*.toml"))}

@@ -223,6 +223,6 @@ def _processor_s(pid: int) -> float | None:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
-    # After the name of the program, which may hold anything: user and system, in ticks.
+    # The name of the program may hold anything; user and system, in ticks, come after it.
     fields = status.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

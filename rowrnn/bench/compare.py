@@ -24,11 +24,11 @@ _LEVEL = 0.95
 _TRIM = 0.2
 # Longest interval that is told, as the logarithm of a ratio.
 _WIDEST = math.log(1e6)
-# Where one of these differs, the figures are of two machines.
+# Figures are of two machines where one of these differs.
 _SAME = ("suite", "platform", "device_kind", "devices", "processor", "cores")
-# Where one of these differs, and is no list of cases, the figures are of other work.
+# Figures are of other work where one of these differs and is no list of cases.
 _SETTINGS = ("hidden", "projection", "config")
-# Where one of these differs, it is worth a line: it may be why.
+# A difference in one of these is worth a line: it may be why.
 _WORTH_A_NOTE = ("quick", "git_commit", "python", "versions", "flags")
 
 

@@ -49,7 +49,7 @@ def measure(suite: suites.Train) -> dict[str, Any] | None:
         def start(*chosen: Any, sweep: bool = False) -> Child:
             return stack.enter_context(start_rowrnn(suite, batch, *chosen, sweep=sweep))
 
-        # As many devices as can each take an equal share of the batch.
+        # A single run takes as many devices as can each take an equal share of the batch.
         shared = max(n for n in range(1, count + 1) if batch % n == 0)
         contenders = [
             Contender("a sweep", [start(count, sweep=True)], "train"),

@@ -145,7 +145,7 @@ def without_compilation_cache() -> Iterator[None]:
 
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    # Whether there is a cache is looked up once and remembered; this makes jax look again.
+    # jax looks once whether there is a cache, and remembers it; this makes it look again.
     compilation_cache.reset_cache()
     try:
         yield
@@ -196,7 +196,7 @@ def collectives(text: str) -> list[dict[str, Any]]:
 
 def collectives_in(text: str) -> list[dict[str, Any]]:
     """The collectives among instructions, each with ``op`` and ``bytes``."""
-    # On a GPU what is started is a pair, ((operands), results).
+    # A collective that is started on a GPU is a pair, ((operands), results).
     return [
         {"op": op, "bytes": _bytes(kind.split("), ", 1)[-1] if kind.startswith("((") else kind)}
         for kind, op in _COLLECTIVE.findall(text)

@@ -93,7 +93,7 @@ def run(suite: suites.Train, *, quick: bool) -> dict[str, Any]:
 
 def settings(suite: suites.Train, platform: str) -> list[Setting]:
     """The settings that make sense on a platform, the headline first."""
-    # On a CPU every precision is float32 throughout.
+    # Every precision is float32 throughout on a CPU.
     if platform != "cpu":
         return [
             Setting("one run", devices=0),
@@ -226,7 +226,7 @@ def slope(suite: suites.Train) -> dict[str, Any]:
     short_s, short = timed(1)
     wanted = suite.slope_s * short["examples_per_s"]
     long_s, long = timed(1 + math.ceil(wanted / short["examples"]))
-    # On a busy machine the short run can take longer.
+    # The short run can take longer on a busy machine.
     more_s = long_s - short_s
     rate = (long["examples"] - short["examples"]) / more_s if more_s > 0 else None
     return {

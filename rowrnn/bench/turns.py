@@ -20,7 +20,7 @@ from rowrnn.bench.suites import Ceiling
 SGEMM = "float32/highest"
 """Type of the matrix products that others take turns with: float32 throughout."""
 
-# After a sample its threads may look for more work for a moment before they sleep.
+# The threads of a sample may look for more work for a moment before they sleep.
 _PAUSE_S = 0.02
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     """Serves until stdin ends, which it does when the parent does."""
     orders = json.loads(sys.argv[1])
     if orders["cpus"]:
-        # Before any library has counted the cores to size its thread pool.
+        # Libraries count the cores to size their thread pools, so that this comes first.
         os.sched_setaffinity(0, orders["cpus"])
     # Libraries print what they like; only answers may reach the parent.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -109,7 +109,7 @@ def main() -> None:
             code = left.code
         code = _flush(code)
     except BrokenPipeError:
-        # Who read stdout has left, as `head` does; the interpreter would complain at its end.
+        # The reader of stdout has left, as `head` does; the interpreter would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     sys.exit(code)

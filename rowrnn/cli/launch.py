@@ -224,7 +224,7 @@ def _copy(source: IO[bytes], sink: int, prefix: bytes) -> None:
             text = prefix + line
             if prefix and not line.endswith(b"\n"):
                 text += b"\n"
-            # Where nobody reads it any more, the process that writes it shall not stop for that.
+            # A process that writes shall not stop because nobody reads it any more.
             with _printing, contextlib.suppress(OSError):
                 while text:
                     text = text[os.write(sink, text) :]

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     seeds = members.parse_seeds(given.seeds) if given.seeds else None
     grid = members.parse_grid(given.grid) if given.grid else None
     if seeds is not None:
-        # Before jax is loaded.
+        # Wrong seeds and grids are told before jax is loaded.
         members.make_members(Spec(config, seeds, grid or {}, given.vary))
     with directory_of(given, config, ending="-sweep", reads=given.plan) as run_dir:
         return _run(given, arguments, config, seeds, grid, run_dir)

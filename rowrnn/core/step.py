@@ -174,7 +174,7 @@ def run_chunk(
         state, metrics = train_step(state, batch)
         return state._replace(metrics=state.metrics + metrics)
 
-    # By its name the loop is found in what is compiled.
+    # The loop is found by this name in what is compiled.
     with jax.named_scope("steps"):
         return jax.lax.while_loop(goes_on, body, state)
 

@@ -57,7 +57,7 @@ def load(config: DataConfig) -> Loaded:
     files = _split(files, config)
     validation = sum(file.part == "validation" for file in files) or None
     source, state = root, ""
-    # Without channels they were read as they are, which may be what is asked for now.
+    # A cache made without `channels` may have those that are asked for now.
     for channels in dict.fromkeys((None, config.channels)):
         settings = [config.pictures or "as_is", channels]
         settings += [getattr(config, name) for name in _SETTINGS]

@@ -146,8 +146,8 @@ def _scale_values(
         axes.set_yscale("log")
         margin = (high / low) ** 0.04 if high > low else 1.1
         axes.set_ylim(low / margin, high * margin)
-        # Over less than a power of ten there must be more of them; over much less, round numbers at
-        # equal steps.
+        # A range below a power of ten needs more ticks; one far below takes round numbers at equal
+        # steps.
         ratio = high / low
         subs = (1, 2, 5) if ratio > 10 else (1, 1.5, 2, 3, 4, 5, 7)
         axes.yaxis.set_major_locator(LogLocator(subs=subs) if ratio > 3 else MaxNLocator(6))

@@ -262,7 +262,7 @@ def _of_images(answers: np.ndarray, index: np.ndarray, sizes: np.ndarray, level:
     mean, (variance, freedom) = float(answers.mean()), _variance([answers], index, sizes)
     if 0 < mean < 1 and variance == 0:
         return mean, mean
-    # Where all answers are alike nothing tells how alike the images of a group are: wholly.
+    # Answers that are all alike do not tell how alike those of a group are: a group counts as one.
     number = mean * (1 - mean) / variance if 0 < mean < 1 else len(sizes)
     low, high = stats.wilson(mean, _quantile(freedom, level) ** 2 / number)
     return max(low, 0.0), min(high, 1.0)

@@ -148,7 +148,7 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> Interval:
         raise ValueError(f"{correct} of {count} correct: must be 0 to count, of at least 1")
     z = NormalDist().inv_cdf((1 + level) / 2)
     low, high = wilson(correct / count, z * z / count)
-    # Where rounding would leave a little beside the ends.
+    # Rounding would leave a little beside the ends.
     return low if correct > 0 else 0.0, high if correct < count else 1.0
 
 
@@ -299,7 +299,7 @@ def variance_parts(correct: ArrayLike) -> VarianceParts:
         )
     seeds, examples = answers.shape
     total = np.count_nonzero(answers, axis=1).var(ddof=1) / examples**2
-    # Of k correct answers among S, the unbiased variance is k(S−k)/(S(S−1)).
+    # k correct answers among S have the unbiased variance k(S−k)/(S(S−1)).
     right = np.count_nonzero(answers, axis=0)
     of_answers = (right * (seeds - right)).sum() / (seeds * (seeds - 1))
     between_seeds = examples / (examples - 1) * (total - of_answers / examples**2)
@@ -541,8 +541,8 @@ def _around_iqm(array: np.ndarray, resolution: float, level: float) -> Interval:
 
     spread = max(_sd(np.asarray(winsorize(array, (0.25, 0.25)))), resolution)
     kept = len(array) - 2 * (len(array) // 4)
-    # As many degrees of freedom as Tukey and McLaughlin give, kept - 1, are too many for few seeds:
-    # in simulation (experiments/verdicts.py) half of them hold what they say.
+    # Tukey and McLaughlin give kept - 1 degrees of freedom, too many for few seeds. Half of kept
+    # holds what it says in simulation (experiments/verdicts.py).
     half = float(stdtrit(kept / 2, (1 + level) / 2)) * 2 * spread / math.sqrt(len(array))
     middle = float(trim_mean(array, 0.25))
     return middle - half, middle + half
@@ -603,8 +603,8 @@ def _seeds_for(
     if test == "betting":
         return max(evidence.seeds_to_bet(effect, power, alpha), fewest)
     count = max(counts[at] + 1, fewest)
-    # With few pairs there are few p-values, of which the next below alpha may be far from it, and
-    # ties and skew cost more, for which something is kept.
+    # Few pairs have few p-values, and the next below alpha may be far from it. Ties and skew cost
+    # more power, so that some is kept in reserve.
     while test == "sign flips" and count < _AS_A_T_TEST:
         kept = min(0.5 / count, (1 - power) / 2)
         if evidence.power_of_flips(effect, count, alpha) >= power + kept:

@@ -230,7 +230,7 @@ class Run(Job):
     def diverged(self, progress: Progress, what: str) -> None:
         """Raises `DivergedError`."""
         step = progress.diverged[0] or 0
-        # In the log too, so that `rowrnn runs` can tell; but what has happened matters more.
+        # The log says it too, for `rowrnn runs`; a log that fails must not hide what has happened.
         with suppress(RunError):
             self.directory.log({"step": step}, {"diverged": 1.0})
         rate = self.experiment.config.optimizer.learning_rate
@@ -292,7 +292,7 @@ def _set_length(experiment: Experiment, directory: RunDir) -> None:
     lengths = {name: configs.value_of(experiment.config, name) for name in configs.LENGTHS}
     longer = configs.replace(saved, lengths)
     if longer != saved:
-        # In this order: a run that is cut off between the two has yet to be evaluated, no more.
+        # The order matters: a run that is cut off between the two has only to be evaluated again.
         directory.remove("result.json")
         directory.write("config.toml", configs.dump(longer))
 

@@ -31,7 +31,7 @@ def _start(config: ParallelConfig, *, sweep: bool) -> None:
     cores = len(_cores())
     in_job = jax.distributed.is_initialized()
     count = _wanted(config) or (cores if sweep and not in_job else 1)
-    # With one, the backend starts as it likes; and where it runs already, that may be with more.
+    # One device is what the backend starts with; one that runs already may have more.
     may_start = count == 1 or _ask_for_cpu_devices(count)
     # Devices that wait for each other in a collective each hold a thread.
     collectives = not sweep or (config.data or 1) > 1
@@ -39,7 +39,7 @@ def _start(config: ParallelConfig, *, sweep: bool) -> None:
     if may_start and waiting and (_told_threads() or 0) <= count:
         os.environ["NPROC"] = str(2 * max(2, count))
     program_cache.start(keep=config.compilation_cache)
-    # In a job all processes meet here to tell each other of their devices; jax waits two minutes.
+    # All processes of a job meet here to tell each other of their devices; jax waits two minutes.
     require_devices()
 
 
@@ -48,7 +48,7 @@ def _wanted(config: ParallelConfig) -> int:
     axes = (config.data or 1) * (config.seed or 1)
     if config.devices or axes == 1:
         return config.devices
-    # To ask jax would start the CPU backend, before it is told how many devices it has.
+    # Asking jax would start the CPU backend before it is told how many devices it has.
     told = configs.told_processes(config)
     return math.ceil(axes / (told if told and told > 1 else processes.process_count()))
 

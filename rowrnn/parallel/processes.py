@@ -104,7 +104,7 @@ def _require_free(address: str, host: str) -> None:
 
 def process_count() -> int:
     """How many processes the job has; 1 without a job."""
-    # Without a job, not to ask: jax would start its backend to answer.
+    # jax is asked in a job alone: it would start its backend to answer.
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 

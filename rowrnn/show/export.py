@@ -23,7 +23,7 @@ from rowrnn.store.weights import ExportFacts
 
 PROGRAM, ONNX, CARD = "model.jaxexport", "model.onnx", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
-# What is done to a picture before it is read, in the words of the card.
+# The card says in these words what is done to a picture before it is read.
 _PICTURES = {
     "digit": "A picture is cut to its digit, centred and turned light on black before it is read.",
     "as_is": "A picture is resized before it is read, and keeps its light and dark.",
@@ -123,7 +123,7 @@ def require_unused(path: Path) -> None:
 
 def _facts(classifier: Classifier) -> ExportFacts:
     """What the export says of the run that it was made of."""
-    # Where the data lay is nobody's business, but the name of a directory of IDX files says which.
+    # The place of the data is private, but the name of a directory of IDX files says which.
     place = classifier.config.data.dir
     places = {"data.dir": place and (Path(place).name or "."), "data.manual_dir": ""}
     return ExportFacts(
@@ -160,7 +160,7 @@ def _card(classifier: Classifier, evaluation: Mapping[str, Any] | None) -> str:
     shown = f"{rows}, {pixels}" if channels == 1 else f"{rows}, {pixels // 3} * 3"
     names = ""
     if classifier.class_names:
-        # In backquotes nothing in a name is markup.
+        # Backquotes keep a name from being read as markup.
         listed = [f"`{name.replace('`', '′')}`" for name in classifier.names]
         names = f"The classes, from 0, are {', '.join(listed)}.\n"
     accuracy = "It was not evaluated when it was exported."

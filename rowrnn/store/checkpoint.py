@@ -139,7 +139,7 @@ class CheckpointWriter:
             return ocp.training.Checkpointer(
                 str(self._directory.absolute()),
                 preservation_policy=self,
-                # What a killed save left behind.
+                # A killed save leaves such directories behind.
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
@@ -197,7 +197,7 @@ class CheckpointWriter:
     def close(self) -> None:
         """Lets go of the directory."""
         if self._opened is not None:
-            # After a save that failed, Orbax raises its error once more.
+            # Orbax raises the error of a failed save once more.
             with _ORBAX, contextlib.suppress(*((OSError, ValueError) if self._failed else ())):
                 self._opened.close()
 
@@ -381,7 +381,7 @@ def _open_file(path: Path, settled: bool) -> Iterator[Any]:
         raise _DamagedError(str(error)) from error
     file = path / _PART / _FILE
     try:
-        # What safetensors says of these does not tell one from the other.
+        # safetensors does not tell these errors from one another.
         with files.open_plain(file, follow=False):
             pass
         opened = safe_open(file, framework="np")

@@ -35,7 +35,7 @@ DECIDING = ("core", "lab/trainer.py", "parallel", "jax_settings.py")
 # Not jax itself: clusters are mixed, and a record says which it was made with.
 _PACKAGES = ("flax", "optax")
 
-# What a file that is no record, or a forged one, may raise when it is read.
+# Reading a file that is no record, or a forged one, may raise these.
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, ConfigError)
 
 Key = dict[str, Any]

@@ -39,9 +39,9 @@ _Result = TypeVar("_Result")
 _MARK = "config.toml"
 SWEEP_MARK = "sweep.json"
 _LOCK_FILES = {".lock", "lock.json"}
-# What a message says after --run-dir to who has called from Python.
+# Messages add this to --run-dir, for callers from Python.
 _PYTHON = "(in Python run_dir=)"
-# Beside the mark, one of these is in every run, also in one that a sweep has kept.
+# Every run has one of these beside its mark, also one that a sweep has kept.
 _EVIDENCE = {".lock", "environment.json", "checkpoints"}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
              "tensorflow-datasets")  # fmt: skip
@@ -95,7 +95,7 @@ class RunDir:
         lies there is a run.
         """
         _make(path, exist_ok=True)
-        # Before anything is put into it, and again when nobody else can.
+        # The check comes before anything is put into it, and again when nobody else can.
         _check_may_begin(path, overwrite)
         run = cls(path)
         try:
@@ -131,8 +131,8 @@ class RunDir:
             if self._log is not None:
                 self._log.close()
         finally:
-            # Where it cannot be removed, it says nothing: the lock itself is free. At the path may
-            # lie another directory by now.
+            # A file that cannot be removed does no harm: the lock itself is free. Another directory
+            # may lie at the path by now.
             with contextlib.suppress(OSError):
                 os.unlink("lock.json", dir_fd=self._opened)
             os.close(self._opened)
@@ -150,7 +150,7 @@ class RunDir:
             if os.path.samestat(os.stat(self._absolute), mine):
                 return
         now = _path_of(self._opened)
-        # As Linux names what lies nowhere any more; elsewhere the links tell.
+        # Linux names what was removed like this; elsewhere the links tell.
         if mine.st_nlink == 0 or now.endswith(" (deleted)"):
             raise RunError(f"{self.path} was removed while it was written to; start a new run")
         raise RunError(
@@ -335,7 +335,7 @@ def require_free(path: Path) -> None:
     What is free here may be taken a moment later: `RunDir` decides. This only tells it before jax
     is loaded.
     """
-    # Whoever holds it has said so; and two that only look would be in each other's way.
+    # A holder has written this file; two that only look would be in each other's way.
     if os.path.exists(path / "lock.json"):
         files.require_plain(path)
         _take_lock(path).release()
@@ -353,8 +353,8 @@ def is_being_written(path: Path) -> bool:
     """Whether a process writes to a directory now; nothing is changed by asking."""
     try:
         holder = files.build(_Holder, files.read_json(path / "lock.json"))
-        # To ask is to hold the lock for a moment, in which nobody else can take it; so not of one
-        # that a killed process has left.
+        # Asking takes the lock for a moment, in which nobody else can; so a lock that a killed
+        # process has left is not asked about.
         if holder.host == socket.gethostname() and not _is_alive(holder.pid):
             return False
         with files.open_plain(path / ".lock", follow=False) as lock:
@@ -564,7 +564,7 @@ def _path_of(descriptor: int) -> str:
 
 def _read_holder(path: Path) -> str:
     """Who holds the lock, in words."""
-    # Who has just taken it may not have said so yet, and one who was killed may still be named.
+    # A new holder may not have said so yet, and one that was killed may still be named.
     for _ in range(10):
         with contextlib.suppress(OSError, ValueError):
             holder = files.build(_Holder, files.read_json(path / "lock.json"))

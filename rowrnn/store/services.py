@@ -309,8 +309,8 @@ class _MLflowRun:
         from mlflow.entities import RunTag
 
         result = {re.sub(r"[^\w\-. /:]", "_", name): value for name, value in result.items()}
-        # Of some, such as train_loss, there is a curve, of which this would repeat the last step;
-        # of a sweep that went on there are others by now.
+        # A figure with a curve, such as train_loss, would only repeat its last step. A sweep that
+        # went on has other figures by now.
         known = self._client.get_run(self.id).data.metrics
         figures = {name: float(v) for name, v in result.items() if isinstance(v, Real)}
         new = {name: value for name, value in figures.items() if known.get(name) != value}

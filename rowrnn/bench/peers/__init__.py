@@ -104,7 +104,7 @@ class _Race:
         images, labels = task.images[task.order], task.labels[task.order]
         self._truth = oracle.training(task.weights, images, labels, batch, _STEPS - 1, RATE)
         self.versions: dict[str, str] = {}
-        # Where there are accelerators, all of them, as `rowrnn train` takes them.
+        # rowrnn takes all accelerators, where there are any, as `rowrnn train` does.
         settings = [{"devices": n} for n in ((0,) if self._holder else suite.devices)]
         self._own = self._start(stack, "rowrnn", settings)
         self._fastest_own: dict[str, tuple[dict[str, Any], Contender]] = {}

@@ -80,7 +80,7 @@ def start(
         model=model,
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE),
         train=TrainConfig(batch_size=batch, precision=precision),  # type: ignore[arg-type]
-        # Without a cache, so that what compiling takes can be told.
+        # No cache is used, so that the time of compiling can be told.
         parallel=ParallelConfig(
             **{"devices": devices, "processes": 1, "compilation_cache": False, **(parallel or {})}
         ),

@@ -375,7 +375,7 @@ class _Sweep:
             "seeds": spec.seeds,
             "grid": spec.grid,
             "vary": spec.vary,
-            # What was chosen, so that a sweep that goes on elsewhere does not mix the two.
+            # The strategy that was chosen is kept: a sweep that goes on elsewhere never mixes two.
             "settings": dataclasses.asdict(settings) | {"strategy": self._strategy},
         }
         self._run.write("sweep.json", json.dumps(started))
@@ -392,7 +392,7 @@ class _Sweep:
             return last
         same_data = last is not None and last.experiment.dataset is group.prepared.dataset
         splits = last.splits if last is not None and same_data else None
-        # Before the next is made, for whose memory it would be in the way.
+        # The last trainer goes before the next is made, which needs its memory.
         self._trainer = last = None
         self._compilations += 1
         in_progress = len(self._saved) if self._saved and self._saved[0] in group.keys else 0
@@ -436,7 +436,7 @@ class _Sweep:
         left = sum(group.examples * len(group.pending) for group in self._groups)
         tally.done = tally.to_do - left
         tally.failed += sum(end.record.status == ledger.DIVERGED for end in outcomes)
-        # At the end, and at most once a second before: with many members it takes a while.
+        # An estimate takes a while with many members: at most one a second, and one at the end.
         if not left or time.perf_counter() - self._estimated_at >= 1.0:
             self._estimated_at = time.perf_counter()
             tally.estimate = outcome.estimate(self._records())

@@ -379,7 +379,7 @@ def _draw_grid(result: SweepResult, title: str, target: Callable[[str], Target])
     shape = tuple(map(len, axes.values()))
     means, intervals = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
     points = by_point(result.members)
-    # On test images nothing may be selected.
+    # Nothing may be selected on test images.
     label = "validation" if result.validation else "test"
     judged = result.validation or result.statistics
     for point, summary in judged.items():

@@ -199,7 +199,7 @@ def _most_that_fit(prepared: Experiment, mesh: Mesh) -> int:
             "this device does not tell how much memory it has; --chunk N says how many members "
             "it takes at once"
         )
-    # Of the process that has least, since all run the same program.
+    # The process with the least memory decides, since all run the same program.
     (least,) = parallel.max_over_processes(-free)
     return max(1, members_that_fit((2, two), (4, four), -least)[1])
 

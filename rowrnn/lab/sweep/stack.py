@@ -161,7 +161,7 @@ class Stack(Job):
         places = np.minimum(np.arange(self.trainer.members), len(self.members) - 1)
         found = saved_keys(self.partial)
         reason = "is of other members" if found else ""
-        # Where not even the facts of a save can be read, restoring it says why.
+        # A save whose very facts cannot be read is restored too: that says why.
         if found in ([], list(self.keys)):
             try:
                 restored = loop.restore(self.partial, self.trainer.experiment)

@@ -69,7 +69,7 @@ class Keeper:
             parallel.on_process_0(lambda path=path, result=result: _tell_result(path, result))
             if self._keep == "best":
                 for other in before:
-                    # What is no state is somebody else's, and stays.
+                    # A directory that is no state belongs to somebody else, and stays.
                     if other.name != member.directory and rundir.is_marked(other):
                         shutil.rmtree(other, ignore_errors=True)
 
@@ -83,7 +83,7 @@ def extract(
         hint = nearest(name, everyone, f"; its members are named like {next(iter(everyone))}")
         raise ConfigError(f"{sweep_dir} has no member {shown(name)}{hint}")
     member = everyone[name]
-    # Whoever trains it at the moment would change it meanwhile.
+    # The lock keeps out a process that would train the member meanwhile.
     with RunDir.reopen(sweep_dir):
         kept = members.kept_state(sweep_dir, member)
         if kept is not None:

@@ -182,5 +182,5 @@ def read_environment(path: Path, missing: list[str]) -> dict[str, Any]:
 def checkout(environment: Mapping[str, Any]) -> list[str]:
     """The command that gets the code of a run, where it is known."""
     commit = str(environment.get("git_commit"))
-    # What is shown here is typed into a shell.
+    # A command that is shown is typed into a shell: only digits may stand in it.
     return [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
